@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""One measured pytest session, and the numbers that come out of several."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from contenders import Contender, suite, witness
+from environments import Interpreter, UnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+HERE = Path(__file__).resolve().parent
+TOKEN = "NSIBENCH_TOKEN"
+# Variables that would load other plugins, move the tests' imports or start coverage.
+DROPPED = ("PYTEST_", "PYTHONPATH", "PYTHONSTARTUP", "COV_", "COVERAGE_", "NSIBENCH_", "NSISOLATE_")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whose process the session is; None where nothing is to be changed."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def account(name: str) -> Account:
+    """The account of this name, from the password database; UnavailableError if there is none."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise UnavailableError(f"there is no account {name!r} here") from None
+    return Account(name, entry.pw_uid, entry.pw_gid)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one pytest session told. Times in seconds, memory in KiB.
+
+    ``stamps`` are the starts of the tests and the end of the loop, counted from its beginning;
+    ``left`` are the processes that still ran after the session, by id.
+    """
+
+    wall: float
+    loop: float
+    stamps: tuple[float, ...]
+    resident_kib: tuple[int, int]
+    descriptors: tuple[int, int]
+    children: int
+    left: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Starts sessions of one contender in a folder of its own."""
+
+    contender: Contender
+    interpreter: Interpreter
+    folder: Path
+    account: Account | None
+
+    def run(self, count: int, resident_mb: int = 0) -> Session:
+        """One session of ``count`` empty tests. UnavailableError if not a clean pass."""
+        name = f"test_empty_{count}.py"
+        self.provide(name, suite(self.contender.mark, count))
+        record = self.folder / "record.json"
+        record.unlink(missing_ok=True)
+        token = uuid.uuid4().hex
+        begin = time.monotonic()
+        done = self.pytest(
+            [name],
+            {
+                "NSIBENCH_RECORD": str(record),
+                TOKEN: token,
+                "NSIBENCH_RESIDENT_MB": str(resident_mb),
+            },
+        )
+        wall = time.monotonic() - begin
+        data = self._checked(done, record, count)
+        return Session(
+            wall=wall,
+            loop=data["loop"],
+            stamps=tuple(data["stamps"]),
+            resident_kib=(data["resident_kib"][0], data["resident_kib"][1]),
+            descriptors=(data["descriptors"][0], data["descriptors"][1]),
+            children=data["children"],
+            left=tuple(survivors(token)),
+        )
+
+    def check(self) -> None:
+        """Show that the test runs where this contender says it does, or raise UnavailableError.
+
+        A benchmark of a marker that did nothing would be a fine figure.
+        """
+        paper = self.folder / "where.json"
+        paper.unlink(missing_ok=True)
+        self.provide("test_where.py", witness(str(paper), self.contender.mark))
+        done = self.pytest(["test_where.py"], {})
+        if done.returncode or not paper.is_file():
+            raise UnavailableError(f"{self.contender.key}: {self._words(done)}")
+        where = json.loads(paper.read_text(encoding="utf-8"))
+        wanted = self.contender.expects
+        if wanted in ("runner", "own process"):
+            return
+        same = [name for name in wanted.split() if where[name] == _inode(name)]
+        if same or where["process"] != 1:
+            raise UnavailableError(
+                f"{self.contender.key}: not isolated (process {where['process']}, "
+                f"same as outside: {' '.join(same) or 'nothing'})"
+            )
+
+    def provide(self, name: str, text: str) -> None:
+        """A file of this content in the folder."""
+        path = self.folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+    def pytest(
+        self,
+        arguments: Sequence[str],
+        more: Mapping[str, str],
+        *,
+        under: Sequence[str] = ("-m", "pytest"),
+        timeout: float | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run this contender's pytest in its folder, in an environment of few surprises.
+
+        ``more`` are further environment variables, ``under`` is how Python is told to start
+        pytest. Raises subprocess.TimeoutExpired.
+        """
+        plugins = [*self.contender.plugins, "bench_recorder"]
+        command = [str(self.interpreter.python), *under, "-q", "-p", "no:cacheprovider"]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(DROPPED)}
+        environment |= {
+            "HOME": str(self.folder),
+            "TMPDIR": str(self.folder / "tmp"),
+            "PYTHONPATH": str(self.folder),
+        }
+        if not self.interpreter.autoload:
+            environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            # The running environment may hold packages by path only.
+            environment["PYTHONPATH"] += os.pathsep + os.environ.get("PYTHONPATH", "")
+            if self.contender.module:
+                plugins.append(self.contender.module)
+        for plugin in plugins:
+            command += ["-p", plugin]
+        command += ["--basetemp", str(self.folder / "base"), *arguments]
+        return _run_as(self.account, command, self.folder, environment | dict(more), timeout)
+
+    def _checked(
+        self, done: subprocess.CompletedProcess[str], record: Path, count: int
+    ) -> dict[str, Any]:
+        if done.returncode or not record.is_file():
+            raise UnavailableError(f"{self.contender.key}: {self._words(done)}")
+        data: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        # The floor sends no reports; it ends the session itself if a child fails.
+        if not self.contender.plugins and data["passed"] != count:
+            raise UnavailableError(
+                f"{self.contender.key}: {data['passed']} of {count} tests passed"
+            )
+        return data
+
+    @staticmethod
+    def _words(done: subprocess.CompletedProcess[str]) -> str:
+        lines = done.stdout.strip().splitlines()
+        return f"exit {done.returncode}: " + " / ".join(line.strip() for line in lines[-4:])
+
+
+def _run_as(
+    who: Account | None,
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    timeout: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end as this account, without its and our further groups; None: as we are."""
+    # A file and no pipe: a daemon that a test leaves behind would hold the pipe open for us.
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=timeout,
+            user=None if who is None else who.uid,
+            group=None if who is None else who.gid,
+            extra_groups=None if who is None else (),
+        )
+        output.seek(0)
+        return subprocess.CompletedProcess(done.args, done.returncode, output.read())
+
+
+def _inode(name: str) -> int:
+    return os.stat(f"/proc/self/ns/{name}").st_ino
+
+
+def survivors(token: str) -> Iterator[int]:
+    """Ids of the processes that inherited this token and still run (not zombies)."""
+    wanted = f"{TOKEN}={token}".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted in entry.read_bytes().split(b"\0"):
+                yield int(entry.parent.name)
+        except OSError:
+            continue
+
+
+@contextmanager
+def workplace(who: Account | None) -> Iterator[Path]:
+    """A folder for one contender's sessions, with the plugins that are loaded with ``-p`` in it.
+
+    They are copied because an unprivileged account may not be able to read the repository.
+    """
+    with tempfile.TemporaryDirectory(prefix="nsibench-") as name:
+        folder = Path(name)
+        (folder / "tmp").mkdir()
+        (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+        for plugin in HERE.glob("bench_*.py"):
+            shutil.copy(plugin, folder / plugin.name)
+        if who is not None:
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, who.uid, who.gid)
+        yield folder
+
+
+def reachable(interpreter: Interpreter, who: Account) -> None:
+    """Raise UnavailableError if this account cannot use that interpreter and its packages."""
+    command = [str(interpreter.python), "-c", "import pytest"]
+    try:
+        done = _run_as(who, command, Path("/"), dict(os.environ))
+    except OSError as error:
+        raise UnavailableError(f"{who.name} cannot start {interpreter.python}: {error}") from None
+    if done.returncode:
+        raise UnavailableError(
+            f"{who.name} cannot use {interpreter.python} (choose --envs and "
+            "--python where every account may read)"
+        )

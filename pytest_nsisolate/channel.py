@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""The descriptors between the runner and one child, and who owns each of them.
+
+========== ==================================== =========================================
+what       runner                               child
+========== ==================================== =========================================
+frames     reads; closes after the usher's end  the test's own process writes
+control    socket, runner's end                 the usher; PID 1 until its maps stand; the reaper
+output     four memfds, read after a crash      fd 1 and 2, the log and the fault handler
+pidfds     of the usher and of PID 1            the usher: of the runner and of PID 1
+========== ==================================== =========================================
+
+What is not a process's own is covered by ``/dev/null`` in it (dup2), never closed: a closed number
+is reused by the next open file of the test and would then receive the old owner's writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.wire import FrameWriter, Kind
+
+#: Every step of the machinery must be over within this many seconds.
+STEP_SECONDS: Final = 10.0
+
+#: What travels on the control socket: a letter and a number (see :data:`Letter`).
+MESSAGE: Final = struct.Struct("=ci")
+
+#: ``U`` usher to runner: write the id map of process N, 0 for the usher itself.
+#: ``P`` usher to runner: PID 1 is process N.
+#: ``G`` runner to PID 1: the id map is written; runner to usher: you may reap PID 1.
+#: ``T`` reaper to runner: the test ended with wait status N.
+#: ``S`` usher to runner: PID 1 ended with wait status N and has been reaped.
+Letter: TypeAlias = Literal[b"U", b"P", b"G", b"T", b"S"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The files that outlive the child, whatever kills it: memfds made by the runner.
+
+    :param stdout: what went to standard output in the current phase.
+    :param stderr: likewise for standard error.
+    :param log: likewise for captured log records, formatted.
+    :param fault: what the fault handler wrote.
+    """
+
+    stdout: int
+    stderr: int
+    log: int
+    fault: int
+
+    @classmethod
+    def create(cls) -> Output:
+        """Four empty files in memory; the caller owns the descriptors.
+
+        :raises StepError: when no descriptor is left.
+        """
+        made: list[int] = []
+        try:
+            for name in ("stdout", "stderr", "log", "fault"):
+                made.append(os.memfd_create(f"nsisolate-{name}", os.MFD_CLOEXEC))
+        except OSError as error:
+            for fd in made:
+                os.close(fd)
+            raise StepError("memfd_create", None, error.errno or 0) from error
+        return cls(*made)
+
+    def close(self) -> None:
+        """Close the runner's copies."""
+        for fd in (self.stdout, self.stderr, self.log, self.fault):
+            os.close(fd)
+
+
+@dataclass(slots=True)
+class RunnerEnd:
+    """What the runner holds of one child. It owns the descriptors and has to reap the usher."""
+
+    usher: int
+    usher_pidfd: int
+    control: int
+    frames: int
+    nonce: bytes
+    output: Output
+    pid1: int | None = None
+    pid1_pidfd: int | None = None
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Every descriptor of the runner's that no other child may hold."""
+        output = self.output
+        own = (
+            *(self.usher_pidfd, self.control, self.frames),
+            *(output.stdout, output.stderr, output.log, output.fault),
+        )
+        return own if self.pid1_pidfd is None else (*own, self.pid1_pidfd)
+
+    def tell(self, letter: Letter, number: int = 0) -> None:
+        """Send one message; a peer that is gone is noticed by its pidfd, not here."""
+        try:
+            os.write(self.control, MESSAGE.pack(letter, number))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def close(self) -> None:
+        """Close everything; the usher must have been reaped before."""
+        for fd in self.descriptors():
+            os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildEnd:
+    """What the test's own process holds of the way back to the runner."""
+
+    writer: FrameWriter
+    output: Output
+    null: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Descriptors of the plugin that every child inherits and must not keep.
+
+    :param null: ``/dev/null``, to be duplicated over the others.
+    :param runner_pidfd: the runner, as the usher watches it.
+    :param foreign: lists what else has to go: the previous child's, execnet's.
+    """
+
+    null: int
+    runner_pidfd: int
+    foreign: Callable[[], tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The child's ends, as the usher and PID 1 use them before the test runs.
+
+    :param not_ours: descriptors that are covered before the test runs.
+    :param mask: the runner's signal mask, restored last.
+    :param collecting: whether the runner's garbage collector was on.
+    """
+
+    control: int
+    writer: FrameWriter
+    not_ours: tuple[int, ...]
+    shared: Shared
+    mask: set[signal.Signals | int]
+    collecting: bool
+
+    def tell(self, letter: Letter, number: int = 0) -> None:
+        """One message to the runner.
+
+        :raises OSError: EPIPE when the runner is gone.
+        """
+        os.write(self.control, MESSAGE.pack(letter, number))
+
+    def await_word(self) -> None:
+        """Block until the runner has said ``G``, within the machinery's deadline.
+
+        :raises StepError: ETIMEDOUT, or ECONNRESET when the runner is gone.
+        """
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        if not poller.poll(STEP_SECONDS * 1000):
+            raise StepError("wait for the id map", "user", errno.ETIMEDOUT)
+        if not os.read(self.control, MESSAGE.size):
+            raise StepError("wait for the id map", "user", errno.ECONNRESET)
+
+    def refuse(self, error: StepError) -> None:
+        """Tell the runner which step failed."""
+        self.writer.send(
+            Kind.REFUSED,
+            {
+                "step": error.step,
+                "namespace": error.namespace,
+                "errno": error.errno,
+                "detail": error.detail,
+            },
+        )
+
+    def cover(self, *more: int) -> None:
+        """Put ``/dev/null`` over every descriptor that is not the test's."""
+        for fd in (*self.not_ours, *more):
+            os.dup2(self.shared.null, fd, inheritable=False)

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: MIT
+"""The child's side: what is left of the item's phases, and then the exit.
+
+Fact: the clone happens in the middle of the set-up phase, below pytest's own frames, and a copy of
+pytest that returns through all of them goes on with the next test: two sessions, two reports.
+
+Consequence: the child goes back up through the set-up hooks, because their second halves belong to
+the phase, but only as far as our ``pytest_runtest_makereport``, the outermost. There
+:meth:`Child.run_rest` takes over, runs call and teardown itself and ends the process by
+``posix._exit`` in a ``finally``. (``os._exit`` may be somebody's patch: coverage's saves data, and
+so does a test's own mock.) ``atexit``, ``multiprocessing``'s finalizers and the reporters never
+run. Whatever slips past that meets :meth:`Child.barrier` round the protocol and round the loop.
+
+A process that the test forks may return from the test body too: it is told apart by a flag that an
+at-fork hook sets, never by its pid (the runner and the child may both be PID 1).
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import posix
+import random
+import sys
+import traceback
+from typing import Any, Final, Literal, NoReturn, TypeAlias
+
+import pytest
+
+from pytest_nsisolate import evidence, output, ownership, warning_frames
+from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.channel import ChildEnd
+from pytest_nsisolate.kernel import namespaces, process
+from pytest_nsisolate.wire import Kind
+
+Phase: TypeAlias = Literal["setup", "call", "teardown"]
+
+#: Exit status of a copy of the child that came back from the test body.
+EXIT_STRAY: Final = 98
+
+
+class Child:
+    """The one isolated test that this process exists for.
+
+    :param item: the test.
+    :param end: the way back to the runner.
+    :param inside: higher-scope fixtures that are set up here.
+    :param own_pid: whether "am I alone?" has an answer.
+    :param randomness: the state of :mod:`random` in the runner, which a fork reseeds.
+    """
+
+    def __init__(
+        self,
+        item: pytest.Item,
+        end: ChildEnd,
+        *,
+        inside: frozenset[str],
+        own_pid: bool,
+        randomness: object,
+    ) -> None:
+        self.item = item
+        self.nextitem: pytest.Item | None = None
+        self._end = end
+        self._inside = inside
+        self._own_pid = own_pid
+        self._randomness = randomness
+        self._stray = False
+        self._phases: list[str] = []
+        self._properties = len(internals.testsuite_properties(item.config) or ())
+        self._sections = len(internals.report_sections(item))
+        session = item.session
+        self._stop = (session.shouldstop, session.shouldfail)
+
+    # Before the first fixture ---------------------------------------------------------------------
+
+    def settle_in(self, nextitem: pytest.Item | None) -> None:
+        """Make this copy of pytest the child's own: output, faults, warnings, finalizers."""
+        self.nextitem = nextitem
+        config = self.item.config
+        output.redirect(self._end.output, config)
+        fault = self._end.output.fault
+        faulthandler.enable(file=fault)
+        faulthandler.register(evidence.stack_signal(), file=fault, all_threads=True)
+        _rearm_faulthandler_timeout(config)
+        os.register_at_fork(after_in_child=self._after_fork)
+        _end_twinship(self._randomness)
+        if config.pluginmanager.hasplugin("warnings"):
+            warning_frames.divert(lambda data: self._end.writer.send(Kind.WARNING, data))
+        internals.silence_reporters(config, _is_kept)
+        ownership.adopt(self.item, self._inside)
+        self._end.writer.send(Kind.READY, {"namespaces": dict(namespaces.identities())})
+
+    def hear_report(self, report: pytest.TestReport) -> None:
+        """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
+        self._leave_if_stray()
+        self._end.writer.send(Kind.REPORT, {"sub": True, "report": self._serialize(report)})
+
+    def stop_clock(self) -> None:
+        """``pytest_enter_pdb``: nobody's budget runs while somebody types."""
+        self._end.writer.send(Kind.PAUSE, {})
+
+    def start_clock(self) -> None:
+        """``pytest_leave_pdb``."""
+        self._end.writer.send(Kind.RESUME, {})
+
+    # The phases -----------------------------------------------------------------------------------
+
+    def run_rest(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> NoReturn:
+        """From the end of set-up to the end of this process (``_pytest.runner.runtestprotocol``).
+
+        :param call: of the set-up phase, which has just ended here.
+        :param report: its report.
+        """
+        try:
+            self._leave_if_stray()
+            option = self.item.config.option
+            self._end_phase("setup", call, report)
+            if report.passed:
+                if option.setupshow:
+                    internals.show_item(self.item)
+                if not option.setuponly:
+                    self._run_phase("call")
+            self._run_phase("teardown", nextitem=self.nextitem)
+            self._finish()
+        except BaseException as error:
+            self._give_up(error)
+        finally:
+            self._exit(0)
+
+    def barrier(self, error: BaseException | None) -> NoReturn:
+        """Nothing above this frame is the child's business.
+
+        :param error: what came up from below, if anything did: ``pytest.exit`` during set-up, a
+            Ctrl-C, or an error in another plugin's hook.
+        """
+        try:
+            self._leave_if_stray()
+            self._give_up(error or RuntimeError("the child came back from the test's protocol"))
+        finally:
+            self._exit(0)
+
+    def _run_phase(self, when: Phase, **arguments: Any) -> None:
+        """One phase, as ``_pytest.runner.call_and_report`` runs it, but for the log."""
+        item = self.item
+        hook = getattr(item.ihook, f"pytest_runtest_{when}")
+        reraise: tuple[type[BaseException], ...] = (pytest.exit.Exception,)
+        if not item.config.getoption("usepdb", False):
+            reraise += (KeyboardInterrupt,)
+        call = pytest.CallInfo.from_call(
+            lambda: hook(item=item, **arguments), when=when, reraise=reraise
+        )
+        self._leave_if_stray()
+        report = item.ihook.pytest_runtest_makereport(item=item, call=call)
+        self._end_phase(when, call, report)
+
+    def _end_phase(
+        self, when: Phase, call: pytest.CallInfo[None], report: pytest.TestReport
+    ) -> None:
+        output.flush_streams()
+        self._phases.append(when)
+        self._send_report(call, report)
+        if internals.check_interactive_exception(call, report):
+            self.item.ihook.pytest_exception_interact(node=self.item, call=call, report=report)
+
+    def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        # Every report repeats what the earlier phases captured; the wire does not.
+        data = {**self._serialize(report), "sections": []}
+        captured = internals.report_sections(self.item)
+        fresh = captured[self._sections :]
+        self._sections = len(captured)
+        known = {
+            (f"Captured {kind} {phase}", text): at
+            for at, (phase, kind, text) in enumerate(captured)
+        }
+        sections = [known.get(pair, pair) for pair in map(tuple, report.sections)]
+        faults = os.fstat(self._end.output.fault).st_size
+        frame = {"report": data, "fresh": fresh, "sections": sections, "faults": faults}
+        if call.excinfo is not None:
+            frame["error"] = _describe_error(call.excinfo.value)
+        self._add_session_state(frame)
+        self._end.writer.send(Kind.REPORT, frame)
+
+    def _serialize(self, report: pytest.TestReport) -> dict[str, Any]:
+        config = self.item.config
+        data: dict[str, Any] = config.hook.pytest_report_to_serializable(
+            config=config, report=report
+        )
+        return data
+
+    def _add_session_state(self, frame: dict[str, object]) -> None:
+        session = self.item.session
+        if (session.shouldstop, session.shouldfail) != self._stop:
+            frame["shouldstop"], frame["shouldfail"] = session.shouldstop, session.shouldfail
+        properties = internals.testsuite_properties(self.item.config)
+        if properties is not None and len(properties) > self._properties:
+            frame["properties"] = properties[self._properties :]
+            self._properties = len(properties)
+
+    # The end --------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        alone = self._own_pid and process.alone()
+        self._end.writer.send(Kind.DONE, {"phases": self._phases, "alone": alone})
+
+    def _give_up(self, error: BaseException) -> None:
+        """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
+        frame: dict[str, object]
+        if isinstance(error, pytest.exit.Exception):
+            frame = {"kind": "exit", "reason": error.msg, "status": error.returncode}
+        elif isinstance(error, KeyboardInterrupt):
+            frame = {"kind": "interrupt"}
+        else:
+            text = "".join(traceback.format_exception(error))
+            self._end.writer.send(Kind.BROKEN, {"text": text})
+            return
+        try:
+            internals.tear_everything_down(self.item.session)
+        except BaseException as failure:
+            traceback.print_exception(failure)
+        output.flush_streams()
+        self._end.writer.send(Kind.EXIT, frame)
+        self._finish()
+
+    def _exit(self, status: int) -> NoReturn:
+        try:
+            output.flush_streams()
+        finally:
+            posix._exit(status)
+
+    # Copies ---------------------------------------------------------------------------------------
+
+    def _after_fork(self) -> None:
+        """In a process that the test has forked: it has nothing to tell the runner."""
+        self._stray = True
+        self._end.writer.abandon()
+
+    def _leave_if_stray(self) -> None:
+        if self._stray:
+            text = f"pytest-nsisolate: a process forked by {self.item.nodeid} returned from it\n"
+            os.write(2, text.encode())
+            posix._exit(EXIT_STRAY)
+
+
+def _is_kept(plugin: object) -> bool:
+    """Who hears the reports of subtests in the child: the session (``-x``), live logs, and us."""
+    kind = type(plugin)
+    return isinstance(plugin, pytest.Session) or kind.__name__ in {
+        "LoggingPlugin",
+        "OutermostHooks",
+    }
+
+
+def _describe_error(error: BaseException) -> dict[str, object]:
+    """Enough for plugins that look at an exception's type and text in the runner."""
+    kind = type(error)
+    try:
+        text = str(error)
+    except Exception as broken:  # the report must get out all the same
+        text = f"<str() raised {type(broken).__name__}>"
+    return {"module": kind.__module__, "name": kind.__qualname__, "text": text}
+
+
+def _rearm_faulthandler_timeout(config: pytest.Config) -> None:
+    """``faulthandler_timeout``: its watchdog is a thread, which no fork takes along."""
+    descriptor = internals.fault_handler_descriptor(config)
+    timeout = internals.fault_timeout(config)
+    if timeout > 0 and descriptor is not None:
+        leave = internals.exits_on_fault_timeout(config)
+        faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
+
+
+def _end_twinship(randomness: object) -> None:
+    """Runner and child may have one pid between them, which some libraries take for "no fork".
+
+    OpenSSL then does not reseed and ``tempfile`` repeats its names. The state of :mod:`random` is
+    restored: whoever seeded it, for this test too, wants the same numbers here as anywhere.
+    """
+    ssl: Any = sys.modules.get("_ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(32), 32.0)
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None
+    random.setstate(randomness)  # type: ignore[arg-type]

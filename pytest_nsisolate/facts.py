@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""Questions to the host that tell one cause of a refusal from another.
+
+Each answer is one small file of ``/proc`` or ``/sys``, read when asked: sysctls and mounts can
+change while a run lasts, and most runs never ask. A file that cannot be read is no answer, never
+an error: an explanation is owed to the user even where half of ``/proc`` is masked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Final
+
+from pytest_nsisolate.kernel.namespaces import PROC_NAMES
+
+#: Directories that are always empty may be covered without making /proc or /sys "masked" for the
+#: kernel (fs/namespace.c, ``mnt_already_visible``).
+_HARMLESS_COVERS: Final = re.compile(
+    r"/proc/(sys/fs/binfmt_misc|fs/nfsd)(/|$)"
+    r"|/sys/(fs/(cgroup|bpf|fuse/connections|pstore|selinux|resctrl|smackfs)"
+    r"|kernel/(debug|tracing|security|config)|firmware/efi/efivars)(/|$)"
+)
+
+
+def status() -> dict[str, str]:
+    """``/proc/self/status`` by field name (proc_pid_status(5)); empty where it is unreadable."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            lines = [line.partition(":") for line in file]
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in lines}
+
+
+def is_offered(namespace: str) -> bool:
+    """The kernel knows the namespace and its limit is not zero."""
+    return has_namespace(namespace) and namespace_limit(namespace) != 0
+
+
+def has_namespace(namespace: str) -> bool:
+    """The kernel was built with this namespace (namespaces(7), ``/proc/self/ns``)."""
+    return os.path.exists(f"/proc/self/ns/{PROC_NAMES[namespace]}")
+
+
+def limit_name(namespace: str) -> str:
+    """The sysctl that limits how many there may be, ``user.max_net_namespaces``."""
+    return f"user.max_{PROC_NAMES[namespace]}_namespaces"
+
+
+def namespace_limit(namespace: str) -> int | None:
+    """How many of this type the runner's user namespace allows; None if it cannot be read."""
+    text = sysctl(limit_name(namespace))
+    return int(text) if text and text.isdecimal() else None
+
+
+def sysctl(name: str) -> str | None:
+    """The value of a sysctl, or None where the kernel has none of that name or hides it."""
+    return _first_line("/proc/sys/" + name.replace(".", "/"))
+
+
+def userns_clone_off() -> bool:
+    """Debian's and Arch's own switch against unprivileged user namespaces is on."""
+    return sysctl("kernel.unprivileged_userns_clone") == "0"
+
+
+def apparmor_restricts() -> bool:
+    """AppArmor takes the capabilities away inside unprivileged user namespaces (Ubuntu 23.10+)."""
+    return (
+        sysctl("kernel.apparmor_restrict_unprivileged_userns") == "1"
+        or sysctl("kernel.apparmor_restrict_unprivileged_unconfined") == "1"
+    )
+
+
+def security_label() -> str:
+    """The security module's name for the runner: ``docker-default (enforce)``, or empty."""
+    return (_first_line("/proc/self/attr/current") or "").rstrip("\0")
+
+
+def selinux_enforcing() -> bool:
+    """SELinux is on and enforces."""
+    return _first_line("/sys/fs/selinux/enforce") == "1"
+
+
+def ids_mapped(euid: int, egid: int) -> bool:
+    """The runner's own ids have a number in the user namespace that the runner lives in.
+
+    An id without one reads as the overflow id, which no range of the map contains.
+    """
+    return _in_map("/proc/self/uid_map", euid) and _in_map("/proc/self/gid_map", egid)
+
+
+def covers_below(directory: str) -> tuple[str, ...]:
+    """What is mounted below ``/proc`` or ``/sys`` and hides a part of it from the runner."""
+    below = directory.rstrip("/") + "/"
+    return tuple(
+        point
+        for point, _, _ in _mounts()
+        if point.startswith(below) and not _HARMLESS_COVERS.match(point)
+    )
+
+
+def is_read_only(mount_point: str) -> bool:
+    """The last mount at exactly this place is read-only for the runner."""
+    found = False
+    for point, options, _ in _mounts():
+        if point == mount_point:
+            found = "ro" in options.split(",")
+    return found
+
+
+def in_chroot() -> bool:
+    """No mount point of the runner's is ``/``: its root is a plain directory (chroot(2))."""
+    points = [point for point, _, _ in _mounts()]
+    return bool(points) and "/" not in points
+
+
+def _mounts() -> Iterator[tuple[str, str, str]]:
+    """Mount point, per-mount options and file-system type (proc_pid_mountinfo(5))."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                fields = line.split()
+                yield fields[4], fields[5], fields[fields.index("-") + 1]
+    except OSError:
+        return
+
+
+def _in_map(path: str, number: int) -> bool:
+    try:
+        with open(path, encoding="ascii") as lines:
+            ranges = [tuple(map(int, line.split())) for line in lines]
+    except OSError:
+        return True
+    return any(first <= number < first + count for first, _, count in ranges)
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readline().rstrip("\n")
+    except OSError:
+        return None
+
+def process_limit() -> str | None:
+    """The limit that keeps this user from another process, if one of them is reached.
+
+    fork(2) has one EAGAIN for the cgroup's ``pids.max``, RLIMIT_NPROC, ``kernel.pid_max`` and
+    ``kernel.threads-max``.
+    """
+    for directory in _pids_cgroups():
+        current = _first_line(f"{directory}/pids.current")
+        most = _first_line(f"{directory}/pids.max")
+        if current and most and most.isdecimal() and int(current) + 2 >= int(most):
+            return f"pids.max = {most} of the cgroup {directory}"
+    everything = (_first_line("/proc/loadavg") or "0/0").rpartition("/")[2].split()
+    tasks = int(everything[0]) if everything and everything[0].isdecimal() else 0
+    for name in ("kernel.pid_max", "kernel.threads-max"):
+        most = sysctl(name)
+        if most and most.isdecimal() and tasks + 2 >= int(most):
+            return f"{name} = {most}"
+    return _process_rlimit()
+
+
+def _process_rlimit() -> str | None:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft == resource.RLIM_INFINITY or _own_tasks() + 2 < soft:
+        return None
+    return f"RLIMIT_NPROC = {soft} (ulimit -u)"
+
+
+def _own_tasks() -> int:
+    """Threads of this user, which is what RLIMIT_NPROC counts (getrlimit(2))."""
+    count = 0
+    for entry in os.scandir("/proc"):
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if entry.stat().st_uid == os.getuid():
+                    count += len(os.listdir(f"{entry.path}/task"))
+    return count
+
+
+def _pids_cgroups() -> Iterator[str]:
+    """The runner's cgroups that can have a limit of processes, v2 and v1, and those above them."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return
+    for _, controllers, path in lines:
+        if controllers == "" or "pids" in controllers.split(","):
+            root = "/sys/fs/cgroup/pids" if controllers else "/sys/fs/cgroup"
+            yield root + path
+            yield from (root + str(parent) for parent in PurePosixPath(path).parents)

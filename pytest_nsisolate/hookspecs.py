@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""The hooks that pytest-nsisolate adds (pluggy)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.request import IsolationRequest
+    from pytest_nsisolate.view import Pid1View
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_nsisolate_configure(
+    item: pytest.Item, request: IsolationRequest
+) -> IsolationRequest | None:
+    """Change what is asked for one test, in the runner, just before the clone.
+
+    Stops at the first result that is not None.
+
+    :param item: the test that is about to be isolated.
+    :param request: what its markers and the options ask for.
+    :returns: the request to use instead (see :meth:`IsolationRequest.replace`), or None.
+
+    Use in conftest plugins: called for every isolated test at or below the conftest's directory.
+    """
+
+
+@pytest.hookspec
+def pytest_nsisolate_ready(item: pytest.Item, pid1: Pid1View) -> None:
+    """The child has entered its namespaces; no fixture of the test has run yet.
+
+    Called in the child. An exception fails the set-up of the test, like one in a fixture.
+
+    :param item: the test.
+    :param pid1: the world as the child sees it.
+
+    Use in conftest plugins: called for every isolated test at or below the conftest's directory.
+    """

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""One attempt at one item: what its child says, phase by phase.
+
+The runner takes in frames as they come: warnings, reports of subtests and properties go where
+pytest would have put them, and the report of a phase ends the wait for it. When no report comes,
+the outcome of the child becomes one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+import pytest
+
+from pytest_nsisolate import outcome, output, replay, warning_frames
+from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.remedies import explain
+from pytest_nsisolate.request import IsolationRequest
+from pytest_nsisolate.run import Run
+from pytest_nsisolate.supervise import Attempt
+from pytest_nsisolate.wire import Frame, Kind
+
+#: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
+MUST_WORK: Final = "NSISOLATE_MUST_WORK"
+
+_FATAL: Final = "Fatal Python error"
+
+
+class Isolation:
+    """The runner's side of one attempt.
+
+    :param item: the test.
+    :param request: what it asked for.
+    """
+
+    def __init__(self, item: pytest.Item, request: IsolationRequest, run: Run) -> None:
+        self.item = item
+        self.request = request
+        self.attempt: Attempt | None = None
+        self.over = False
+        self._run = run
+        self._captured: replay.Sections = list(internals.report_sections(item))
+        self._phases: list[str] = []
+        self._exit: dict[str, Any] | None = None
+        self._done: dict[str, Any] | None = None
+        self._faults_read = 0
+        self._faults_said = 0
+
+    def await_phase(self, when: str) -> tuple[pytest.TestReport, BaseException | None]:
+        """The child's report of a phase, and what stands for its exception.
+
+        A child that cannot report any more gets a report made for it, and is :attr:`over`.
+
+        :raises pytest.exit.Exception: when the child asks for the end of the session.
+        :raises KeyboardInterrupt: likewise, or on Ctrl-C here.
+        """
+        attempt = self.attempt
+        assert attempt is not None
+        try:
+            found = self._receive(attempt, when)
+            if when == "teardown" or found is None:
+                self._complete(attempt)
+        except BrokenStream as error:
+            attempt.lose(f"its stream is broken: {error}")
+            found = None
+        if self._exit is not None:
+            self.over = True
+            _end_session(self._exit)
+        if found is None or (when == "teardown" and isinstance(attempt.outcome, _LOST)):
+            assert attempt.outcome is not None
+            self.over = True
+            return self._replace(attempt.outcome, when, self._new_faults(attempt))
+        if found[0].passed and self._faults_said > self._faults_read:
+            faults = self._new_faults(attempt, until=self._faults_said)
+            if _FATAL in faults:
+                return self._replace(outcome.Finished(alone=False), when, faults)
+        return found
+
+    def refuse(self, refused: outcome.Refused) -> pytest.TestReport:
+        """The report of a test that this host does not let in: an error, or by policy a skip."""
+        self.over = True
+        host = self._run.host
+        why = explain(
+            refused.step, refused.namespace, refused.errno, host, user=self.request.user
+        )
+        may_skip = os.environ.get(MUST_WORK) != "1"
+        skip = may_skip and self._run.settings.missing == "skip"
+        return replay.refusal_report(self.item, refused, why, self._captured, skip=skip)
+
+    # Frames -------------------------------------------------------------------------------------
+
+    def _receive(
+        self, attempt: Attempt, when: str
+    ) -> tuple[pytest.TestReport, BaseException | None] | None:
+        """Take frames in until the report of this phase comes; None when there is no more."""
+        while (frame := attempt.next_frame()) is not None:
+            if frame.kind is Kind.REPORT and "sub" not in frame.data:
+                return self._read_report(frame.data, when)
+            self._take(attempt, frame)
+        return None
+
+    def _complete(self, attempt: Attempt) -> None:
+        """Read on to the end, and hold the completion record against what has been reported."""
+        while (frame := attempt.next_frame()) is not None:
+            self._take(attempt, frame)
+        if self._done is not None and self._exit is None:
+            if self._done.get("phases") != self._phases:
+                raise BrokenStream(f"its completion record names {self._done.get('phases')!r}")
+
+    def _take(self, attempt: Attempt, frame: Frame) -> None:
+        match frame.kind:
+            case Kind.WARNING:
+                self._replay_warning(frame.data)
+            case Kind.REPORT:
+                self._log_subtest(frame.data)
+            case Kind.EXIT:
+                self._exit = frame.data
+            case Kind.DONE:
+                self._done = frame.data
+            case Kind.BROKEN:
+                attempt.lose(str(frame.data.get("text")))
+            case _:
+                raise BrokenStream(f"an unexpected frame ({frame.kind.name})")
+
+    def _read_report(
+        self, frame: dict[str, Any], when: str
+    ) -> tuple[pytest.TestReport, BaseException | None]:
+        before = len(self._captured)
+        report = replay.read_report(self.item, frame, self._captured, when=when)
+        internals.report_sections(self.item).extend(self._captured[before:])
+        self._phases.append(when)
+        said = frame.get("faults")
+        self._faults_said = said if isinstance(said, int) else 0
+        self.item.user_properties[:] = report.user_properties
+        self._adopt_session_state(frame)
+        error = replay.stand_in(frame, report) if "error" in frame else None
+        return report, error
+
+    def _replay_warning(self, data: dict[str, Any]) -> None:
+        try:
+            warning_frames.replay(data)
+        except (KeyError, TypeError, ValueError) as error:
+            raise BrokenStream(f"a warning of the wrong shape ({error!r})") from error
+
+    def _log_subtest(self, frame: dict[str, Any]) -> None:
+        report = replay.read_report(self.item, frame, self._captured, when=None)
+        if report.failed:
+            internals.count_failed_subtest(self.item)
+        self.item.ihook.pytest_runtest_logreport(report=report)
+
+    def _adopt_session_state(self, frame: dict[str, Any]) -> None:
+        session = self.item.session
+        for name in ("shouldstop", "shouldfail"):
+            value = frame.get(name)
+            if value and isinstance(value, (bool, str)):
+                setattr(session, name, value)
+        mine = internals.testsuite_properties(self.item.config)
+        for entry in frame.get("properties") or ():
+            if mine is not None and isinstance(entry, tuple) and len(entry) == 2:
+                mine.append((str(entry[0]), str(entry[1])))
+
+    # The end ------------------------------------------------------------------------------------
+
+    def _new_faults(self, attempt: Attempt, until: int | None = None) -> str:
+        """What the fault handler has written since the last phase.
+
+        :param until: how long its file was when the phase ended; the child is in the next by now.
+        """
+        text = output.read_text(attempt.end.output.fault)[self._faults_read : until]
+        self._faults_read += len(text)
+        return text.strip()
+
+    def _replace(
+        self, ended: outcome.Outcome, when: str, faults: str
+    ) -> tuple[pytest.TestReport, BaseException]:
+        """A report for a phase whose own is missing or does not count."""
+        assert self.attempt is not None
+        if isinstance(ended, outcome.Refused):
+            report = self.refuse(ended)
+        else:
+            lost = output.lost_text(self.attempt.end.output)
+            self._captured.extend((when, kind, text) for kind, text in lost)
+            internals.report_sections(self.item).extend(
+                (when, kind, text) for kind, text in lost
+            )
+            report = replay.crash_report(
+                self.item, ended, when, self._captured, faults=faults, init=self.request.init
+            )
+        return report, replay.IsolatedCrash(str(report.longrepr).partition("\n")[0])
+
+
+_LOST = (outcome.Crashed, outcome.Exited, outcome.TimedOut, outcome.Refused, outcome.Broken)
+
+
+def _end_session(wish: dict[str, Any]) -> None:
+    """``pytest.exit()`` or a KeyboardInterrupt in the child ends the session here."""
+    if wish.get("kind") == "interrupt":
+        raise KeyboardInterrupt
+    status = wish.get("status")
+    raise pytest.exit.Exception(
+        str(wish.get("reason")), status if isinstance(status, int) else None
+    )

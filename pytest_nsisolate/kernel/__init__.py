@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: MIT
+"""What Linux offers, one mechanism for each module; nothing here knows pytest.
+
+``syscalls`` is at the bottom; ``namespaces``, ``idmap``, ``mounts``, ``network`` and ``process``
+stand on it and not on each other. What fails is a :class:`~pytest_nsisolate.errors.StepError`.
+Importing works on every platform; calling does so on Linux.
+"""
+
+from __future__ import annotations
+
+from pytest_nsisolate.kernel import network, process, syscalls
+
+
+def preload() -> None:
+    """Import and look up in the runner what its children will call; they import nothing.
+
+    :raises OSError: from the C library, if there is none as on Linux.
+    """
+    syscalls.preload()
+    network.preload()
+    process.preload()

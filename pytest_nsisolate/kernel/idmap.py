@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""Which ids of the outer user namespace appear inside as which (user_namespaces(7)).
+
+Fact: a map of more than one id may be written only by a process with CAP_SETUID (CAP_SETGID)
+over the outer namespace; a process without may map its own id alone, and its group only after
+it gave up setgroups(2). After ``unshare(CLONE_NEWUSER)`` the ids read 65534 until they are mapped.
+What we do: the maps are made in the runner, before the unshare; a runner with the capabilities
+writes those of its child, over exactly the ids that it has itself, else the child writes its own.
+What still fails: as soon as the process is not dumpable its files in ``/proc`` belong to root
+(EACCES), and a ``/proc`` mounted read-only is EROFS.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from pytest_nsisolate.errors import failing
+from pytest_nsisolate.kernel.libc import step_error
+
+
+@dataclass(frozen=True, slots=True)
+class IdMaps:
+    """The two maps, as the kernel reads them, and whether setgroups(2) is given up first."""
+
+    uid_map: bytes
+    gid_map: bytes
+    deny_setgroups: bool
+
+
+def identity_maps() -> IdMaps:
+    """Every id that this process has, as itself.
+
+    :raises StepError: ``read uid_map`` or ``read gid_map``, if there is no ``/proc``.
+    """
+    return IdMaps(_identity("uid_map"), _identity("gid_map"), deny_setgroups=False)
+
+
+def single_maps(*, inside_uid: int, inside_gid: int, outside_uid: int, outside_gid: int) -> IdMaps:
+    """One user and one group: all that a process without capabilities may map."""
+    return IdMaps(
+        f"{inside_uid} {outside_uid} 1\n".encode(),
+        f"{inside_gid} {outside_gid} 1\n".encode(),
+        deny_setgroups=True,
+    )
+
+
+def write_maps(maps: IdMaps, pid: int | None) -> None:
+    """Give a new user namespace its maps; each can be written once.
+
+    :param pid: a process in that namespace, by its number in this process's ``/proc``;
+        None: this process itself.
+    :raises StepError: ``write setgroups``, ``write uid_map`` or ``write gid_map``.
+    """
+    process = "self" if pid is None else str(pid)
+    if maps.deny_setgroups:
+        _write(process, "setgroups", b"deny")
+    _write(process, "uid_map", maps.uid_map)
+    _write(process, "gid_map", maps.gid_map)
+
+
+def _write(process: str, name: str, content: bytes) -> None:
+    try:
+        fd = os.open(f"/proc/{process}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise step_error(f"write {name}", "user", error) from error
+
+
+def _identity(name: str) -> bytes:
+    with failing(f"read {name}", "user"), open(f"/proc/self/{name}", "rb") as file:
+        extents = sorted((int(first), int(count)) for first, _, count in map(bytes.split, file))
+    # Neighbours are joined: a map must fit into one page, and one to one they are one extent.
+    joined: list[tuple[int, int]] = []
+    for first, count in extents:
+        if joined and sum(joined[-1]) == first:
+            joined[-1] = (joined[-1][0], joined[-1][1] + count)
+        else:
+            joined.append((first, count))
+    return b"".join(b"%d %d %d\n" % (first, first, count) for first, count in joined)

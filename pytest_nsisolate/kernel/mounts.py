@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""The file systems of a private mount namespace: what is fresh, covered, and kept.
+
+Fact: a fresh sysfs hides what was mounted below the old one, cgroups above all, and a mount that
+is covered cannot be named any more.
+What we do: the new sysfs is first mounted over ``/proc``, for that is always there and nothing
+looks at it meanwhile; the mounts are bound into it; then it is moved to ``/sys``. That is one
+call for each mount, where a detached clone (open_tree, move_mount, close) would take three.
+The directories that users work in are few and may hold anything: those are detached clones,
+taken before anything is covered and put back below the cover.
+
+Fact: every call, and every object made for it, is paid by every test.
+What we do: all that can be known or built before the fork is; the child runs a list of calls.
+
+What still fails: ``/run`` itself is shared, so that the first ``ip netns add`` of a machine that
+has no ``/run/netns`` yet leaves that directory behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel.libc import Prepared, Step, step_error
+from pytest_nsisolate.kernel.readonly import SAFE, protect_proc, read_only
+from pytest_nsisolate.kernel.syscalls import (
+    MS_BIND,
+    MS_MOVE,
+    MS_NODEV,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_REC,
+)
+
+# What is covered, where it exists, for which namespace; by a tmpfs, but for mqueue.
+_COVERED: Final = {"/dev/shm": "ipc", "/dev/mqueue": "ipc", "/run/netns": "net"}  # noqa: S108
+
+
+@dataclass(frozen=True, slots=True)
+class MountPlan:
+    """What :func:`apply` will do; made in the runner by :func:`plan_mounts`.
+
+    :param own: the kinds of namespace that the child has for itself.
+    :param proc: whether ``/proc`` will be fresh.
+    :param sys: whether ``/sys`` will be fresh; it is read-only in any case.
+    :param ipc: whether ``/dev/shm`` and ``/dev/mqueue`` will be fresh.
+    :param keep: real paths that would be covered and are put back; the outermost only.
+    :param covers: real paths that will be covered.
+    """
+
+    own: frozenset[str]
+    proc: bool
+    sys: bool
+    ipc: bool
+    keep: tuple[str, ...]
+    covers: tuple[str, ...]
+    private: Step = field(repr=False, compare=False)
+    steps: tuple[Step, ...] = field(repr=False, compare=False)
+
+
+def plan_mounts(*, own: frozenset[str], in_use: Iterable[str]) -> MountPlan:
+    """Decide, read and prepare everything for :func:`apply`, in the runner.
+
+    :param own: the kinds of namespace that the child will have for itself.
+    :param in_use: paths that must stay reachable: root directory, base temp, ``sys.path`` ...
+    :raises StepError: ``read mountinfo``.
+    """
+    covers = _covers(own)
+    keep = tuple(_outermost(_to_keep(covers, in_use))) if covers else ()
+    with failing("read mountinfo", "mount"):
+        steps = _steps(own, _mount_points(), covers)
+    return MountPlan(own, "pid" in own, "net" in own, "ipc" in own, keep, covers, _private(), steps)
+
+
+def apply(plan: MountPlan) -> None:
+    """Make a new mount namespace private and carry out the plan in it.
+
+    Afterwards the current directory may lie in what was covered: change to it by path.
+
+    :raises StepError: naming the call, or ``keep PATH`` for a path that cannot be kept.
+    """
+    plan.private.run()  # first: the clone of a shared mount is shared, and stays so
+    kept = [_detach(path, plan.covers) for path in plan.keep]
+    for step in plan.steps:
+        step.run()
+    for path, fd in zip(plan.keep, kept, strict=True):
+        _put_back(path, fd)
+
+
+def _detach(path: str, covers: tuple[str, ...]) -> int:
+    if path in covers:
+        detail = "it is in use and has to be covered"
+        raise StepError(f"keep {path}", "ipc", errno.EBUSY, detail)
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
+    try:
+        return syscalls.open_tree(path, flags)
+    except OSError as error:
+        raise step_error(f"keep {path}", "ipc", error) from error
+
+
+def _put_back(path: str, fd: int) -> None:
+    try:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.makedirs(path, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        syscalls.move_mount(fd, path)
+    except OSError as error:
+        raise step_error(f"keep {path}", "ipc", error) from error
+    finally:
+        os.close(fd)
+
+
+# What follows runs in the runner.
+
+
+def _covers(own: frozenset[str]) -> tuple[str, ...]:
+    wanted = [path for path, namespace in _COVERED.items() if namespace in own]
+    return tuple(os.path.realpath(path) for path in wanted if os.path.isdir(path))
+
+
+def _to_keep(covers: tuple[str, ...], in_use: Iterable[str]) -> Iterator[str]:
+    """Only what a cover hides: all that was below ``/proc`` and ``/sys`` is there again."""
+    for path in in_use:
+        real = os.path.realpath(path)
+        for cover in covers:
+            if real == cover:
+                yield real
+            elif real.startswith(f"{cover}/"):
+                # What is not there yet will be made in the nearest directory that is.
+                while not os.path.lexists(real):
+                    real = os.path.dirname(real)
+                if real != cover:
+                    yield real
+
+
+def _outermost(paths: Iterable[str]) -> Iterator[str]:
+    last = None
+    for path in sorted(set(paths), key=os.path.split):
+        if last is None or not path.startswith(f"{last}/"):
+            last = path
+            yield path
+
+
+def _mount_points() -> tuple[str, ...]:
+    """The mount points at and below ``/sys``, and those below ``/proc/sys``, each once."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        content = file.read()
+    raw = re.findall(rb"^\d+ \d+ \S+ \S+ (/sys(?:/\S*)?|/proc/sys/\S+) ", content, re.MULTILINE)
+    return tuple(sorted({_unescaped(path) for path in raw}))
+
+
+def _unescaped(path: bytes) -> str:
+    """Space, tab, newline and backslash are octal in mountinfo (proc(5))."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), path))
+
+
+@functools.cache
+def _private() -> Step:
+    # Without MS_REC a mount made below another mount point still reaches the host.
+    call = syscalls.prepare_mount(None, "/", None, MS_REC | MS_PRIVATE)
+    return Step("make / private", "mount", call)
+
+
+@functools.lru_cache(maxsize=16)
+def _steps(
+    own: frozenset[str], mount_points: tuple[str, ...], covers: tuple[str, ...]
+) -> tuple[Step, ...]:
+    below_sys = tuple(point for point in mount_points if point.startswith("/sys/"))
+    below_proc_sys = tuple(point for point in mount_points if point.startswith("/proc/"))
+    fresh_proc = "pid" in own
+    steps: list[Step] = []
+    if "net" in own:
+        steps += _fresh_sys(below_sys)
+    if "net" in own or "/sys" in mount_points:
+        # A tree is one call; without mounts below the flag for trees does no harm.
+        steps += read_only("/sys", below_sys)
+    if fresh_proc:
+        steps.append(Step("mount proc", "pid", _new("proc", "/proc", SAFE)))
+    steps += protect_proc(own, below_proc_sys, fresh=fresh_proc)
+    for cover in covers:
+        steps.append(_cover(cover))
+    return tuple(steps)
+
+
+def _new(fstype: str, target: str, flags: int, data: str | None = None) -> Prepared:
+    return syscalls.prepare_mount(fstype, target, fstype, flags, data)
+
+
+def _fresh_sys(below: tuple[str, ...]) -> Iterator[Step]:
+    yield Step("mount sysfs", "net", _new("sysfs", "/proc", SAFE))
+    for point in _outermost(below):
+        target = f"/proc{point.removeprefix('/sys')}"
+        call = syscalls.prepare_mount(point, target, None, MS_BIND | MS_REC)
+        yield Step(f"keep {point}", "net", call)
+    yield Step("move sysfs", "net", syscalls.prepare_mount("/proc", "/sys", None, MS_MOVE))
+
+
+def _cover(path: str) -> Step:
+    name = os.path.basename(path)
+    if name == "mqueue":
+        return Step(f"mount {path}", "ipc", _new("mqueue", path, SAFE))
+    namespace, mode = ("net", "0755") if name == "netns" else ("ipc", "1777")
+    call = _new("tmpfs", path, MS_NOSUID | MS_NODEV, f"mode={mode}")
+    return Step(f"mount {path}", namespace, call)

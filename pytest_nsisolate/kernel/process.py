@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""What one process is to the others: who it dies with, what it may do, whether it is alone.
+
+Fact: PR_SET_PDEATHSIG fires when the parent dies after the call, not before.
+Consequence: a parent killed in between leaves the child alive for ever.
+What we do: arm it, then ask the parent's pidfd whether the parent is still there; the number of
+the parent would not do, for it is 0 inside a PID namespace (prctl(2), pidfd_open(2)).
+What still fails: a change of credentials clears it, so the usher watches as well.
+Fact: python-prctl takes 10 ms to import. What we do: in the runner, once, and only here.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import select
+import signal
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel.libc import step_error
+
+# fmt: off
+# In the order of their bits (linux/capability.h); capabilities(7).
+CAPABILITY_NAMES: Final = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL",
+    "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+)
+# fmt: on
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The sets of one process as bit masks; they count against its own user namespace."""
+
+    effective: int
+    permitted: int
+    inheritable: int
+    bounding: int
+
+
+def preload() -> None:
+    """Import python-prctl, in the runner."""
+    _prctl()
+
+
+@functools.cache
+def _prctl() -> Any:
+    import prctl  # noqa: TID251 - this is the one module
+
+    return prctl
+
+
+def die_with_parent(parent_pidfd: int) -> None:
+    """Be killed by SIGKILL as soon as the parent, or its thread that forked, is gone.
+
+    :param parent_pidfd: of the parent, opened before the fork.
+    :raises StepError: ``parent-death check`` with ESRCH if the parent is gone already;
+        ``prctl(PR_SET_PDEATHSIG)``.
+    """
+    try:
+        _prctl().set_pdeathsig(signal.SIGKILL)
+    except OSError as error:
+        raise step_error("prctl(PR_SET_PDEATHSIG)", None, error) from error
+    poller = select.poll()
+    poller.register(parent_pidfd, select.POLLIN)
+    if poller.poll(0):
+        raise StepError("parent-death check", None, errno.ESRCH)
+
+
+def become_subreaper() -> None:
+    """Inherit every orphan among the descendants (PR_SET_CHILD_SUBREAPER).
+
+    :raises StepError: ``prctl(PR_SET_CHILD_SUBREAPER)``.
+    """
+    try:
+        _prctl().set_child_subreaper(1)
+    except OSError as error:
+        raise step_error("prctl(PR_SET_CHILD_SUBREAPER)", None, error) from error
+
+
+def capabilities() -> Capabilities:
+    """What this thread may do (``/proc/self/status``, proc(5)).
+
+    :raises StepError: ``read capabilities``, without a ``/proc``.
+    """
+    with failing("read capabilities", None), open("/proc/thread-self/status", "rb") as file:
+        masks = {line[:6]: int(line[8:], 16) for line in file if line.startswith(b"Cap")}
+    return Capabilities(
+        effective=masks[b"CapEff"],
+        permitted=masks[b"CapPrm"],
+        inheritable=masks[b"CapInh"],
+        bounding=masks[b"CapBnd"],
+    )
+
+
+def has_capability(name: str, held: Capabilities | None = None) -> bool:
+    """Is a capability effective?
+
+    :param name: as in capabilities(7), ``"CAP_NET_ADMIN"``.
+    :param held: as read before; None: read now.
+    :raises ValueError: for a name that is no capability.
+    """
+    effective = (capabilities() if held is None else held).effective
+    return bool(effective >> CAPABILITY_NAMES.index(name) & 1)
+
+
+def limit_capabilities(mask: int, bounding: int | None = None) -> None:
+    """Give up, for good, every capability that is not in ``mask`` (capset(2)).
+
+    The ambient set follows by itself. The bounding set has to be limited too where the user id
+    is 0: a program run by that id gets all that is in it.
+
+    :param mask: bit masks as in :class:`Capabilities`; bits not held are not gained.
+    :param bounding: what may stay in the bounding set; None: leave it.
+    :raises StepError: ``drop capabilities``; EPERM without CAP_SETPCAP for the bounding set.
+    """
+    try:
+        if bounding is not None:
+            _limit_bounding(bounding)
+        effective, permitted, inheritable = syscalls.capget()
+        syscalls.capset(effective & mask, permitted & mask, inheritable & mask)
+    except OSError as error:
+        raise step_error("drop capabilities", "user", error) from error
+
+
+def _limit_bounding(mask: int) -> None:
+    excess = capabilities().bounding & ~mask
+    for bit in range(excess.bit_length()):
+        if excess >> bit & 1:
+            _prctl().capbset_drop(bit)
+
+
+def alone() -> bool:
+    """Is there no other process, zombies included, in this PID namespace (kill(2))?
+
+    Of any meaning only to PID 1 of a namespace of its own: elsewhere the host's processes count.
+    """
+    try:
+        os.kill(-1, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""System calls that ``os`` does not have, as thin typed functions.
+
+Each raises :class:`OSError` with the errno of the call and the path, if it has one. Those named
+``prepare_…`` only build the call: the runner does that, and its child makes the call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+import struct
+import sys
+import threading
+import time
+from typing import Final
+
+from pytest_nsisolate.kernel.clone import raw_clone
+from pytest_nsisolate.kernel.libc import Prepared, by_number, function
+
+__all__ = ["raw_clone"]
+
+CLONE_NEWTIME: Final = 0x00000080
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWCGROUP: Final = 0x02000000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+_NAMESPACE_FLAGS: Final = (
+    *(CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS),
+    *(CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET),
+)
+
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
+MS_REMOUNT: Final = 32
+MS_BIND: Final = 4096
+MS_MOVE: Final = 8192
+MS_REC: Final = 16384
+MS_PRIVATE: Final = 1 << 18
+MS_SHARED: Final = 1 << 20
+MNT_DETACH: Final = 2
+
+AT_FDCWD: Final = -100
+AT_RECURSIVE: Final = 0x8000
+OPEN_TREE_CLONE: Final = 1
+OPEN_TREE_CLOEXEC: Final = 0o2000000
+MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+MOUNT_ATTR_RDONLY: Final = 1
+
+# Since Linux 5.1 a new call has one number on every architecture.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
+_SYS_MOUNT_SETATTR: Final = 442
+
+# Version 3, the calling thread; then two words of each of the three sets, low words first.
+_CAPABILITY_HEADER: Final = struct.pack("=Ii", 0x20080522, 0)
+_CAPABILITY_DATA: Final = struct.Struct("=6I")
+
+_PTRACE_DETACH: Final = 17
+_PTRACE_SEIZE: Final = 0x4206
+_PTRACE_INTERRUPT: Final = 0x4207
+_PTRACE_SETSIGMASK: Final = 0x420B
+_WAIT_ALL: Final = 0x40000000  # __WALL
+_PTRACE_PATIENCE: Final = 0.3  # seconds
+
+
+def preload() -> None:
+    """Look up in the runner everything that a child will call."""
+    for name in ("mount", "umount2", "syscall", "prctl", "unshare", "capget", "capset"):
+        function(name)
+    for flags in _NAMESPACE_FLAGS:
+        _prepare_unshare(flags)
+    supports_mount_setattr()
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    if sys.version_info >= (3, 12):
+        os.unshare(flags)
+    else:
+        _prepare_unshare(flags)()
+
+
+@functools.cache
+def _prepare_unshare(flags: int) -> Prepared:
+    return Prepared(function("unshare"), (ctypes.c_long(flags),))
+
+
+def prepare_mount(
+    source: str | None, target: str, fstype: str | None, flags: int, data: str | None = None
+) -> Prepared:
+    """mount(2), ready to be called."""
+    arguments = (_text(source), _text(target), _text(fstype), ctypes.c_ulong(flags), _text(data))
+    return Prepared(function("mount"), arguments, target)
+
+
+def mount(
+    source: str | None, target: str, fstype: str | None, flags: int, data: str | None = None
+) -> None:
+    """mount(2)."""
+    prepare_mount(source, target, fstype, flags, data)()
+
+
+def umount2(target: str, flags: int) -> None:
+    """umount2(2)."""
+    Prepared(function("umount2"), (_text(target), ctypes.c_long(flags)), target)()
+
+
+def open_tree(path: str, flags: int, dirfd: int = AT_FDCWD) -> int:
+    """open_tree(2): a descriptor of the mount tree at ``path``; Linux 5.2."""
+    arguments = (ctypes.c_long(dirfd), _text(path), ctypes.c_ulong(flags))
+    return by_number(_SYS_OPEN_TREE, *arguments, path=path)()
+
+
+def move_mount(fd: int, target: str) -> None:
+    """move_mount(2): attach the detached tree ``fd`` at ``target``; Linux 5.2."""
+    source = (ctypes.c_long(fd), b"")
+    to = (ctypes.c_long(AT_FDCWD), _text(target), ctypes.c_ulong(MOVE_MOUNT_F_EMPTY_PATH))
+    by_number(_SYS_MOVE_MOUNT, *source, *to, path=target)()
+
+
+def prepare_mount_setattr(
+    path: str, attr_set: int, attr_clr: int = 0, *, recursive: bool
+) -> Prepared:
+    """mount_setattr(2), ready to be called; Linux 5.12."""
+    attributes = struct.pack("=QQQQ", attr_set, attr_clr, 0, 0)
+    where = (ctypes.c_long(AT_FDCWD), _text(path))
+    flags = ctypes.c_ulong(AT_RECURSIVE if recursive else 0)
+    size = ctypes.c_ulong(len(attributes))
+    return by_number(_SYS_MOUNT_SETATTR, *where, flags, attributes, size, path=path)
+
+
+def mount_setattr(path: str, attr_set: int, attr_clr: int = 0, *, recursive: bool) -> None:
+    """mount_setattr(2): ``MOUNT_ATTR_*`` to set and to clear; Linux 5.12."""
+    prepare_mount_setattr(path, attr_set, attr_clr, recursive=recursive)()
+
+
+@functools.cache
+def supports_mount_setattr() -> bool:
+    """Does this host have mount_setattr(2)? It answers EINVAL to a structure of no size.
+
+    ENOSYS is an old kernel, EPERM a filter: for either there is still mount(2).
+    """
+    zero = ctypes.c_ulong(0)
+    try:
+        by_number(_SYS_MOUNT_SETATTR, ctypes.c_long(AT_FDCWD), b"", zero, None, zero)()
+    except OSError as error:
+        return error.errno == errno.EINVAL
+    return True
+
+
+def capget() -> tuple[int, int, int]:
+    """capget(2) of the calling thread: effective, permitted, inheritable, as bit masks."""
+    data = ctypes.create_string_buffer(_CAPABILITY_DATA.size)
+    Prepared(function("capget"), (_CAPABILITY_HEADER, data))()
+    e, p, i, e_high, p_high, i_high = _CAPABILITY_DATA.unpack(data.raw)
+    return e | e_high << 32, p | p_high << 32, i | i_high << 32
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """capset(2) for the calling thread: bit masks; the permitted set can only shrink."""
+    sets = (effective, permitted, inheritable)
+    low, high = (mask & 0xFFFFFFFF for mask in sets), (mask >> 32 for mask in sets)
+    Prepared(function("capset"), (_CAPABILITY_HEADER, _CAPABILITY_DATA.pack(*low, *high)))()
+
+
+def gettid() -> int:
+    """The kernel's id of the calling thread, asked anew: a raw clone leaves caches stale."""
+    return threading.get_native_id()
+
+
+def unblock_signals(tid: int) -> None:
+    """Empty the signal mask of a thread of another process (ptrace(2), PTRACE_SETSIGMASK).
+
+    Nobody may be tracing it already. It stops for a moment and goes on.
+
+    :raises OSError: EPERM if tracing is not allowed; :class:`TimeoutError` if the thread does
+        not stop within 0.3 s (it sleeps uninterruptibly): then it stays traced, and its end must
+        be waited for by the calling process too.
+    """
+    _ptrace(_PTRACE_SEIZE, tid)
+    _ptrace(_PTRACE_INTERRUPT, tid)
+    deadline = time.monotonic() + _PTRACE_PATIENCE
+    while os.waitpid(tid, os.WNOHANG | _WAIT_ALL) == (0, 0):
+        if time.monotonic() > deadline:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        time.sleep(0.001)
+    mask = struct.pack("=Q", 0)
+    _ptrace(_PTRACE_SETSIGMASK, tid, len(mask), mask)
+    _ptrace(_PTRACE_DETACH, tid)
+
+
+def _ptrace(request: int, tid: int, address: int = 0, data: bytes | None = None) -> None:
+    arguments = (ctypes.c_long(request), ctypes.c_long(tid), ctypes.c_ulong(address), data)
+    Prepared(function("ptrace"), arguments)()
+
+
+def _text(value: str | None) -> bytes | None:
+    return None if value is None else os.fsencode(value)

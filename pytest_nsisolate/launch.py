@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""The first fork: ``runner -fork-> usher -fork-> PID 1``.
+
+Fact: libc's locks and the interpreter's are only in order after ``os.fork``. A raw ``clone`` from a
+runner with threads inherits locks that nobody will release (it hung in up to one of five tries),
+and so does libc's ``fork`` called through ctypes, which leaves the GIL unrepaired.
+
+Consequence: the fork is ``os.fork``. Everything that the child needs is worked out before it, in a
+:class:`LaunchPlan`; the child looks nothing up and imports nothing.
+
+What still fails: a library that starts a thread in an at-fork hook does so here too
+(:mod:`pytest_nsisolate.usher` says what happens then).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pytest_nsisolate import usher
+from pytest_nsisolate.channel import ChildEnd, Link, Output, RunnerEnd, Shared
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel import idmap, mounts, network, process, syscalls
+from pytest_nsisolate.request import TimeOffsets
+from pytest_nsisolate.wire import FrameWriter
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What the forks do, worked out in the runner.
+
+    :param namespaces: the namespaces to create.
+    :param maps: the id map of the user namespace, None without one.
+    :param maps_by_runner: the runner holds the capabilities and writes the map; else the usher.
+    :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
+        None keeps what is.
+    :param cwd: where the test starts; entered again by path where mounts cover something.
+    """
+
+    namespaces: frozenset[str]
+    maps: idmap.IdMaps | None
+    maps_by_runner: bool
+    mounts: mounts.MountPlan | None
+    time: TimeOffsets | None
+    hostname: str | None
+    keep_capabilities: tuple[int, int] | None
+    init: bool
+    cwd: str
+
+
+def preload() -> None:
+    """Resolve, in the runner, whatever the forks call: an import there is paid by every test."""
+    syscalls.preload()
+    network.preload()
+    process.preload()
+
+
+def launch(
+    plan: LaunchPlan, output: Output, shared: Shared, register: Callable[[RunnerEnd], None]
+) -> ChildEnd | None:
+    """Clone the runner into new namespaces. Returns twice.
+
+    In the runner: None, after ``register`` got the runner's end, which owns ``output`` from then
+    on. In the test's own process: a :class:`ChildEnd`, when everything that the plan names stands.
+    A child that cannot get there says why on its pipe and ends.
+
+    :raises StepError: in the runner, when it cannot fork or has no descriptor left; ``output`` is
+        still the caller's then, and nothing else is left open.
+    """
+    nonce = os.urandom(8)
+    frames, frames_write, control, child_control = _open_channel()
+    # Blocked so that a Ctrl-C cannot fall between the fork and its registration in the runner, and
+    # so that no handler of the runner's runs in the usher.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = fork()
+    except OSError as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for fd in (frames, frames_write, control, child_control):
+            os.close(fd)
+        raise StepError("fork", None, error.errno or 0) from error
+    if pid == 0:
+        writer = FrameWriter(frames_write, nonce)
+        not_ours = (frames, control, *shared.foreign())
+        usher.enter(plan, Link(child_control, writer, not_ours, shared, mask, gc.isenabled()))
+        return ChildEnd(writer, output, shared.null)
+    try:
+        os.close(frames_write)
+        os.close(child_control)
+        register(RunnerEnd(pid, _pidfd(pid, frames, control), control, frames, nonce, output))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return None
+
+
+def fork() -> int:
+    """``os.fork`` without the DeprecationWarning of Python 3.12 and newer.
+
+    The warning means a deadlock in the child if another thread holds a lock, which is what the
+    shape of this module answers. The filter is put into the list and taken out again by hand:
+    ``catch_warnings`` would reset every module's once-per-location registry, and a warning of the
+    test's would then be counted twice.
+    """
+    if sys.version_info < (3, 12) or threading.active_count() == 0:
+        return os.fork()
+    entry = ("ignore", None, DeprecationWarning, None, 0)
+    warnings.filters.insert(0, entry)  # type: ignore[attr-defined]
+    try:
+        return os.fork()
+    finally:
+        warnings.filters.remove(entry)  # type: ignore[attr-defined]
+
+
+def _open_channel() -> tuple[int, int, int, int]:
+    """The frame pipe (read, write) and the control socket (runner's, child's)."""
+    try:
+        frames, frames_write = os.pipe()
+    except OSError as error:
+        raise StepError("pipe2", None, error.errno or 0) from error
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        os.close(frames)
+        os.close(frames_write)
+        raise StepError("socketpair", None, error.errno or 0) from error
+    return frames, frames_write, ours.detach(), theirs.detach()
+
+
+def _pidfd(pid: int, *descriptors: int) -> int:
+    """A pidfd of the usher; without one nothing here is bounded, so the usher must go."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for fd in descriptors:
+            os.close(fd)
+        raise StepError("pidfd_open", None, error.errno or 0) from error

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""What one ``isolated(...)`` marker may say: each keyword, its type and its range.
+
+A marker is checked for itself here, and merged with the others of its test in
+:mod:`pytest_nsisolate.request`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pytest
+
+from pytest_nsisolate.usage import MarkerProblem, short, spelled, suggestion
+
+#: The keywords that switch one namespace on or off, and nothing else.
+SWITCHES = ("pid", "mount", "net", "uts", "ipc", "cgroup")
+
+MARKER_LINE = (
+    "isolated(pid=..., mount=..., net=..., uts=..., ipc=..., cgroup=..., user=..., time=..., "
+    "hostname=..., timeout=..., inside=..., leftovers=..., init=...): run this test as PID 1 of "
+    "fresh Linux namespaces (pytest-nsisolate); isolated(False) keeps it in the runner."
+)
+
+#: __NEW_UTS_LEN, gethostname(2).
+HOSTNAME_BYTES = 64
+#: KTIME_SEC_MAX / 2, time_namespaces(7): beyond it the kernel refuses an offset (ERANGE).
+OFFSET_SECONDS = 4_611_686_018
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOffsets:
+    """Seconds by which the clocks of a time namespace run ahead, time_namespaces(7)."""
+
+    monotonic: float = 0.0
+    boottime: float = 0.0
+
+
+class _NotAllowedError(Exception):
+    """A value is not allowed; the argument is the rest of the sentence."""
+
+
+def check_mark(mark: pytest.Mark) -> dict[str, Any] | None:
+    """The keywords of one marker, their values checked and normalized.
+
+    :returns: None for ``isolated(False)``.
+    :raises MarkerProblem: with one sentence for each keyword that is wrong.
+    """
+    if mark.args:
+        if len(mark.args) == 1 and mark.args[0] is False and not mark.kwargs:
+            return None
+        raise MarkerProblem(_positional(mark))
+    values = {}
+    problems = []
+    for key, value in mark.kwargs.items():
+        check = _CHECKS.get(key)
+        said = spelled({key: value})
+        if check is None:
+            problems.append(f"{said}: unknown keyword {key!r}, {suggestion(key, _CHECKS)}")
+            continue
+        try:
+            values[key] = check(value)
+        except _NotAllowedError as error:
+            problems.append(f"{said}: {key} {error}")
+    if problems:
+        raise MarkerProblem(*problems)
+    return values
+
+
+def _positional(mark: pytest.Mark) -> str:
+    said = ", ".join(short(value) for value in mark.args)
+    if mark.args == (False,) and mark.args[0] is False:
+        keywords = ", ".join(mark.kwargs)
+        return f"isolated({said}, ...): False stands alone, it contradicts {keywords}"
+    return f"isolated({said}): the only positional argument is False, namespaces are keywords"
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _NotAllowedError("takes True or False")
+    return value
+
+
+def _user(value: object) -> str:
+    # By identity: 1 == True and 0 == False, and neither is what somebody meant.
+    if value is True:
+        return "map"
+    if value is False:
+        return "none"
+    if isinstance(value, str) and value == "same":
+        return "same"
+    raise _NotAllowedError('takes True, "same" or False')
+
+
+def _seconds(value: object) -> float:
+    """A finite float of a real number; booleans are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _NotAllowedError("takes a number of seconds")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not math.isfinite(seconds):
+        raise _NotAllowedError("takes a finite number of seconds")
+    return seconds
+
+
+def _timeout(value: object) -> float | None:
+    if value is None:
+        return None
+    seconds = _seconds(value)
+    if seconds <= 0:
+        raise _NotAllowedError("takes seconds above 0, or None for no budget")
+    return seconds
+
+
+def _time(value: object) -> TimeOffsets:
+    if not isinstance(value, dict):
+        offset = _offset(value)
+        return TimeOffsets(offset, offset)
+    for clock in value:
+        if clock not in ("monotonic", "boottime"):
+            raise _NotAllowedError(f"knows the clocks monotonic and boottime, not {clock!r}")
+    return TimeOffsets(**{clock: _offset(offset) for clock, offset in value.items()})
+
+
+def _offset(value: object) -> float:
+    try:
+        seconds = _seconds(value)
+    except _NotAllowedError as error:
+        either = 'or {"monotonic": seconds, "boottime": seconds}'
+        raise _NotAllowedError(f"{error}, {either}") from None
+    if abs(seconds) > OFFSET_SECONDS:
+        raise _NotAllowedError(f"takes at most {OFFSET_SECONDS} seconds either way")
+    return seconds
+
+
+def _hostname(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise _NotAllowedError("takes a string that is not empty")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise _NotAllowedError("takes a string that has a UTF-8 form") from None
+    if "\0" in value:
+        raise _NotAllowedError("takes a string without NUL")
+    if length > HOSTNAME_BYTES:
+        raise _NotAllowedError(f"takes at most {HOSTNAME_BYTES} bytes, this is {length}")
+    return value
+
+
+def _inside(value: object) -> frozenset[str] | bool:
+    if value is True:
+        return True
+    # A lone string is one name: nobody means its letters.
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, tuple | list | set | frozenset) or not all(
+        isinstance(name, str) and name for name in names
+    ):
+        raise _NotAllowedError("takes names of fixtures, or True for all")
+    return frozenset(names)
+
+
+def _leftovers(value: object) -> str:
+    if not isinstance(value, str) or value not in ("ignore", "warn", "fail"):
+        raise _NotAllowedError('takes "ignore", "warn" or "fail"')
+    return value
+
+
+_CHECKS: dict[str, Callable[[object], object]] = {
+    **dict.fromkeys(SWITCHES, _flag),
+    "user": _user,
+    "time": _time,
+    "hostname": _hostname,
+    "timeout": _timeout,
+    "inside": _inside,
+    "leftovers": _leftovers,
+    "init": _flag,
+}
+
+
+def closest_first(item: pytest.Item) -> list[pytest.Mark]:
+    """The ``isolated`` markers of an item, the closest first.
+
+    pytest's own order is right between nodes, and within one node where decorators are
+    stacked. It puts the marks of a parameter set behind those of their function, and those of
+    a base class before those of the class itself: both are put right here.
+    """
+    marks: list[pytest.Mark] = []
+    for node, pairs in groupby(item.iter_markers_with_node("isolated"), lambda pair: pair[0]):
+        own = [mark for _, mark in pairs]
+        if len(own) > 1:
+            groups = _groups_closest_first(node)
+            own.sort(key=lambda mark: _rank(mark, groups))
+        marks.extend(own)
+    return marks
+
+
+def _groups_closest_first(node: Any) -> list[list[pytest.Mark]]:
+    """Marks of one node that stand before those after them and before those in no group."""
+    if isinstance(node, pytest.Class):
+        return [_marks_of(cls) for cls in node.obj.__mro__]
+    callspec = getattr(node, "callspec", None)
+    return [list(callspec.marks)] if callspec is not None else []
+
+
+def _marks_of(cls: type) -> list[pytest.Mark]:
+    marks: Any = cls.__dict__.get("pytestmark", [])
+    marks = marks if isinstance(marks, list) else [marks]
+    # A pytestmark holds marks, or the decorators that would have stored them.
+    return [getattr(mark, "mark", mark) for mark in marks]
+
+
+def _rank(mark: pytest.Mark, groups: Sequence[Sequence[pytest.Mark]]) -> int:
+    for rank, group in enumerate(groups):
+        if any(mark is one for one in group):
+            return rank
+    return len(groups)

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""How one attempt at an isolated test ended: a closed union, matched arm by arm.
+
+``Finished`` is the only arm under which the reports of the child count. Each of the others is an
+answer to "why is there no completion record?", and fails the item (law 1).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The child said that set-up, call and teardown ran.
+
+    :param alone: nothing else was alive in its PID namespace, so nobody needs to wait for its end.
+    """
+
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A signal ended the child (wait(2), ``WIFSIGNALED``)."""
+
+    signal: int
+
+    @property
+    def name(self) -> str:
+        """``"SIGSEGV"``, or ``"signal 35"`` for a real-time signal."""
+        return signal_name(self.signal)
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The child ended by itself before it was finished (``os._exit``, ``execve``)."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The budget ran out and the child was killed.
+
+    :param seconds: the budget.
+    :param evidence: stacks and processes as they were just before the kill, as text.
+    """
+
+    seconds: float
+    evidence: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The host denied a step on the way in; not a line of the test ran (law 2)."""
+
+    step: str
+    namespace: str | None
+    errno: int
+    detail: str = ""
+
+
+class _Step(Protocol):
+    """What a StepError and a refusal of the host check have in common."""
+
+    @property
+    def step(self) -> str: ...
+    @property
+    def namespace(self) -> str | None: ...
+    @property
+    def errno(self) -> int: ...
+    @property
+    def detail(self) -> str: ...
+
+
+def refused_by(step: _Step) -> Refused:
+    """The outcome that a failing step stands for."""
+    return Refused(step.step, step.namespace, step.errno, step.detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The machinery lost the child, or its stream is not what the protocol allows."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Finished | Crashed | Exited | TimedOut | Refused | Broken
+
+
+def from_wait_status(status: int) -> Crashed | Exited:
+    """The outcome that a raw wait status stands for (wait(2))."""
+    if os.WIFSIGNALED(status):
+        return Crashed(os.WTERMSIG(status))
+    return Exited(os.waitstatus_to_exitcode(status))
+
+
+def signal_name(number: int) -> str:
+    """The symbol of a signal, ``"SIGTERM"``; real-time signals have a number only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def describe(outcome: Crashed | Exited | TimedOut | Broken, *, phase: str) -> str:
+    """One line for the head of a report.
+
+    :param phase: the phase in which it happened: ``setup``, ``call`` or ``teardown``.
+    """
+    match outcome:
+        case Crashed():
+            return f"isolated test crashed in {phase}: killed by {outcome.name}"
+        case Exited(status=status):
+            return f"isolated test ended in {phase}: exit status {status} before it was finished"
+        case TimedOut(seconds=seconds):
+            return f"isolated test timed out after {seconds:g} s in {phase}"
+        case Broken(reason=reason):
+            return f"isolated test lost in {phase}: {reason}"

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: MIT
+"""Which fixtures and finalizers live on which side of the clone (law 3).
+
+Fact: pytest keeps finalizers per node in ``SetupState``, and a fork copies all of them. A child
+that tears its nodes down runs the finalizers of module and session fixtures that the runner set up
+and still uses: the peers stop the session's server after the first isolated test.
+
+Consequence: what is registered before the clone belongs to the runner, and the child forgets it.
+What is registered after it belongs to the child, whatever its scope, and runs in the teardown
+phase of the test. The runner's stack keeps the item with no finalizer of its own, so that
+``teardown_exact(nextitem)`` there does what it would have done anyway.
+
+Scopes above function are set up in the runner just before the clone, in the order in which pytest
+would have done it: ``fixturenames`` is sorted by scope, and a fixture cannot depend on a narrower
+scope than its own.
+
+What still fails: a finalizer that the runner registered and that relies on what the test changed
+in memory sees the runner's memory, which the test never touched.
+"""
+
+from __future__ import annotations
+
+import bisect
+import gc
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import pytest
+
+from pytest_nsisolate import pytest_internals as internals
+
+
+def set_up_higher_scopes(item: pytest.Item, inside: frozenset[str]) -> None:
+    """Set up, in the runner, every fixture of the item whose scope is wider than function.
+
+    :param inside: names that are left to the child (see :func:`left_to_child`).
+    :raises BaseException: whatever a fixture raises, as un-isolated pytest would see it.
+    """
+    for name in internals.higher_scope_names(item):
+        if name not in inside:
+            internals.request_fixture(item, name)
+
+
+def left_to_child(item: pytest.Item, inside: frozenset[str] | Literal[True]) -> frozenset[str]:
+    """The higher-scope fixtures that ``inside`` moves into the child.
+
+    The named ones, what they depend on, and what depends on them (it could not be set up in the
+    runner without them).
+    """
+    if not inside:
+        return frozenset()
+    higher = frozenset(internals.higher_scope_names(item))
+    if inside is True:
+        return higher
+    needs = {name: _closure(item, name) & higher for name in higher}
+    wanted: frozenset[str] = frozenset().union(*(needs[name] for name in inside & higher))
+    return wanted | {name for name in higher if needs[name] & inside}
+
+
+def _closure(item: pytest.Item, name: str) -> frozenset[str]:
+    """The fixture and everything that it depends on."""
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        current = todo.pop()
+        if current not in seen:
+            seen.add(current)
+            todo.extend(internals.fixture_arguments(item, current))
+    return frozenset(seen)
+
+
+def adopt(item: pytest.Item, inside: Iterable[str]) -> None:
+    """In the child: forget the runner's finalizers and own every one that comes.
+
+    :param inside: higher-scope fixtures that this child sets up anew, even if the runner has an
+        instance for other tests.
+    """
+    for name in inside:
+        internals.forget_fixture(item, name)
+    stack = internals.setup_stack(item)
+    order = list(stack)
+    for node in order:
+        stack[node] = ([], stack[node][1])
+    own: list[Callable[[], object]] = [item.teardown]
+    stack[item] = (own, None)
+    if gc.isenabled():
+        # Runs after every other finalizer: garbage with a __del__ that raises is noticed while
+        # pytest can still say so. Un-isolated, a later collection of the session would do it.
+        own.insert(0, gc.collect)
+    internals.on_add_finalizer(item, _Adopter(item, order, own))
+
+
+class _Adopter:
+    """Puts finalizers of wider nodes below those of the item: they run after, widest last."""
+
+    def __init__(
+        self, item: pytest.Item, order: list[pytest.Item], own: list[Callable[[], object]]
+    ) -> None:
+        self._item = item
+        self._order = order
+        self._own = own
+        self._first = len(own) - 1
+        self._depths: list[int] = []
+
+    def __call__(self, finalizer: Callable[[], object], node: object) -> None:
+        if node is self._item or node not in self._order:
+            self._own.append(finalizer)
+            return
+        depth = self._order.index(node)  # type: ignore[arg-type]
+        at = bisect.bisect_right(self._depths, depth)
+        self._depths.insert(at, depth)
+        self._own.insert(self._first + at, finalizer)

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""The phases of an isolated item, as the runner lives through them.
+
+Fact: a plugin that owns ``pytest_runtest_protocol`` is bypassed by every other one that does
+(pytest-rerunfailures calls ``runtestprotocol`` itself), and then the test runs un-isolated.
+
+Consequence: the clone happens at the innermost place of set-up, in the item's own ``setup``, after
+every set-up hook, every collector and every higher-scope fixture. From there on each phase of the
+runner's waits for the same phase of the child's and is unwound by :class:`Elsewhere`; the report of
+the child takes the place of the one that pytest would have made.
+
+``pytest_runtest_makereport`` runs on both sides: in the child, where the exception lives and where
+fixtures look at the result, and in the runner, where the memory of the session lives (the
+"incremental" recipe, pytest-rerunfailures). There it sees a stand-in for the exception and a copy
+of the report, and the child's report stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import faulthandler
+import random
+from collections.abc import Callable, Generator
+from typing import NoReturn
+
+import pytest
+
+from pytest_nsisolate import launch, outcome, output, ownership, replay
+from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.channel import ChildEnd, Output, RunnerEnd
+from pytest_nsisolate.child import Child
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.isolation import Isolation
+from pytest_nsisolate.plan import plan_launch
+from pytest_nsisolate.request import IsolationRequest
+from pytest_nsisolate.run import Run
+from pytest_nsisolate.supervise import Attempt
+from pytest_nsisolate.view import Pid1View
+
+#: The attempt at an item that is going on.
+ISOLATION = pytest.StashKey[Isolation]()
+
+#: The report that ``pytest_runtest_makereport`` gives the other plugins in the runner.
+SHOWN = pytest.StashKey[pytest.TestReport | None]()
+
+
+class Elsewhere(BaseException):
+    """The phase has run in the child: unwinds what is left of it in the runner.
+
+    A BaseException, so that no ``except Exception`` of a hook takes it for a failure of the test.
+
+    :param report: the child's report; None lets pytest make one of the runner's own part.
+    :param error: what stands for the child's exception, if it had one.
+    """
+
+    def __init__(
+        self, report: pytest.TestReport | None = None, error: BaseException | None = None
+    ) -> None:
+        super().__init__("this phase has run in a child")
+        self.report = report
+        self.error = error
+
+
+# Set-up -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
+    """While this lasts, the item's own ``setup`` clones first."""
+    request = run.requests.get(item)
+    if request is None:
+        yield
+        return
+    original = item.setup
+    item.setup = lambda: _set_up(item, run, request, original)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del item.setup
+
+
+def _set_up(
+    item: pytest.Item, run: Run, request: IsolationRequest, original: Callable[[], None]
+) -> None:
+    """Higher scopes in the runner, the clone, function scope in the child."""
+    changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
+    request = request if changed is None else changed
+    inside = ownership.left_to_child(item, request.inside)
+    ownership.set_up_higher_scopes(item, inside)
+    isolation = item.stash[ISOLATION] = Isolation(item, request, run)
+    randomness = random.getstate()
+    end = _clone(item, run, isolation)
+    if end is None:
+        internals.disown(item)
+        raise Elsewhere(*isolation.await_phase("setup"))
+    own_pid = "pid" in isolation.request.namespaces
+    run.child = Child(item, end, inside=inside, own_pid=own_pid, randomness=randomness)
+    run.child.settle_in(run.nextitem)
+    item.ihook.pytest_nsisolate_ready(item=item, pid1=Pid1View())
+    original()
+
+
+def _clone(item: pytest.Item, run: Run, isolation: Isolation) -> ChildEnd | None:
+    """The two forks. None in the runner, where the isolation has its attempt then."""
+    request = isolation.request
+    verdict = run.host_check.probe(request.namespaces, request.user, request.named)
+    if verdict.refusal is not None:
+        _refuse(item, isolation, outcome.refused_by(verdict.refusal))
+    if verdict.leave_out_user:
+        request = isolation.request = request.replace(user="none")
+    run.bury_outstanding()
+    files: Output | None = None
+    try:
+        shared = run.shared(item.config)
+        plan = plan_launch(item.config, request, run)
+        files = Output.create()
+        output.move_to(files, item.config)
+        output.flush_streams()
+
+        def register(end: RunnerEnd) -> None:
+            budget = _budget(item, run, request)
+            run.current = isolation.attempt = Attempt(
+                end, maps=plan.maps, budget=budget, init=plan.init
+            )
+
+        end = launch.launch(plan, files, shared, register)
+    except StepError as error:
+        if files is not None and isolation.attempt is None:
+            files.close()
+        _refuse(item, isolation, outcome.refused_by(error))
+    if end is None:
+        output.forget_moved(item.config)
+        if internals.fault_timeout(item.config) > 0:
+            # The child has a watchdog of its own; this one could end the runner.
+            faulthandler.cancel_dump_traceback_later()
+    return end
+
+
+def _refuse(
+    item: pytest.Item, isolation: Isolation, refused: outcome.Refused
+) -> NoReturn:
+    """No child was born: the test is an error, or by policy a skip."""
+    internals.disown(item)
+    report = isolation.refuse(refused)
+    raise Elsewhere(report, None if report.skipped else replay.IsolatedCrash(str(report.longrepr)))
+
+
+def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | None:
+    given = [seconds for seconds in (request.timeout, run.budgets.get(item)) if seconds]
+    return min(given, default=None)
+
+
+# Call and tear-down ------------------------------------------------------------------------------
+
+
+def call(item: pytest.Item) -> None:
+    """The call phase in the runner: it waits, and none of its hooks runs here."""
+    isolation = item.stash.get(ISOLATION, None)
+    if isolation is not None:
+        raise Elsewhere(*isolation.await_phase("call"))
+
+
+def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None:
+    """The tear-down phase: the child's part first, then that of the runner's own nodes."""
+    isolation = item.stash.get(ISOLATION, None)
+    if isolation is None:
+        return
+    elsewhere = Elsewhere()
+    if not isolation.over:
+        elsewhere = Elsewhere(*isolation.await_phase("teardown"))
+    _release(run, isolation)
+    captured = len(internals.report_sections(item))
+    try:
+        internals.tear_down_runner(item, nextitem)
+    except (KeyboardInterrupt, pytest.exit.Exception):
+        raise
+    except BaseException as error:
+        if elsewhere.report is None or not elsewhere.report.failed:
+            # Alone, it is an ordinary error of this phase; what the child captured is in the item.
+            raise
+        replay.add_error(elsewhere.report, pytest.ExceptionInfo.from_exception(error), item)
+    if elsewhere.report is not None:
+        replay.merge_sections(elsewhere.report, internals.report_sections(item)[captured:])
+    raise elsewhere
+
+
+def _release(run: Run, isolation: Isolation) -> None:
+    """The child has nothing more to say: reap it, now or when the next one is launched."""
+    attempt, run.current = isolation.attempt, None
+    if attempt is None:
+        return
+    if attempt.outcome == outcome.Finished(alone=True):
+        run.outstanding = attempt
+    else:
+        attempt.kill()
+        attempt.bury()
+
+
+# Reports ----------------------------------------------------------------------------------------
+
+
+def make_report(
+    item: pytest.Item, call_info: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In the runner: the other plugins see a copy and a stand-in; the child's report stands."""
+    value = None if call_info.excinfo is None else call_info.excinfo.value
+    if not isinstance(value, Elsewhere):
+        return (yield)
+    report = value.report
+    error = value.error
+    call_info.excinfo = None if error is None else replay.raised(error)
+    if report is not None:
+        report.duration, report.start = call_info.duration, call_info.start
+        report.stop = call_info.stop
+        item.stash[SHOWN] = copy.copy(report)
+    shown = item.stash.get(SHOWN, None)
+    try:
+        result = yield
+    finally:
+        # pytest_exception_interact has run in the child, where there is something to look at.
+        call_info.excinfo = None
+        item.stash[SHOWN] = None
+        if call_info.when == "teardown":
+            del item.stash[ISOLATION]
+    return result if report is None or result is not shown else report

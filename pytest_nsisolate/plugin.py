@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""pytest's hooks, and nothing else: each reads what it needs and makes one call."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_nsisolate import hookspecs, phases, reporting
+from pytest_nsisolate.run import RUN, Run
+from pytest_nsisolate.settings import add_options, read_settings
+
+__all__: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    reporting.refuse_namesake(config)
+    config.addinivalue_line("markers", reporting.MARKER_LINE)
+    config.stash[RUN] = Run(read_settings(config))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    run = config.stash.get(RUN, None)
+    if run is not None:
+        run.close()
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    return reporting.run_doctor() if config.getoption("--nsisolate-doctor") else None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return reporting.header(config.stash[RUN])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # First, so that a bad marker is named also where -k or -m deselects its test.
+    reporting.check_markers(config.stash[RUN], items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # Again, because conftests add markers and items in pytest_collection_modifyitems.
+    reporting.take_requests(session.config.stash[RUN], session.items)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    run = session.config.stash[RUN]
+    if not run.requests:
+        return (yield)
+    outermost = OutermostHooks(run)
+    # Now, when every conftest has been loaded: the last one registered is the outermost.
+    session.config.pluginmanager.register(outermost, "nsisolate-outermost")
+    try:
+        return (yield)
+    finally:
+        if run.child is not None:
+            run.child.barrier(None)
+        session.config.pluginmanager.unregister(outermost)
+        run.close()
+
+
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> pytest.TestReport | None:
+    return item.stash.get(phases.SHOWN, None)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reporting.summarize(terminalreporter)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    # pytest-timeout's own timers would fire in the runner, or start a thread in it.
+    run = item.config.stash[RUN]
+    if item not in run.requests:
+        return None
+    run.budgets[item] = float(settings.timeout)
+    return True
+
+
+class OutermostHooks:
+    """The hooks of a run that isolates something; registered last, so that they are outermost."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(
+        self, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        run = self._run
+        run.nextitem = nextitem
+        try:
+            result = yield
+        except BaseException as error:
+            if run.child is not None:
+                run.child.barrier(error)
+            raise
+        if run.child is not None:
+            run.child.barrier(None)
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        with phases.cloning_in_setup(item, self._run):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        if self._run.child is None:
+            phases.call(item)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_teardown(
+        self, item: pytest.Item, nextitem: pytest.Item | None
+    ) -> Generator[None, object, object]:
+        if self._run.child is None:
+            phases.tear_down(item, self._run, nextitem)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        child = self._run.child
+        if child is None:
+            return (yield from phases.make_report(item, call))
+        report = yield
+        if call.when == "setup":
+            child.run_rest(call, report)
+        return report
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if self._run.child is not None:
+            self._run.child.hear_report(report)
+
+    def pytest_enter_pdb(self) -> None:
+        if self._run.child is not None:
+            self._run.child.stop_clock()
+
+    def pytest_leave_pdb(self) -> None:
+        if self._run.child is not None:
+            self._run.child.start_clock()

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: MIT
+"""The only module that knows pytest's private parts.
+
+Everything here has a public neighbour that does not suffice; each function says which. Tested with
+pytest 8.4 and the newest; when a release moves one of these, this is the only file to mend.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
+from _pytest.junitxml import xml_key
+from _pytest.runner import check_interactive_exception, show_test_item
+from _pytest.scope import Scope
+from _pytest.skipping import xfailed_key
+
+try:
+    from _pytest.subtests import failed_subtests_key
+except ImportError:  # pytest 8.4 has no subtests of its own
+    failed_subtests_key = None  # type: ignore[assignment]
+
+__all__ = ["check_interactive_exception"]
+
+Finalizer: TypeAlias = Callable[[], object]
+
+#: pytest 9.2 counts failed subtests by structured id, earlier releases by node id.
+_STRUCTURED_IDS = pytest.version_tuple >= (9, 2)
+
+
+# Fixtures ------------------------------------------------------------------------------------
+
+
+def higher_scope_names(item: pytest.Item) -> Iterator[str]:
+    """Names of the item's fixtures that live longer than the item, in set-up order.
+
+    Public neighbour: ``item.fixturenames`` does not tell the scope. A class-scoped fixture of a
+    function outside a class is bound to the item, and so is the child's.
+    """
+    request: Any = getattr(item, "_request", None)
+    if not request:
+        return
+    definitions: dict[str, Any] = request._arg2fixturedefs
+    callspec: Any = getattr(item, "callspec", None)
+    for name in getattr(item, "fixturenames", ()):
+        if name == "request" or name not in definitions or not definitions[name]:
+            continue
+        if callspec is not None and name in callspec.params:
+            scope = callspec._arg2scope[name]
+        else:
+            scope = definitions[name][-1]._scope
+        if scope is Scope.Class and item.getparent(pytest.Class) is None:
+            continue
+        if scope > Scope.Function:
+            yield name
+
+
+def request_fixture(item: pytest.Item, name: str) -> None:
+    """Set one fixture up as ``FixtureRequest._fillfixtures`` would (no public neighbour)."""
+    funcargs: dict[str, object] = item.funcargs  # type: ignore[attr-defined]
+    if name not in funcargs:
+        funcargs[name] = item._request.getfixturevalue(name)  # type: ignore[attr-defined]
+
+
+def fixture_arguments(item: pytest.Item, name: str) -> tuple[str, ...]:
+    """The fixtures that a fixture asks for by name."""
+    definitions = item._request._arg2fixturedefs.get(name)  # type: ignore[attr-defined]
+    return tuple(definitions[-1].argnames) if definitions else ()
+
+
+def known_fixtures(item: pytest.Item) -> frozenset[str]:
+    """Every fixture that the item uses statically."""
+    request: Any = getattr(item, "_request", None)
+    return frozenset(request._arg2fixturedefs) if request else frozenset()
+
+
+def forget_fixture(item: pytest.Item, name: str) -> None:
+    """Make a fixture look as if it had never been set up; its finalizers are the runner's."""
+    request: Any = item._request  # type: ignore[attr-defined]
+    for definition in request._arg2fixturedefs.get(name, ()):
+        definition.cached_result = None
+        definition._finalizers.clear()
+    request._fixture_defs.pop(name, None)
+    item.funcargs.pop(name, None)  # type: ignore[attr-defined]
+
+
+# SetupState ----------------------------------------------------------------------------------
+
+
+def setup_stack(item: pytest.Item) -> dict[Any, tuple[list[Finalizer], Any]]:
+    """``SetupState.stack``: node to (finalizers, set-up error); no public neighbour."""
+    stack: dict[Any, tuple[list[Finalizer], Any]] = item.session._setupstate.stack
+    return stack
+
+
+def on_add_finalizer(item: pytest.Item, adopt: Callable[[Finalizer, object], None]) -> None:
+    """Send every finalizer that is registered from now on to ``adopt``."""
+    item.session._setupstate.addfinalizer = adopt  # type: ignore[method-assign]
+
+
+def tear_everything_down(session: pytest.Session) -> None:
+    """``teardown_exact(None)``, as pytest does at the end of a session."""
+    session._setupstate.teardown_exact(None)
+
+
+def disown(item: pytest.Item) -> None:
+    """The item stays on the runner's stack with nothing to finalize: its set-up is the child's."""
+    setup_stack(item)[item] = ([], None)
+
+
+# Hooks ---------------------------------------------------------------------------------------
+
+
+def is_builtin(plugin: object) -> bool:
+    """Whether pytest itself ships this plugin (a module or an instance of a class of one)."""
+    module = getattr(plugin, "__name__", None) if _is_module(plugin) else type(plugin).__module__
+    return isinstance(module, str) and module.startswith("_pytest.")
+
+
+def _is_module(plugin: object) -> bool:
+    return type(plugin).__name__ == "module"
+
+
+def silence_reporters(config: pytest.Config, keep: Callable[[object], bool]) -> None:
+    """In the child: nobody but ``keep`` hears ``pytest_runtest_logreport`` any more.
+
+    Subtests send their reports through that hook from inside the call phase. Public neighbour:
+    ``PluginManager.unregister`` would take a conftest's other hooks away too.
+    """
+    caller = config.hook.pytest_runtest_logreport
+    for implementation in list(caller.get_hookimpls()):
+        if not keep(implementation.plugin):
+            caller._remove_plugin(implementation.plugin)
+
+
+def count_failed_subtest(item: pytest.Item) -> None:
+    """Book a failed subtest, as ``_SubTestContextManager.__exit__`` did in the child.
+
+    pytest then fails the passing parent itself, at the moment at which it would have.
+    """
+    if failed_subtests_key is not None:
+        key: Any = item.id if _STRUCTURED_IDS else item.nodeid  # type: ignore[attr-defined]
+        item.config.stash[failed_subtests_key][key] += 1
+
+
+def show_item(item: pytest.Item) -> None:
+    """The line of ``--setup-show`` that names the test (``runtestprotocol``)."""
+    if pytest.version_tuple >= (9, 0):
+        try:
+            show_test_item(item, add_space=not item.config.getoption("setuponly", False))
+            return
+        except TypeError:  # before 9.1
+            pass
+    show_test_item(item)  # type: ignore[call-arg]
+
+
+def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The tear-down phase in the runner, where the test's own part has run in the child.
+
+    pytest's own hooks and those of plugins that steer ``SetupState`` itself; everybody else's have
+    run in the child. pytest-rerunfailures holds the wider scopes back for the next attempt there.
+    """
+    manager = item.config.pluginmanager
+    others = [
+        plugin
+        for plugin in manager.get_plugins()
+        if not is_builtin(plugin) and manager.get_name(plugin) not in _STEERING
+    ]
+    hook = manager.subset_hook_caller("pytest_runtest_teardown", others)
+    hook(item=item, nextitem=nextitem)
+
+
+#: Names under which plugins register whose tear-down hook works on the runner's SetupState.
+_STEERING = frozenset({"rerunfailures", "pytest_rerunfailures"})
+
+
+# Results -------------------------------------------------------------------------------------
+
+
+def expected_failure(item: pytest.Item) -> tuple[str, bool] | None:
+    """The xfail mark in force: (reason, whether it names ``raises``), None without one."""
+    if item.config.option.runxfail:
+        return None
+    mark = item.stash.get(xfailed_key, None)
+    return None if mark is None else (mark.reason, mark.raises is not None)
+
+
+def report_sections(item: pytest.Item) -> list[tuple[str, str, str]]:
+    """(phase, kind, text) of everything captured for the item so far."""
+    return item._report_sections
+
+
+def testsuite_properties(config: pytest.Config) -> list[tuple[str, str]] | None:
+    """``record_testsuite_property``'s list, None without ``--junitxml``."""
+    xml = config.stash.get(xml_key, None)
+    return None if xml is None else xml.global_properties
+
+
+def fault_handler_descriptor(config: pytest.Config) -> int | None:
+    """Where pytest's faulthandler plugin writes; None when it is off."""
+    return config.stash.get(fault_handler_stderr_fd_key, None)
+
+
+def fault_timeout(config: pytest.Config) -> float:
+    """``faulthandler_timeout`` in seconds, 0 for none."""
+    try:
+        return float(config.getini("faulthandler_timeout") or 0)
+    except (KeyError, ValueError):
+        return 0.0
+
+
+def exits_on_fault_timeout(config: pytest.Config) -> bool:
+    """``faulthandler_exit_on_timeout`` (pytest 9.0)."""
+    try:
+        return bool(config.getini("faulthandler_exit_on_timeout"))
+    except (KeyError, ValueError):
+        return False
+
+
+def create_base_temp(config: pytest.Config) -> None:
+    """Create the base temporary directory now, so that every child shares it.
+
+    Public neighbour: the ``tmp_path_factory`` fixture, which needs a request.
+    """
+    factory = getattr(config, "_tmp_path_factory", None)
+    if factory is not None:
+        factory.getbasetemp()
+
+
+def base_temp(config: pytest.Config) -> str | None:
+    """Where it is, if it has been created."""
+    factory = getattr(config, "_tmp_path_factory", None)
+    return None if factory is None or factory._basetemp is None else str(factory._basetemp)
+
+
+def files_in_use(config: pytest.Config) -> Iterator[str]:
+    """Directories that pytest's own plugins write to: the cache's, the log file's."""
+    cache = getattr(config, "cache", None)
+    if cache is not None:
+        yield str(cache._cachedir)
+    plugin: Any = config.pluginmanager.getplugin("logging-plugin")
+    handler = getattr(plugin, "log_file_handler", None)
+    if handler is not None:
+        yield str(Path(handler.baseFilename).parent)
+
+
+# Capture and logging --------------------------------------------------------------------------
+
+
+def global_captures(config: pytest.Config) -> list[Any]:
+    """The capture objects of standard output and error (``FDCapture``, ``SysCapture``), if any."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    capturing = getattr(manager, "_global_capturing", None)
+    if capturing is None:
+        return []
+    return [capture for capture in (capturing.out, capturing.err) if capture is not None]
+
+
+def report_log_handler(config: pytest.Config) -> logging.Handler | None:
+    """The handler whose stream becomes the "Captured log" section."""
+    plugin: Any = config.pluginmanager.getplugin("logging-plugin")
+    handler: logging.Handler | None = getattr(plugin, "report_handler", None)
+    return handler

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: MIT
+"""From frames and outcomes to reports, as the runner's plugins expect them.
+
+Fact: reporters, ``-x``, ``--lf``, junit and xdist hear of a test through reports only, and rely on
+their exact shape: a skip reason that arrives as a list instead of a tuple is an INTERNALERROR.
+
+Consequence: a child's report is what ``pytest_report_to_serializable`` made of it and
+``pytest_report_from_serializable`` reads, by whichever plugin's implementation. A child that could
+not report gets one here that is legal in the same way: ``when`` is a phase, and the text says how
+it ended, what was captured, and where it stood.
+
+Nothing here trusts a child: whatever does not have the shape of a report is :class:`BrokenStream`.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final, TypeAlias, cast
+
+import pytest
+
+from pytest_nsisolate import outcome
+from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.errors import BrokenStream, StepError
+from pytest_nsisolate.remedies import Explanation
+
+Sections: TypeAlias = list[tuple[str, str, str]]
+
+#: How the text of a refusal begins, in a report and in a skip reason.
+REFUSED: Final = "isolation refused: "
+
+_OUTCOMES = ("passed", "failed", "skipped")
+
+
+class IsolatedCrash(Exception):
+    """Stands in, for hooks of the runner, for an exception that nobody could raise.
+
+    You see it as ``call.excinfo`` in ``pytest_runtest_makereport`` when an isolated test crashed,
+    exited, timed out or was refused.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+
+def read_report(
+    item: pytest.Item, frame: dict[str, Any], captured: Sections, *, when: str | None
+) -> pytest.TestReport:
+    """The report in one frame.
+
+    :param captured: everything captured for the item so far; what is new is appended.
+    :param when: the phase that must have ended; None for a report of a subtest.
+    :raises BrokenStream: for anything that is not a report of this item and phase.
+    """
+    data = frame.get("report")
+    if not isinstance(data, dict) or data.get("nodeid") != item.nodeid:
+        raise BrokenStream("a report of another test")
+    if data.get("outcome") not in _OUTCOMES:
+        raise BrokenStream(f"a report with the outcome {data.get('outcome')!r}")
+    if when is not None:
+        if data.get("when") != when:
+            raise BrokenStream(f"a report of the phase {data.get('when')!r}, not {when!r}")
+        captured.extend(_texts(frame.get("fresh")))
+        data["sections"] = _sections(frame.get("sections"), captured)
+    config = item.config
+    try:
+        report = config.hook.pytest_report_from_serializable(config=config, data=data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BrokenStream(f"a report that pytest cannot read ({error!r})") from error
+    if not isinstance(report, pytest.TestReport):
+        raise BrokenStream("a report of an unknown type")
+    return report
+
+
+def _texts(fresh: object) -> Sections:
+    if not isinstance(fresh, list):
+        raise BrokenStream("captured text of the wrong shape")
+    for entry in fresh:
+        if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, str, str]:
+            raise BrokenStream("captured text of the wrong shape")
+    return fresh
+
+
+def _sections(sections: object, captured: Sections) -> list[tuple[str, str]]:
+    if not isinstance(sections, list):
+        raise BrokenStream("sections of the wrong shape")
+    found: list[tuple[str, str]] = []
+    for section in sections:
+        if isinstance(section, int) and 0 <= section < len(captured):
+            when, kind, text = captured[section]
+            found.append((f"Captured {kind} {when}", text))
+        elif isinstance(section, tuple) and [type(part) for part in section] == [str, str]:
+            found.append(section)
+        else:
+            raise BrokenStream("sections of the wrong shape")
+    return found
+
+
+def crash_report(
+    item: pytest.Item,
+    ended: outcome.Outcome,
+    when: str,
+    captured: Sections,
+    *,
+    faults: str,
+    init: bool,
+) -> pytest.TestReport:
+    """The report of a phase that did not come to its end.
+
+    A bare xfail accepts a crash, an exit and a timeout; never one with ``raises=``, because nothing
+    was raised; and never a broken stream, because that says nothing about the test.
+
+    :param captured: all text, that of this phase included.
+    :param faults: what the fault handler wrote.
+    :param init: the test was not PID 1 itself.
+    """
+    head, text = _tell(ended, when, faults=faults, init=init)
+    mark = internals.expected_failure(item)
+    forgivable = isinstance(ended, outcome.Crashed | outcome.Exited | outcome.TimedOut)
+    if mark is not None and forgivable and not mark[1]:
+        report = _report(item, "skipped", when, text, captured)
+        report.wasxfail = f"{mark[0]} ({head})" if mark[0] else head
+        return report
+    return _report(item, "failed", when, text, captured)
+
+
+def refusal_report(
+    item: pytest.Item,
+    refused: outcome.Refused,
+    why: Explanation,
+    captured: Sections,
+    *,
+    skip: bool,
+) -> pytest.TestReport:
+    """The report of a test that this host does not let in, whatever xfail says."""
+    step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
+    head = f"{REFUSED}{step}"
+    if skip:
+        path, line = item.reportinfo()[:2]
+        place = (str(path), (line or 0) + 1, f"Skipped: {head} ({why.cause})")
+        return _report(item, "skipped", "setup", place, captured)
+    text = f"{head}\n  cause: {why.cause}\n  remedy: {why.remedy}"
+    return _report(item, "failed", "setup", text, captured)
+
+
+def _report(
+    item: pytest.Item, result: str, when: str, longrepr: Any, captured: Sections
+) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome=cast("Any", result),
+        longrepr=longrepr,
+        when=cast("Any", when),
+        sections=[(f"Captured {kind} {phase}", text) for phase, kind, text in captured],
+        user_properties=item.user_properties,
+    )
+
+
+def _tell(ended: outcome.Outcome, when: str, *, faults: str, init: bool) -> tuple[str, str]:
+    """The first line, and the whole text."""
+    if isinstance(ended, outcome.Finished):
+        head = f"isolated test had a fatal error in {when}, and went on"
+        return head, f"{head}\n\n{faults}"
+    assert not isinstance(ended, outcome.Refused)
+    head = outcome.describe(ended, phase=when)
+    if isinstance(ended, outcome.TimedOut):
+        return head, f"{head}\n\n{ended.evidence}"
+    if not init and "Fatal Python error: Aborted" in faults:
+        head += " (abort() as PID 1: the kernel dropped its SIGABRT)"
+    return head, f"{head}\n\n{faults}" if faults else head
+
+
+# Exceptions -------------------------------------------------------------------------------------
+
+
+def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:
+    """An exception that looks like the child's, for hooks that ask for its type or text.
+
+    Of the same class where the runner knows it, built without running its ``__init__``.
+    """
+    error = frame.get("error")
+    if not isinstance(error, dict):
+        return IsolatedCrash(report.longreprtext.partition("\n")[0])
+    module, name, text = (str(error.get(key)) for key in ("module", "name", "text"))
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    base: Any = found if isinstance(found, type) and issubclass(found, BaseException) else Exception
+    looks = {"__module__": module, "__qualname__": name, "__str__": lambda self: text}
+    try:
+        imitation = type(name.rpartition(".")[2], (base,), looks)
+        made: BaseException = imitation.__new__(imitation)
+        made.args = (text,)
+    except Exception:  # a metaclass or a __new__ with a mind of its own
+        made = IsolatedCrash(f"{name}: {text}")
+    return made
+
+
+def raised(error: BaseException) -> pytest.ExceptionInfo[BaseException]:
+    """The exception as if it had just been raised; hooks expect a traceback."""
+    try:
+        raise error
+    except BaseException:
+        return pytest.ExceptionInfo.from_current()
+
+
+def merge_sections(report: pytest.TestReport, extra: Sections) -> None:
+    """Add what the runner captured in the same phase to what the child did: one text for each."""
+    for when, kind, text in extra:
+        title = f"Captured {kind} {when}"
+        for at, (name, before) in enumerate(report.sections):
+            if name == title:
+                report.sections[at] = (title, f"{before}\n{text}" if kind == "log" else before + text)
+                break
+        else:
+            report.sections.append((title, text))
+
+
+def add_error(
+    report: pytest.TestReport, error: pytest.ExceptionInfo[BaseException], item: pytest.Item
+) -> None:
+    """Tear-down failed on both sides: one report, under the head of pytest's own group."""
+    texts = (("child", report.longreprtext), ("runner", str(item.repr_failure(error))))
+    lines = ["ExceptionGroup: errors during test teardown (2 sub-exceptions)"]
+    for number, (side, text) in enumerate(texts, 1):
+        lines += [f"+---------------- {number} ({side}) ----------------", text]
+    report.longrepr = "\n".join(lines)

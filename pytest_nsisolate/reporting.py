@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: MIT
+"""What the user reads besides the reports: the header line, the summary, usage errors."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+import pytest
+
+from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.doctor import doctor
+from pytest_nsisolate.host import header_line
+from pytest_nsisolate.replay import REFUSED
+from pytest_nsisolate.request import resolve_all
+from pytest_nsisolate.run import Run
+
+#: For ``pytest --markers``.
+MARKER_LINE: Final = (
+    "isolated(pid=..., net=..., mount=..., uts=..., ipc=..., cgroup=..., user=..., time=..., "
+    "hostname=..., timeout=..., inside=..., leftovers=..., init=...): run the test in a child "
+    "cloned into fresh Linux namespaces, as PID 1 of its own world; bare: all of them; "
+    "isolated(False): in the runner."
+)
+
+#: The reason of a skip by ``--nsisolate=none``.
+LEFT_OUT: Final = "left out by --nsisolate=none"
+
+
+def refuse_namesake(config: pytest.Config) -> None:
+    """pytest-isolated owns the same marker, and would run these tests without namespaces.
+
+    :raises pytest.UsageError: if it is installed and active.
+    """
+    if config.pluginmanager.hasplugin("isolated"):
+        raise pytest.UsageError(
+            "pytest-nsisolate and pytest-isolated both own the marker 'isolated': "
+            "uninstall one of them, or switch it off with -p no:isolated or -p no:nsisolate"
+        )
+
+
+def run_doctor() -> int:
+    """Print what this host can do; the exit status is 1 if something is refused."""
+    text, status = doctor()
+    print(text)
+    return status
+
+
+def header(run: Run) -> str:
+    """The line in the head of a run."""
+    if run.settings.mode == "none":
+        what = "run in the runner (--nsisolate-unsafe)" if run.settings.unsafe else "skipped"
+        return f"nsisolate: off, marked tests are {what}"
+    return header_line(run.host, run.settings.namespaces)
+
+
+def check_markers(run: Run, items: list[pytest.Item]) -> None:
+    """
+    :raises pytest.UsageError: naming every test whose markers cannot be followed.
+    """
+    resolve_all(items, run.settings, internals.known_fixtures)
+
+
+def take_requests(run: Run, items: list[pytest.Item]) -> None:
+    """Note what each selected test asks for; with ``--nsisolate=none``, skip those that do."""
+    requests = resolve_all(items, run.settings, internals.known_fixtures)
+    run.requests = {
+        item: request
+        for item, request in zip(items, requests, strict=True)
+        if request is not None
+    }
+    if run.settings.mode == "none":
+        if not run.settings.unsafe:
+            for item in run.requests:
+                item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
+        run.requests = {}
+
+
+def summarize(terminalreporter: Any) -> None:
+    """The lines at the end: what was refused, what was left out; counted over all workers."""
+    stats: dict[str, list[Any]] = terminalreporter.stats
+    reports = [report for key in ("error", "failed", "skipped") for report in stats.get(key, ())]
+    texts = [_first_line(report) for report in reports]
+    left_out = sum(text == LEFT_OUT for text in texts)
+    if left_out:
+        terminalreporter.write_line(f"nsisolate: {_tests(left_out)} {LEFT_OUT}", yellow=True)
+    for reason, count in _refusals(texts):
+        terminalreporter.write_line(f"nsisolate: {_tests(count)} refused: {reason}", red=True)
+
+
+def _first_line(report: Any) -> str:
+    longrepr = getattr(report, "longrepr", None)
+    text = longrepr[2] if isinstance(longrepr, tuple) else longrepr
+    return text.partition("\n")[0].removeprefix("Skipped: ") if isinstance(text, str) else ""
+
+
+def _refusals(texts: Iterable[str]) -> list[tuple[str, int]]:
+    found = Counter(text.removeprefix(REFUSED) for text in texts if text.startswith(REFUSED))
+    return found.most_common()
+
+
+def _tests(count: int) -> str:
+    return f"{count} test" if count == 1 else f"{count} tests"

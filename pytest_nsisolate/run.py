@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: MIT
+"""What the plugin keeps for one run of pytest, under one stash key.
+
+Everything is made when the first isolated test needs it, so that a run without one pays nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import pytest
+
+from pytest_nsisolate import launch
+from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.channel import Shared
+from pytest_nsisolate.child import Child
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.kernel import process
+from pytest_nsisolate.probe import HostCheck
+from pytest_nsisolate.request import IsolationRequest
+from pytest_nsisolate.settings import Settings
+from pytest_nsisolate.supervise import Attempt
+
+
+@dataclass(slots=True)
+class Run:
+    """State of one run.
+
+    :param requests: what each collected item asked for; absent: not isolated.
+    :param current: the attempt whose child is at work.
+    :param outstanding: a child that finished alone and has not been reaped yet; one at most.
+    :param child: in a child, and only there: its side of things.
+    :param nextitem: what pytest is going to run after the current item.
+    :param budgets: seconds that another plugin's timeout gives an item.
+    """
+
+    settings: Settings
+    requests: dict[pytest.Item, IsolationRequest] = field(default_factory=dict)
+    current: Attempt | None = None
+    outstanding: Attempt | None = None
+    child: Child | None = None
+    nextitem: pytest.Item | None = None
+    budgets: dict[pytest.Item, float] = field(default_factory=dict)
+    _host: HostCheck | None = None
+    _capabilities: tuple[int, int] | None = None
+    _shared: Shared | None = None
+
+    @property
+    def host_check(self) -> HostCheck:
+        """The verdicts on this host; examining it happens at the first use."""
+        if self._host is None:
+            self._host = HostCheck(examine())
+        return self._host
+
+    @property
+    def host(self) -> Host:
+        """The runner's standing on this machine."""
+        return self.host_check.host
+
+    @property
+    def capabilities(self) -> tuple[int, int]:
+        """The runner's permitted and bounding capabilities (capabilities(7)), as masks."""
+        if self._capabilities is None:
+            held = process.capabilities()
+            self._capabilities = (held.permitted, held.bounding)
+        return self._capabilities
+
+    def shared(self, config: pytest.Config) -> Shared:
+        """Descriptors that all children inherit; made, with all preloading, at the first use.
+
+        :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
+        """
+        if self._shared is None:
+            launch.preload()
+            try:
+                internals.create_base_temp(config)
+            except OSError:
+                pass  # tmp_path will say so in the test that asks for it, as in plain pytest
+            try:
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                runner = os.pidfd_open(os.getpid())
+            except OSError as error:
+                raise StepError("pidfd_open", None, error.errno or 0) from error
+            self._shared = Shared(null, runner, lambda: self._foreign(config))
+        return self._shared
+
+    def _foreign(self, config: pytest.Config) -> tuple[int, ...]:
+        """What no child may hold: other children's ends, and execnet's channel to the controller."""
+        others = [a for a in (self.outstanding, self.current) if a is not None]
+        held = [fd for attempt in others for fd in attempt.held()]
+        return (*held, *_execnet_descriptors(config))
+
+    def bury_outstanding(self) -> None:
+        """Reap the child that was not waited for. Bounded."""
+        if self.outstanding is not None:
+            attempt, self.outstanding = self.outstanding, None
+            attempt.bury()
+
+    def close(self) -> None:
+        """At the end of the run: nothing is left behind."""
+        if self.current is not None:
+            attempt, self.current = self.current, None
+            attempt.kill()
+            attempt.bury()
+        self.bury_outstanding()
+        if self._shared is not None:
+            os.close(self._shared.null)
+            os.close(self._shared.runner_pidfd)
+            self._shared = None
+
+
+#: The state of a run; absent before ``pytest_configure`` and after ``pytest_unconfigure``.
+RUN = pytest.StashKey[Run]()
+
+
+def _execnet_descriptors(config: pytest.Config) -> tuple[int, ...]:
+    """In a worker of pytest-xdist: the pipe to the controller, which a child must not write to."""
+    for plugin in config.pluginmanager.get_plugins():
+        channel = getattr(plugin, "channel", None)
+        io = getattr(getattr(channel, "gateway", None), "_io", None)
+        files = (getattr(io, "infile", None), getattr(io, "outfile", None))
+        found = tuple(file.fileno() for file in files if file is not None)
+        if found:
+            return found
+    return ()

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""The options and ini keys, read once into :class:`Settings`.
+
+An option wins over its ini key. Every ini key works in the INI style and as native TOML
+(``[tool.pytest]``, pytest 9), and every bad value is one :class:`pytest.UsageError` that
+names the option or the key it came from.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import pytest
+
+from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.usage import suggestion
+
+Mode: TypeAlias = Literal["marked", "all", "none"]
+Missing: TypeAlias = Literal["fail", "skip"]
+
+MODES = ("marked", "all", "none")
+MISSING = ("fail", "skip")
+#: Without ``time``: its offsets are a test's own choice, and it is no part of the default.
+DEFAULT_NAMESPACES = frozenset(NAMESPACES) - {"time"}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line and the configuration file say about isolation.
+
+    :param mode: which tests are isolated (``--nsisolate``).
+    :param unsafe: with mode ``"none"``, marked tests run in the runner.
+    :param namespaces: the default set, as named: nothing implied is added.
+    :param missing: what becomes of a test whose namespaces this host refuses.
+    :param timeout: default budget of one attempt in seconds, or None.
+    :param init: marked tests run under a reaping init unless their marker says otherwise.
+    """
+
+    mode: Mode = "marked"
+    unsafe: bool = False
+    namespaces: frozenset[str] = DEFAULT_NAMESPACES
+    missing: Missing = "fail"
+    timeout: float | None = None
+    init: bool = False
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every option and ini key (hook ``pytest_addoption``).
+
+    The options have no defaults of their own, so that None means "not given" and the ini
+    key decides.
+    """
+    group = parser.getgroup("nsisolate", "Linux namespace isolation (pytest-nsisolate)")
+    which = "which tests are isolated: marked (default), all, none (marked tests are skipped)"
+    group.addoption("--nsisolate", choices=MODES, help=which)
+    group.addoption(
+        "--nsisolate-unsafe",
+        action="store_true",
+        help="with --nsisolate=none: run the marked tests in the runner, on the host itself",
+    )
+    default = "comma list of namespaces, the default set of the marker"
+    group.addoption("--nsisolate-namespaces", metavar="LIST", help=default)
+    missing = "a test whose namespaces this host refuses: fail (default), skip"
+    group.addoption("--nsisolate-missing", choices=MISSING, help=missing)
+    budget = "default budget in seconds of one attempt of an isolated test"
+    group.addoption(
+        "--nsisolate-timeout", metavar="SECONDS", help=f"{budget}; 'none' lifts an ini key's"
+    )
+    reaper = "marked tests too run under a reaping init"
+    group.addoption("--nsisolate-init", action="store_true", default=None, help=reaper)
+    group.addoption(
+        "--nsisolate-doctor",
+        action="store_true",
+        help="print what this host can do, why not, and the remedy; then exit",
+    )
+    parser.addini("nsisolate", which, type="string", default="marked")
+    parser.addini("nsisolate_namespaces", default, type="args", default=None)
+    parser.addini("nsisolate_missing", missing, type="string", default="fail")
+    parser.addini("nsisolate_timeout", budget, type="float", default=None)
+    parser.addini("nsisolate_init", reaper, type="bool", default=False)
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Read the options and ini keys; an option wins over its ini key.
+
+    :raises pytest.UsageError: on a bad value; names the option or the ini key.
+    """
+    unsafe = bool(config.getoption("--nsisolate-unsafe"))
+    mode = _choice(*_source(config, "--nsisolate"), MODES)
+    if unsafe and mode != "none":
+        raise pytest.UsageError("--nsisolate-unsafe has a meaning beside --nsisolate=none only")
+    return Settings(
+        mode=cast("Mode", mode),
+        unsafe=unsafe,
+        namespaces=_namespaces(*_source(config, "--nsisolate-namespaces")),
+        missing=cast("Missing", _choice(*_source(config, "--nsisolate-missing"), MISSING)),
+        timeout=_timeout(*_source(config, "--nsisolate-timeout")),
+        init=bool(_source(config, "--nsisolate-init")[1]),
+    )
+
+
+def _source(config: pytest.Config, option: str) -> tuple[str, Any]:
+    """The value that counts and the name under which the user knows it."""
+    given = config.getoption(option)
+    if given is not None:
+        return option, given
+    key = option.removeprefix("--").replace("-", "_")
+    try:
+        return f"ini key {key}", config.getini(key)
+    except (pytest.UsageError, TypeError, ValueError) as error:
+        # pytest < 9.2 lets the bare TypeError or ValueError through.
+        written = _written_in_toml(config, key) if key == "nsisolate_namespaces" else None
+        if isinstance(written, str):
+            return f"ini key {key}", [written]
+        raise pytest.UsageError(f"ini key {key}: {error}") from error
+
+
+def _written_in_toml(config: pytest.Config, key: str) -> object:
+    """The raw value of a key in the native TOML table, None if there is none.
+
+    No ini type before pytest 9.2 takes a string and a list of strings, and none at all takes
+    both in native TOML; "pid,net" is what the option takes, so the key takes it too.
+    """
+    path = config.inipath
+    if path is None or path.suffix != ".toml":
+        return None
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    if path.name == "pyproject.toml":
+        tables = tables.get("tool", {})
+    return cast("object", tables.get("pytest", {}).get(key))
+
+
+def _choice(source: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise pytest.UsageError(f"{source}: {value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def _namespaces(source: str, value: str | list[str] | None) -> frozenset[str]:
+    if value is None:
+        return DEFAULT_NAMESPACES
+    text = value if isinstance(value, str) else " ".join(value)
+    names = text.replace(",", " ").split()
+    for name in names:
+        if name not in NAMESPACES:
+            guess = suggestion(name, NAMESPACES)
+            raise pytest.UsageError(f"{source}: unknown namespace {name!r}, {guess}")
+    if not names:
+        raise pytest.UsageError(f"{source}: names no namespace")
+    return frozenset(names)
+
+
+def _timeout(source: str, value: str | float | None) -> float | None:
+    if value is None or value == "none":
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise pytest.UsageError(f"{source}: {value!r} is not a finite number of seconds above 0")
+    return seconds

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""The process in the middle, and PID 1's way from its birth to the test's first line.
+
+Fact: a process cannot move itself into a new PID namespace, only its later children are born there
+(unshare(2), CLONE_NEWPID); and NEWUSER is EINVAL in a process that has threads.
+
+Consequence: the usher, a fork of the runner with one thread, unshares and forks PID 1. From then on
+it only watches two pidfds, the runner's and PID 1's. When the runner dies it kills PID 1, and with
+PID 1 the kernel kills everything in the namespace (pid_namespaces(7)). Without a PID namespace it
+is the subreaper of everything that the test starts, and kills until nothing is left.
+
+Why not PR_SET_PDEATHSIG alone: a process that changes its ids loses it (prctl(2)), and tests of
+system code do that: one process survived the usual arrangement, none survives this one. PID 1 has
+it for the one case that the usher cannot serve, its own death; the pidfd that PID 1 polls after
+arming closes the race with a parent that died before.
+
+Why it does so little: each page that it touches is copied. It does what must come before the
+second fork (user, time and PID namespace); PID 1 does the rest while the runner writes the id map.
+One namespace per ``unshare`` call: that costs nothing and a refusal names its type.
+
+What still fails: where an at-fork hook of the test suite starts a thread (OpenTelemetry's does),
+NEWUSER is EINVAL here. Then, and only then, PID 1 is made by one raw ``clone`` with all the flags;
+the locks that it may inherit are this process's own, and nobody else has run here.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import posix
+import select
+import signal
+from typing import TYPE_CHECKING, Final
+
+from pytest_nsisolate import reaper
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.channel import Link
+    from pytest_nsisolate.launch import LaunchPlan
+
+#: Exit status of a process of ours that could not do its part; the reason went over the pipe.
+EXIT_REFUSED: Final = 97
+
+#: What PID 1 unshares, in this order; user, time and pid are the usher's.
+_BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")
+
+
+def enter(plan: LaunchPlan, link: Link) -> None:
+    """In the fresh fork of the runner. Returns in the test's own process, and nowhere else."""
+    pid = -1
+    try:
+        gc.disable()
+        gc.freeze()
+        os.setpgid(0, 0)
+        parent = os.pidfd_open(os.getpid())
+        pid, at_once = _unshare_and_fork(plan, link)
+        if pid == 0:
+            _enter_as_pid1(plan, link, parent, at_once=at_once)
+            return
+        _watch(pid, plan, link)
+    except StepError as error:
+        link.refuse(error)
+        posix._exit(EXIT_REFUSED)
+    except BaseException as error:
+        link.refuse(StepError("start the child", None, _errno_of(error), repr(error)))
+        posix._exit(EXIT_REFUSED)
+    finally:
+        if pid != 0:
+            posix._exit(0)
+
+
+def _errno_of(error: BaseException) -> int:
+    return (error.errno or 0) if isinstance(error, OSError) else 0
+
+
+def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
+    """What must come before PID 1 is born, and its birth: (pid, all flags were used at once)."""
+    if "pid" not in plan.namespaces:
+        process.become_subreaper()
+    if plan.maps is not None:
+        try:
+            namespaces.enter("user")
+        except StepError as error:
+            if error.errno == errno.EINVAL and len(os.listdir("/proc/self/task")) > 1:
+                return _clone_at_once(plan, link)
+            raise
+        if plan.maps_by_runner:
+            link.tell(b"U")
+        else:
+            idmap.write_maps(plan.maps, None)
+    _enter_time(plan)
+    if "pid" in plan.namespaces:
+        namespaces.enter("pid")
+    try:
+        return os.fork(), False
+    except OSError as error:
+        raise StepError("fork", "pid", error.errno or 0) from error
+
+
+def _enter_time(plan: LaunchPlan) -> None:
+    """Offsets can only be written before the first process is born in the namespace."""
+    if plan.time is not None:
+        namespaces.enter("time")
+        namespaces.write_time_offsets(plan.time.monotonic, plan.time.boottime)
+
+
+def _clone_at_once(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
+    """PID 1 by one raw clone, because an at-fork hook has started a thread in the usher."""
+    _enter_time(plan)
+    flags = 0
+    for name in plan.namespaces - {"time"}:
+        flags |= namespaces.FLAGS[name]
+    try:
+        pid = syscalls.raw_clone(flags)
+    except OSError as error:
+        raise StepError("clone", "user", error.errno or 0) from error
+    if pid:
+        link.tell(b"U", pid)
+    return pid, True
+
+
+def _enter_as_pid1(plan: LaunchPlan, link: Link, usher: int, *, at_once: bool) -> None:
+    """Everything between PID 1's birth and the test; every failing step is a :class:`StepError`."""
+    process.die_with_parent(usher)
+    # Inside, getppid() is 0: without a session of its own, kill(getppid()) in a test would hit the
+    # runner's whole process group, and TIOCSTI could type into the runner's terminal.
+    os.setsid()
+    for name in _BY_PID1:
+        if name in plan.namespaces and not at_once:
+            namespaces.enter(name)
+    if plan.maps is not None and (plan.maps_by_runner or at_once):
+        link.await_word()
+    if plan.mounts is not None:
+        mounts.make_private()
+        mounts.apply(plan.mounts)
+        if plan.mounts.keep:
+            os.chdir(plan.cwd)
+    if "net" in plan.namespaces:
+        network.bring_loopback_up()
+    if plan.hostname is not None:
+        namespaces.set_hostname(plan.hostname)
+    if plan.init:
+        reaper.fork_test(link.control)
+    if plan.keep_capabilities is not None:
+        process.limit_capabilities(*plan.keep_capabilities)
+    link.cover(link.control, link.shared.runner_pidfd, usher)
+    if link.collecting:
+        gc.enable()
+    signal.pthread_sigmask(signal.SIG_SETMASK, link.mask)
+
+
+def _watch(pid: int, plan: LaunchPlan, link: Link) -> None:
+    """Until PID 1 or the runner is gone. Sends the exact wait status of PID 1."""
+    pid1 = os.pidfd_open(pid)
+    link.tell(b"P", pid)
+    poller = select.poll()
+    poller.register(link.shared.runner_pidfd, select.POLLIN)
+    poller.register(pid1, select.POLLIN)
+    if all(fd != pid1 for fd, _ in poller.poll()):
+        signal.pidfd_send_signal(pid1, signal.SIGKILL)
+    else:
+        # The runner opens its own pidfd of this number first: until then it must not be reused.
+        poller.unregister(pid1)
+        poller.register(link.control, select.POLLIN)
+        poller.poll()
+    _, status = os.waitpid(pid, 0)
+    if "pid" not in plan.namespaces:
+        _kill_descendants()
+    link.tell(b"S", status)
+
+
+def _kill_descendants() -> None:
+    """Without a PID namespace: everything that the test left becomes our child, until none is."""
+    while True:
+        with open("/proc/thread-self/children", "rb") as listing:
+            children = [int(pid) for pid in listing.read().split()]
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        for pid in children:
+            os.waitpid(pid, 0)
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return

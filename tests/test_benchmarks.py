@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""The benchmarks still run: tiny counts in the running environment, and not a word about time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+# As overhead.py chooses it: root measures the default set as root, others as themselves.
+OURS = "nsisolate" if os.geteuid() == 0 else "nsisolate-user"
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="they fork and read /proc"),
+    pytest.mark.skipif(not BENCHMARKS.is_dir(), reason="they are in the checkout, not the wheel"),
+]
+
+
+def benchmark(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark in the running environment, without installing anything."""
+    # The root of the checkout: there this plugin may be a folder on the path, not installed.
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), *checkout())))
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), "--here", *arguments],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+
+
+def checkout() -> list[str]:
+    """The folder that this plugin was imported from."""
+    found = importlib.util.find_spec("pytest_nsisolate")
+    return [] if found is None or not found.origin else [str(Path(found.origin).parent.parent)]
+
+
+@pytest.fixture(scope="session")
+def isolates() -> bool:
+    """Whether this host gives the namespaces: without them there is one contender less."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_nsisolate", "doctor"], capture_output=True, timeout=30
+    )
+    if os.environ.get("NSISOLATE_MUST_WORK") == "1":
+        assert done.returncode == 0, done.stdout
+    return done.returncode == 0
+
+
+def measured(done: subprocess.CompletedProcess[str], file: Path) -> dict[str, dict[str, object]]:
+    """The data of a successful run."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    data: dict[str, dict[str, object]] = json.loads(file.read_text(encoding="utf-8"))
+    return data
+
+
+def test_cost_table_has_a_row_for_whoever_can_run_here(tmp_path: Path, isolates: bool) -> None:
+    """Plain and the floor always; this plugin where the host gives namespaces."""
+    file = tmp_path / "results.json"
+    wanted = f"plain,floor,nsisolate-pid,{OURS}"
+    done = benchmark("overhead.py", f"--only={wanted}", "--rounds=1", "--tests=3", f"--json={file}")
+
+    found = set(measured(done, file)["cost"])
+    # A host may refuse what the default set does not need, so there is no upper bound then.
+    assert found >= (set(wanted.split(",")) if isolates else {"plain", "floor"}), done.stdout
+    assert "floor: fork, protocol, exit" in done.stdout
+
+
+def test_other_studies_answer_too(tmp_path: Path, isolates: bool) -> None:
+    """Drift, resident memory and the idle plugin, each with the fewest tests."""
+    file = tmp_path / "results.json"
+    done = benchmark(
+        "overhead.py", "--drift", "--resident=0,1", "--idle", "--rounds=1", "--tests=4",
+        f"--json={file}",
+    )  # fmt: skip
+
+    data = measured(done, file)
+    mine = {OURS} if isolates else set()
+    assert set(data["drift"]) >= {"plain"} | mine, done.stdout
+    assert {"plain", "floor"} | mine <= set(data["resident"])
+    assert set(data["idle"]) == {"plain", "idle"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("warnings", "kept"),
+        ("session-fixture", "up 1, down 1"),
+        ("daemon", "gone"),
+        ("xfail-raises", "failed"),
+    ],
+)
+def test_table_of_behaviours_is_reproduced(
+    row: str, expected: str, tmp_path: Path, isolates: bool
+) -> None:
+    """This plugin's column says what the README says of it."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    file = tmp_path / "table.json"
+    done = benchmark("peers.py", "--only", "nsisolate", "--rows", row, "--json", str(file))
+
+    assert measured(done, file)[row] == {"nsisolate": expected}, done.stdout + done.stderr
