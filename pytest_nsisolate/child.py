@@ -172,7 +172,7 @@ class Child:
             (f"Captured {kind} {phase}", text): at
             for at, (phase, kind, text) in enumerate(captured)
         }
-        sections = [known.get(pair, pair) for pair in map(tuple, report.sections)]
+        sections = [known.get((title, text), (title, text)) for title, text in report.sections]
         faults = os.fstat(self._end.output.fault).st_size
         frame = {"report": data, "fresh": fresh, "sections": sections, "faults": faults}
         if call.excinfo is not None:

@@ -5,8 +5,8 @@ Fact: a test that hangs may block every signal, sit in C code that holds the GIL
 itself. A watchdog thread in the child would see it, but would also make the test's own
 ``unshare(CLONE_NEWUSER)`` fail.
 
-Consequence: the fault handler dumps all stacks from a signal handler, in C and without the GIL, into
-a memfd of the runner's. The signal is a real-time one that nobody uses; SIGCONT goes first. If
+Consequence: the fault handler dumps all stacks from a signal handler, in C and without the GIL,
+into a memfd of the runner's. The signal is a real-time one that nobody uses; SIGCONT follows. If
 nothing comes, the runner attaches with ptrace, empties the signal mask of the main thread and lets
 go, so that the pending signal is delivered.
 
@@ -67,7 +67,7 @@ def gather(end: RunnerEnd, *, init: bool) -> str:
 def _python_stacks(end: RunnerEnd, test: Seen) -> str:
     before = os.fstat(end.output.fault).st_size
     assert end.pid1_pidfd is not None
-    for number in (signal.SIGCONT, stack_signal()):
+    for number in (stack_signal(), signal.SIGCONT):
         try:
             signal.pidfd_send_signal(end.pid1_pidfd, number)
         except ProcessLookupError:

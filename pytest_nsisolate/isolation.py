@@ -82,9 +82,7 @@ class Isolation:
         """The report of a test that this host does not let in: an error, or by policy a skip."""
         self.over = True
         host = self._run.host
-        why = explain(
-            refused.step, refused.namespace, refused.errno, host, user=self.request.user
-        )
+        why = explain(refused.step, refused.namespace, refused.errno, host, user=self.request.user)
         may_skip = os.environ.get(MUST_WORK) != "1"
         skip = may_skip and self._run.settings.missing == "skip"
         return replay.refusal_report(self.item, refused, why, self._captured, skip=skip)
@@ -105,9 +103,9 @@ class Isolation:
         """Read on to the end, and hold the completion record against what has been reported."""
         while (frame := attempt.next_frame()) is not None:
             self._take(attempt, frame)
-        if self._done is not None and self._exit is None:
-            if self._done.get("phases") != self._phases:
-                raise BrokenStream(f"its completion record names {self._done.get('phases')!r}")
+        said = self._phases if self._done is None else self._done.get("phases")
+        if said != self._phases and self._exit is None:
+            raise BrokenStream(f"its completion record names the phases {said!r}")
 
     def _take(self, attempt: Attempt, frame: Frame) -> None:
         match frame.kind:
@@ -182,9 +180,7 @@ class Isolation:
         else:
             lost = output.lost_text(self.attempt.end.output)
             self._captured.extend((when, kind, text) for kind, text in lost)
-            internals.report_sections(self.item).extend(
-                (when, kind, text) for kind, text in lost
-            )
+            internals.report_sections(self.item).extend((when, kind, text) for kind, text in lost)
             report = replay.crash_report(
                 self.item, ended, when, self._captured, faults=faults, init=self.request.init
             )

@@ -18,8 +18,6 @@ import gc
 import os
 import signal
 import socket
-import sys
-import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,14 +106,13 @@ def fork() -> int:
     ``catch_warnings`` would reset every module's once-per-location registry, and a warning of the
     test's would then be counted twice.
     """
-    if sys.version_info < (3, 12) or threading.active_count() == 0:
-        return os.fork()
     entry = ("ignore", None, DeprecationWarning, None, 0)
-    warnings.filters.insert(0, entry)  # type: ignore[attr-defined]
+    filters: list[object] = getattr(warnings, "filters")  # noqa: B009 (typeshed has it read-only)
+    filters.insert(0, entry)
     try:
         return os.fork()
     finally:
-        warnings.filters.remove(entry)  # type: ignore[attr-defined]
+        filters.remove(entry)
 
 
 def _open_channel() -> tuple[int, int, int, int]:

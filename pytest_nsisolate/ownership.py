@@ -94,7 +94,7 @@ class _Adopter:
     """Puts finalizers of wider nodes below those of the item: they run after, widest last."""
 
     def __init__(
-        self, item: pytest.Item, order: list[pytest.Item], own: list[Callable[[], object]]
+        self, item: pytest.Item, order: list[object], own: list[Callable[[], object]]
     ) -> None:
         self._item = item
         self._order = order
@@ -106,7 +106,7 @@ class _Adopter:
         if node is self._item or node not in self._order:
             self._own.append(finalizer)
             return
-        depth = self._order.index(node)  # type: ignore[arg-type]
+        depth = self._order.index(node)
         at = bisect.bisect_right(self._depths, depth)
         self._depths.insert(at, depth)
         self._own.insert(self._first + at, finalizer)

@@ -137,9 +137,7 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation) -> ChildEnd | None
     return end
 
 
-def _refuse(
-    item: pytest.Item, isolation: Isolation, refused: outcome.Refused
-) -> NoReturn:
+def _refuse(item: pytest.Item, isolation: Isolation, refused: outcome.Refused) -> NoReturn:
     """No child was born: the test is an error, or by policy a skip."""
     internals.disown(item)
     report = isolation.refuse(refused)

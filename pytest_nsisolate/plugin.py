@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_nsisolate import hookspecs, phases, reporting
+from pytest_nsisolate.marker import MARKER_LINE
 from pytest_nsisolate.run import RUN, Run
 from pytest_nsisolate.settings import add_options, read_settings
 
@@ -25,7 +26,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     reporting.refuse_namesake(config)
-    config.addinivalue_line("markers", reporting.MARKER_LINE)
+    config.addinivalue_line("markers", MARKER_LINE)
     config.stash[RUN] = Run(read_settings(config))
 
 

@@ -99,7 +99,7 @@ def setup_stack(item: pytest.Item) -> dict[Any, tuple[list[Finalizer], Any]]:
 
 def on_add_finalizer(item: pytest.Item, adopt: Callable[[Finalizer, object], None]) -> None:
     """Send every finalizer that is registered from now on to ``adopt``."""
-    item.session._setupstate.addfinalizer = adopt  # type: ignore[method-assign]
+    item.session._setupstate.addfinalizer = adopt  # type: ignore[method-assign, assignment]
 
 
 def tear_everything_down(session: pytest.Session) -> None:
@@ -143,7 +143,7 @@ def count_failed_subtest(item: pytest.Item) -> None:
     pytest then fails the passing parent itself, at the moment at which it would have.
     """
     if failed_subtests_key is not None:
-        key: Any = item.id if _STRUCTURED_IDS else item.nodeid  # type: ignore[attr-defined]
+        key: Any = item.id if _STRUCTURED_IDS else item.nodeid
         item.config.stash[failed_subtests_key][key] += 1
 
 

@@ -189,7 +189,7 @@ def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:
     base: Any = found if isinstance(found, type) and issubclass(found, BaseException) else Exception
     looks = {"__module__": module, "__qualname__": name, "__str__": lambda self: text}
     try:
-        imitation = type(name.rpartition(".")[2], (base,), looks)
+        imitation: Any = type(name.rpartition(".")[2], (base,), looks)
         made: BaseException = imitation.__new__(imitation)
         made.args = (text,)
     except Exception:  # a metaclass or a __new__ with a mind of its own
@@ -211,7 +211,10 @@ def merge_sections(report: pytest.TestReport, extra: Sections) -> None:
         title = f"Captured {kind} {when}"
         for at, (name, before) in enumerate(report.sections):
             if name == title:
-                report.sections[at] = (title, f"{before}\n{text}" if kind == "log" else before + text)
+                report.sections[at] = (
+                    title,
+                    f"{before}\n{text}" if kind == "log" else before + text,
+                )
                 break
         else:
             report.sections.append((title, text))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
@@ -15,14 +16,6 @@ from pytest_nsisolate.host import header_line
 from pytest_nsisolate.replay import REFUSED
 from pytest_nsisolate.request import resolve_all
 from pytest_nsisolate.run import Run
-
-#: For ``pytest --markers``.
-MARKER_LINE: Final = (
-    "isolated(pid=..., net=..., mount=..., uts=..., ipc=..., cgroup=..., user=..., time=..., "
-    "hostname=..., timeout=..., inside=..., leftovers=..., init=...): run the test in a child "
-    "cloned into fresh Linux namespaces, as PID 1 of its own world; bare: all of them; "
-    "isolated(False): in the runner."
-)
 
 #: The reason of a skip by ``--nsisolate=none``.
 LEFT_OUT: Final = "left out by --nsisolate=none"
@@ -43,7 +36,7 @@ def refuse_namesake(config: pytest.Config) -> None:
 def run_doctor() -> int:
     """Print what this host can do; the exit status is 1 if something is refused."""
     text, status = doctor()
-    print(text)
+    sys.stdout.write(f"{text}\n")
     return status
 
 
@@ -66,9 +59,7 @@ def take_requests(run: Run, items: list[pytest.Item]) -> None:
     """Note what each selected test asks for; with ``--nsisolate=none``, skip those that do."""
     requests = resolve_all(items, run.settings, internals.known_fixtures)
     run.requests = {
-        item: request
-        for item, request in zip(items, requests, strict=True)
-        if request is not None
+        item: request for item, request in zip(items, requests, strict=True) if request is not None
     }
     if run.settings.mode == "none":
         if not run.settings.unsafe:

@@ -102,9 +102,9 @@ class _Merged:
 
     def add(self, values: dict[str, Any], default: frozenset[str]) -> None:
         """Lay a closer marker over the farther ones."""
-        # A marker that names no namespace true stands for the default set, at its own level:
-        # a farther net=False does not take net from a closer bare marker.
-        if not any(values.get(name) for name in SWITCHES):
+        # A bare marker names the whole default set, at its own level: a farther net=False does
+        # not take net from it. One with keywords names just these.
+        if not values:
             self.switches.update(dict.fromkeys(default - {"user"}, True))
         for key, value in values.items():
             if key in SWITCHES:
@@ -118,6 +118,8 @@ class _Merged:
         :raises MarkerProblem: where the merged markers contradict each other.
         """
         on = {name for name, value in self.switches.items() if value}
+        if not on:
+            on = set(settings.namespaces - {"user"} - self.switches.keys())
         self._refuse_contradictions(on)
         values = self.values
         user = values.get("user", "map")

@@ -87,7 +87,7 @@ class Run:
         return self._shared
 
     def _foreign(self, config: pytest.Config) -> tuple[int, ...]:
-        """What no child may hold: other children's ends, and execnet's channel to the controller."""
+        """What no child may hold: other children's ends, execnet's channel to the controller."""
         others = [a for a in (self.outstanding, self.current) if a is not None]
         held = [fd for attempt in others for fd in attempt.held()]
         return (*held, *_execnet_descriptors(config))

@@ -9,8 +9,9 @@ or the usher's pidfd. Every wait is a ``poll`` over descriptors with a deadline 
 clock (a time namespace moves the child's). What can still be read from the pipe is read after the
 end, without blocking, and only then judged.
 
-The kill is SIGKILL to PID 1 by pidfd: the kernel kills its namespace. The usher sees it and reports;
-if it does not within the machinery's deadline, it is killed too and PID 1 dies by PDEATHSIG.
+The kill is SIGKILL to PID 1 by pidfd: the kernel kills its namespace. The usher sees it and
+reports; if it does not within the machinery's deadline, it is killed too and PID 1 dies by
+PDEATHSIG.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Attempt:
         self._pid1_status: int | None = None
         self._usher_gone = False
         self._reaped = False
+        self._deaf = False
         # The reaper holds the other end too: when the usher is gone, a read would block.
         os.set_blocking(end.control, False)
         self._poller = select.poll()
@@ -107,6 +109,7 @@ class Attempt:
     def lose(self, reason: str) -> None:
         """Nothing that the child has said counts any more: end it, whatever it was about to say."""
         self.outcome = outcome.Broken(reason)
+        self._deaf = True
         self._frames.clear()
         self.kill()
 
@@ -147,7 +150,7 @@ class Attempt:
 
     def _step(self) -> None:
         left = None if self._deadline is None else self._deadline - time.monotonic()
-        if left is not None and left <= 0 or not self._pump(left):
+        if (left is not None and left <= 0) or not self._pump(left):
             self._expire()
         elif self._done is not None and self._done.data.get("alone") is True:
             self.outcome = outcome.Finished(alone=True)
@@ -181,7 +184,7 @@ class Attempt:
         if not chunk:
             self._forget(self.end.frames)
             return False
-        if isinstance(self.outcome, outcome.Broken):
+        if self._deaf:
             return True  # drained, so that no writer blocks; nothing in it counts any more
         try:
             frames = self._reader.feed(chunk)
@@ -244,9 +247,7 @@ class Attempt:
         try:
             idmap.write_maps(self._maps, pid)
         except StepError as error:
-            self._refused = outcome.Refused(
-                error.step, error.namespace, error.errno, error.detail
-            )
+            self._refused = outcome.Refused(error.step, error.namespace, error.errno, error.detail)
             self.kill()
         else:
             self.end.tell(b"G")
@@ -274,17 +275,19 @@ class Attempt:
             return outcome.Broken(f"its stream was cut off ({_how(status)})")
         return outcome.from_wait_status(status)
 
-
     def _expire(self) -> None:
         """The deadline is over: the test's budget, or the machinery's own."""
         if self._done is not None:
             self.kill()
             return
+        # The evidence wakes a test that had stopped itself; what it says then is too late.
+        self._deaf = True
         if not self._ready:
             self.outcome = outcome.Broken(f"not ready after {STEP_SECONDS:g} s")
         else:
             assert self._budget is not None
-            self.outcome = outcome.TimedOut(self._budget, evidence.gather(self.end, init=self._init))
+            found = evidence.gather(self.end, init=self._init)
+            self.outcome = outcome.TimedOut(self._budget, found)
         self.kill()
 
     def _interrupt(self) -> None:

@@ -31,11 +31,13 @@ import os
 import posix
 import select
 import signal
+import traceback
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate import reaper
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
+from pytest_nsisolate.wire import Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.channel import Link
@@ -65,15 +67,11 @@ def enter(plan: LaunchPlan, link: Link) -> None:
         link.refuse(error)
         posix._exit(EXIT_REFUSED)
     except BaseException as error:
-        link.refuse(StepError("start the child", None, _errno_of(error), repr(error)))
+        link.writer.send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
         posix._exit(EXIT_REFUSED)
     finally:
         if pid != 0:
             posix._exit(0)
-
-
-def _errno_of(error: BaseException) -> int:
-    return (error.errno or 0) if isinstance(error, OSError) else 0
 
 
 def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
@@ -134,7 +132,6 @@ def _enter_as_pid1(plan: LaunchPlan, link: Link, usher: int, *, at_once: bool) -
     if plan.maps is not None and (plan.maps_by_runner or at_once):
         link.await_word()
     if plan.mounts is not None:
-        mounts.make_private()
         mounts.apply(plan.mounts)
         if plan.mounts.keep:
             os.chdir(plan.cwd)

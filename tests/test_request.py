@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import TypeAlias, cast
 
 import pytest
 
@@ -25,7 +26,6 @@ ALL = Settings(mode="all")
 SIX_OFF = "pid=False, mount=False, net=False, uts=False, ipc=False, cgroup=False"
 
 Collect: TypeAlias = Callable[[str], list[pytest.Item]]
-Resolve: TypeAlias = Callable[..., IsolationRequest]
 
 
 class Marker:
@@ -53,15 +53,22 @@ def collect(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Colle
     return collect
 
 
-@pytest.fixture
-def marked(collect: Collect) -> Resolve:
-    """The request of a function with this marker, ``isolated(...)``."""
+class OneMarker:
+    """An item with one marker, for the long tables: a real one costs a session of its own."""
 
-    def marked(marker: str, settings: Settings = MARKED) -> IsolationRequest | None:
-        (item,) = collect(f"@{marker}\ndef test_it(): pass\n")
-        return resolve(item, settings)
+    def __init__(self, marker: str) -> None:
+        self.mark = eval(marker, {"isolated": lambda *args, **kwargs: (args, kwargs)})
 
-    return marked  # type: ignore[return-value]
+    def iter_markers_with_node(self, name: str) -> Iterator[tuple[object, object]]:
+        args, kwargs = self.mark
+        yield self, SimpleNamespace(name=name, args=args, kwargs=kwargs)
+
+
+def marked(marker: str, settings: Settings = MARKED) -> IsolationRequest:
+    """The request of a test with this marker, ``isolated(...)``."""
+    request = resolve(cast("pytest.Item", OneMarker(marker)), settings)
+    assert request is not None
+    return request
 
 
 def problems_of(item: pytest.Item, settings: Settings = MARKED) -> tuple[str, ...]:
@@ -74,7 +81,6 @@ class TestOneMarker:
     @pytest.mark.parametrize(
         ("marker", "namespaces"),
         [
-            ("isolated", DEFAULT),
             ("isolated()", DEFAULT),
             ("isolated(timeout=5)", DEFAULT),
             ("isolated(hostname='x')", DEFAULT),
@@ -98,14 +104,14 @@ class TestOneMarker:
         ],
     )
     def test_names_its_namespaces_and_what_they_imply(
-        self, marked: Resolve, marker: str, namespaces: set[str]
+        self, marker: str, namespaces: set[str]
     ) -> None:
         assert marked(marker).namespaces == namespaces
 
     @pytest.mark.parametrize(
         ("marker", "named"),
         [
-            ("isolated", set()),
+            ("isolated()", set()),
             ("isolated(net=False)", set()),
             ("isolated(pid=True)", {"pid"}),
             ("isolated(pid=True, mount=True)", {"pid", "mount"}),
@@ -116,12 +122,10 @@ class TestOneMarker:
             ("isolated(hostname='x')", set()),
         ],
     )
-    def test_tells_the_named_from_the_implied(
-        self, marked: Resolve, marker: str, named: set[str]
-    ) -> None:
+    def test_tells_the_named_from_the_implied(self, marker: str, named: set[str]) -> None:
         assert marked(marker).named == named
 
-    def test_carries_every_other_keyword(self, marked: Resolve) -> None:
+    def test_carries_every_other_keyword(self) -> None:
         found = marked(
             "isolated(uts=True, user='same', time={'boottime': 7}, hostname='db1', timeout=5,"
             " inside=['server'], leftovers='fail', init=True)"
@@ -148,9 +152,7 @@ class TestOneMarker:
             ("{'monotonic': 1, 'boottime': 2}", TimeOffsets(1.0, 2.0)),
         ],
     )
-    def test_moves_both_clocks_or_the_named_ones(
-        self, marked: Resolve, value: str, offsets: TimeOffsets
-    ) -> None:
+    def test_moves_both_clocks_or_the_named_ones(self, value: str, offsets: TimeOffsets) -> None:
         assert marked(f"isolated(time={value})").time == offsets
 
     @pytest.mark.parametrize(
@@ -162,48 +164,53 @@ class TestOneMarker:
             ("[]", frozenset()),
         ],
     )
-    def test_names_fixtures_of_the_inside(
-        self, marked: Resolve, value: str, inside: object
-    ) -> None:
+    def test_names_fixtures_of_the_inside(self, value: str, inside: object) -> None:
         assert marked(f"isolated(inside={value})").inside == inside
 
-    def test_that_says_false_leaves_the_test_in_the_runner(self, marked: Resolve) -> None:
-        assert marked("isolated(False)") is None
-        assert marked("isolated(False)", ALL) is None
+    def test_may_be_bare(self, collect: Collect) -> None:
+        (item,) = collect("@isolated\ndef test_it(): pass")
+
+        assert resolve(item, MARKED) == marked("isolated()")
+
+    @pytest.mark.parametrize("settings", [MARKED, ALL])
+    def test_that_says_false_leaves_the_test_in_the_runner(
+        self, collect: Collect, settings: Settings
+    ) -> None:
+        (item,) = collect("@isolated(False)\ndef test_it(): pass")
+
+        assert resolve(item, settings) is None
 
 
 class TestSettings:
     @pytest.mark.parametrize(
         ("marker", "namespaces", "time"),
         [
-            ("isolated", {"pid", "mount", "user", "time"}, TimeOffsets()),
+            ("isolated()", {"pid", "mount", "user", "time"}, TimeOffsets()),
             ("isolated(uts=True)", {"uts", "user"}, None),
         ],
     )
     def test_give_the_default_set(
-        self, marked: Resolve, marker: str, namespaces: set[str], time: TimeOffsets | None
+        self, marker: str, namespaces: set[str], time: TimeOffsets | None
     ) -> None:
         found = marked(marker, Settings(namespaces=frozenset({"pid", "time"})))
 
         assert found.namespaces == namespaces
         assert found.time == time
 
-    def test_may_make_user_alone_the_default_set(self, marked: Resolve) -> None:
-        assert marked("isolated", Settings(namespaces=frozenset({"user"}))).namespaces == {"user"}
+    def test_may_make_user_alone_the_default_set(self) -> None:
+        assert marked("isolated()", Settings(namespaces=frozenset({"user"}))).namespaces == {"user"}
 
     @pytest.mark.parametrize(
         ("marker", "timeout"),
-        [("isolated", 9.0), ("isolated(timeout=1)", 1.0), ("isolated(timeout=None)", None)],
+        [("isolated()", 9.0), ("isolated(timeout=1)", 1.0), ("isolated(timeout=None)", None)],
     )
-    def test_give_the_default_budget(
-        self, marked: Resolve, marker: str, timeout: float | None
-    ) -> None:
+    def test_give_the_default_budget(self, marker: str, timeout: float | None) -> None:
         assert marked(marker, Settings(timeout=9.0)).timeout == timeout
 
     @pytest.mark.parametrize(
-        ("marker", "init"), [("isolated", True), ("isolated(init=False)", False)]
+        ("marker", "init"), [("isolated()", True), ("isolated(init=False)", False)]
     )
-    def test_give_the_default_init(self, marked: Resolve, marker: str, init: bool) -> None:
+    def test_give_the_default_init(self, marker: str, init: bool) -> None:
         assert marked(marker, Settings(init=True)).init is init
 
     def test_leave_an_unmarked_test_alone(self, collect: Collect) -> None:
@@ -224,7 +231,7 @@ class TestSettings:
         )
 
     @pytest.mark.parametrize("mode", ["all", "none"])
-    def test_never_change_what_a_marker_says(self, marked: Resolve, mode: str) -> None:
+    def test_never_change_what_a_marker_says(self, mode: str) -> None:
         settings = Settings(mode=mode)  # type: ignore[arg-type]
         assert marked("isolated(pid=True)", settings) == marked("isolated(pid=True)")
 
@@ -250,7 +257,10 @@ class TestMerging:
             ("pid=True, net=True", "uts=True", "uts=True, net=False",
              {"pid", "mount", "uts", "user"}),
             ("pid=True", "", "uts=True", DEFAULT),
-            ("user=False", "uts=True", "uts=True", DEFAULT - {"user"}),
+            ("user=False", "uts=True", "uts=True", {"uts"}),
+            ("pid=True", "net=False", "timeout=5", {"pid", "mount", "user"}),
+            ("net=False", "timeout=5", "init=True", DEFAULT - {"net"}),
+            ("timeout=5", "", "net=False", DEFAULT - {"net"}),
             ("user=False", "user=True", "", DEFAULT),
             ("False", "uts=True", "uts=True", {"uts", "user"}),
             ("pid=True", "False", "uts=True", {"uts", "user"}),
@@ -284,7 +294,7 @@ class TestMerging:
 
         assert found is not None
         assert (found.hostname, found.timeout, found.init) == ("near", None, True)
-        assert found.inside == {"b"}
+        assert found.inside == frozenset({"b"})
 
     def test_forgets_that_a_namespace_was_named_when_it_is_taken_away(
         self, collect: Collect
@@ -394,11 +404,9 @@ class TestProblems:
         ],
     )  # fmt: skip
     def test_are_one_sentence_that_names_key_value_and_what_is_allowed(
-        self, collect: Collect, marker: str, sentence: str
+        self, marker: str, sentence: str
     ) -> None:
-        (item,) = collect(f"@isolated{marker}\ndef test_it(): pass\n")
-
-        (problem,) = problems_of(item)
+        (problem,) = problems_of(cast("pytest.Item", OneMarker(f"isolated{marker}")))
 
         assert sentence in problem
         assert "\n" not in problem

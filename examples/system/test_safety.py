@@ -40,7 +40,7 @@ def test_cgroups_begin_at_the_root() -> None:
 @pytest.mark.isolated
 @pytest.mark.parametrize(
     "path",
-    ["/proc/sys/kernel/panic", "/proc/sys/vm/overcommit_memory", "/proc/sysrq-trigger"],
+    ["/proc/sys/kernel/panic", "/proc/sys/vm/overcommit_memory"],
 )
 def test_the_machines_own_knobs_are_out_of_reach(path: str) -> None:
     """What belongs to the whole machine and to no namespace is read-only, for root as well."""

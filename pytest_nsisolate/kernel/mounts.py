@@ -70,7 +70,8 @@ def plan_mounts(*, own: frozenset[str], in_use: Iterable[str]) -> MountPlan:
     """Decide, read and prepare everything for :func:`apply`, in the runner.
 
     :param own: the kinds of namespace that the child will have for itself.
-    :param in_use: paths that must stay reachable: root directory, base temp, ``sys.path`` ...
+    :param in_use: absolute paths that must stay reachable: root directory, base temp,
+        ``sys.path`` ...
     :raises StepError: ``read mountinfo``.
     """
     covers = _covers(own)
@@ -131,16 +132,23 @@ def _covers(own: frozenset[str]) -> tuple[str, ...]:
 def _to_keep(covers: tuple[str, ...], in_use: Iterable[str]) -> Iterator[str]:
     """Only what a cover hides: all that was below ``/proc`` and ``/sys`` is there again."""
     for path in in_use:
-        real = os.path.realpath(path)
+        real = _real(path)
         for cover in covers:
             if real == cover:
-                yield real
+                yield cover
             elif real.startswith(f"{cover}/"):
                 # What is not there yet will be made in the nearest directory that is.
                 while not os.path.lexists(real):
                     real = os.path.dirname(real)
                 if real != cover:
                     yield real
+                break
+
+
+@functools.lru_cache(maxsize=256)
+def _real(path: str) -> str:
+    # The same few for each test; 10 µs apiece.
+    return os.path.realpath(path)
 
 
 def _outermost(paths: Iterable[str]) -> Iterator[str]:
@@ -152,10 +160,10 @@ def _outermost(paths: Iterable[str]) -> Iterator[str]:
 
 
 def _mount_points() -> tuple[str, ...]:
-    """The mount points at and below ``/sys``, and those below ``/proc/sys``, each once."""
+    """The mount points at and below ``/sys`` and those below ``/proc``, each once."""
     with open("/proc/self/mountinfo", "rb") as file:
         content = file.read()
-    raw = re.findall(rb"^\d+ \d+ \S+ \S+ (/sys(?:/\S*)?|/proc/sys/\S+) ", content, re.MULTILINE)
+    raw = re.findall(rb"^\d+ \d+ \S+ \S+ (/sys(?:/\S*)?|/proc/\S+) ", content, re.MULTILINE)
     return tuple(sorted({_unescaped(path) for path in raw}))
 
 
@@ -176,17 +184,17 @@ def _steps(
     own: frozenset[str], mount_points: tuple[str, ...], covers: tuple[str, ...]
 ) -> tuple[Step, ...]:
     below_sys = tuple(point for point in mount_points if point.startswith("/sys/"))
-    below_proc_sys = tuple(point for point in mount_points if point.startswith("/proc/"))
-    fresh_proc = "pid" in own
+    below_proc = tuple(point for point in mount_points if point.startswith("/proc/"))
     steps: list[Step] = []
     if "net" in own:
         steps += _fresh_sys(below_sys)
     if "net" in own or "/sys" in mount_points:
         # A tree is one call; without mounts below the flag for trees does no harm.
         steps += read_only("/sys", below_sys)
-    if fresh_proc:
+    if "pid" in own:
         steps.append(Step("mount proc", "pid", _new("proc", "/proc", SAFE)))
-    steps += protect_proc(own, below_proc_sys, fresh=fresh_proc)
+        below_proc = ()
+    steps += protect_proc(own, below_proc)
     for cover in covers:
         steps.append(_cover(cover))
     return tuple(steps)

@@ -61,27 +61,25 @@ def read_only(path: str, below: tuple[str, ...] = ()) -> Iterator[Step]:
         yield Step(name, "mount", syscalls.prepare_mount(None, point, None, flags))
 
 
-def protect_proc(
-    own: frozenset[str], mounts_below_sys: tuple[str, ...], *, fresh: bool
-) -> Iterator[Step]:
+def protect_proc(own: frozenset[str], below: tuple[str, ...]) -> Iterator[Step]:
     """The calls that make ``/proc`` harmless.
 
     :param own: the kinds of namespace whose sysctls stay writable.
-    :param mounts_below_sys: mount points below the old ``/proc/sys``; they matter if ``/proc``
-        is not ``fresh``, and then stay writable only where they are the child's own.
+    :param below: mount points below ``/proc``; none below a fresh one. Those that belong to a
+        namespace of the child's (LXC mounts ``/proc/sys/net``) stay as they are.
     """
     own_paths = _own_sysctls(own)
     yield _bind_onto_itself("/proc/sys")
     for path in own_paths:
         yield _bind_onto_itself(path)
     yield from read_only("/proc/sys")
-    if not fresh:
-        for point in mounts_below_sys:
-            if not point.startswith(own_paths):
-                yield from read_only(point)
+    for point in below:
+        if point.startswith("/proc/sys/") and not point.startswith(own_paths):
+            yield from read_only(point)
     for name in _writable_in_proc():
-        yield _bind_onto_itself(f"/proc/{name}")
-        yield from read_only(f"/proc/{name}")
+        path = f"/proc/{name}"
+        yield _bind_onto_itself(path)
+        yield from read_only(path, tuple(p for p in below if p.startswith(f"{path}/")))
 
 
 def _bind_onto_itself(path: str) -> Step:
@@ -110,6 +108,8 @@ def _writable_in_proc() -> tuple[str, ...]:
     ``sysrq-trigger``, ``irq`` and ``bus`` above all, but also what drivers put there (``acpi``,
     ``scsi``, ``dynamic_debug``). For an ordinary user there are none: they are root's.
     """
+    if os.stat("/proc/sys").st_uid != os.geteuid():
+        return ()
     harmless = {"net", "pressure", "sys"}  # symlink; a descriptor's own trigger; done apart
     with os.scandir("/proc") as entries:
         return tuple(

@@ -18,7 +18,7 @@ import time
 from typing import Final
 
 from pytest_nsisolate.kernel.clone import raw_clone
-from pytest_nsisolate.kernel.libc import Prepared, by_number, function
+from pytest_nsisolate.kernel.libc import Prepared, by_number, function, last_error
 
 __all__ = ["raw_clone"]
 
@@ -30,10 +30,6 @@ CLONE_NEWIPC: Final = 0x08000000
 CLONE_NEWUSER: Final = 0x10000000
 CLONE_NEWPID: Final = 0x20000000
 CLONE_NEWNET: Final = 0x40000000
-_NAMESPACE_FLAGS: Final = (
-    *(CLONE_NEWTIME, CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS),
-    *(CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET),
-)
 
 MS_RDONLY: Final = 1
 MS_NOSUID: Final = 2
@@ -75,8 +71,6 @@ def preload() -> None:
     """Look up in the runner everything that a child will call."""
     for name in ("mount", "umount2", "syscall", "prctl", "unshare", "capget", "capset"):
         function(name)
-    for flags in _NAMESPACE_FLAGS:
-        _prepare_unshare(flags)
     supports_mount_setattr()
 
 
@@ -84,13 +78,8 @@ def unshare(flags: int) -> None:
     """unshare(2)."""
     if sys.version_info >= (3, 12):
         os.unshare(flags)
-    else:
-        _prepare_unshare(flags)()
-
-
-@functools.cache
-def _prepare_unshare(flags: int) -> Prepared:
-    return Prepared(function("unshare"), (ctypes.c_long(flags),))
+    elif function("unshare")(ctypes.c_long(flags)) < 0:
+        raise last_error()
 
 
 def prepare_mount(

@@ -1,0 +1,458 @@
+# SPDX-License-Identifier: MIT
+"""What a child sees of ``/proc``, ``/sys`` and ``/dev``, and what it cannot do to the host."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel import mounts, namespaces, readonly, syscalls
+
+if TYPE_CHECKING:
+    from conftest import InChild, World
+
+EVERYTHING = frozenset(namespaces.NAMESPACES) - {"time"}
+HOSTS_SYSCTLS = ("kernel/panic", "kernel/core_pattern", "vm/overcommit_memory", "fs/file-max")
+
+
+def write_back(path: str) -> str:
+    """Write what is there already; the name of the error, or "written"."""
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    try:
+        os.write(fd, os.read(fd, 4096))
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    finally:
+        os.close(fd)
+    return "written"
+
+
+def refusal_of(world: World) -> str:
+    """For what root may write the mount is in the way; for the others the owner is first."""
+    return "EACCES" if world.kind == "rootless" else "EROFS"
+
+
+def mount_options(path: str) -> list[str]:
+    """Of the topmost mount at ``path``."""
+    found: list[str] = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        if fields[4] == path:
+            found = [fields[5], *fields[fields.index("-") + 1 :]]
+    return found
+
+
+def mount_points(below: str) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return sorted({point for line in lines if (point := line.split()[4]).startswith(below)})
+
+
+@pytest.fixture
+def in_dev_shm() -> Iterator[Path]:
+    """A directory of everybody's on the host's /dev/shm."""
+    path = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(params=["mount_setattr", "remount"])
+def attributes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With mount_setattr, and as on a kernel that has none."""
+    if request.param == "remount":
+        monkeypatch.setattr(syscalls, "supports_mount_setattr", lambda: False)
+    elif not syscalls.supports_mount_setattr():
+        pytest.skip("this kernel has no mount_setattr")
+    mounts._steps.cache_clear()
+    yield
+    mounts._steps.cache_clear()
+
+
+@pytest.mark.usefixtures("attributes")
+@pytest.mark.parametrize("own", [EVERYTHING, frozenset({"user", "mount"})], ids=["all", "mount"])
+def test_sysctls_of_the_host_are_read_only(world: World, own: frozenset[str]) -> None:
+    def body() -> Any:
+        return [write_back(f"/proc/sys/{name}") for name in HOSTS_SYSCTLS]
+
+    assert world.run(body, own=own) == [refusal_of(world)] * len(HOSTS_SYSCTLS)
+
+
+@pytest.mark.parametrize("name", ["irq/default_smp_affinity", "sysrq-trigger", "mtrr", "acpi/wakeup"])
+def test_other_ways_to_the_host_are_closed(world: World, name: str) -> None:
+    path = f"/proc/{name}"
+    if not os.path.exists(path):
+        pytest.skip(f"this host has no {path}")
+
+    assert world.run(lambda: write_back(path)) == refusal_of(world)
+
+
+@pytest.mark.usefixtures("attributes")
+def test_sysctls_of_own_namespaces_are_writable(world: World) -> None:
+    def body() -> Any:
+        names = ["net/ipv4/ip_forward", "net/ipv4/ping_group_range", "kernel/shmmax"]
+        if os.uname().release >= "6.14":
+            names.append("kernel/pid_max")
+        if world.kind != "root without user":
+            names.append("user/max_net_namespaces")
+        if world.kind != "rootless":  # the file is root's; sethostname(2) works for all
+            names.append("kernel/hostname")
+        return {name: result for name in names if (result := write_back(f"/proc/sys/{name}"))}
+
+    assert set(world.run(body).values()) == {"written"}
+
+
+def test_a_host_name_written_in_proc_stays_inside(world: World) -> None:
+    def body() -> Any:
+        if world.kind == "rootless":
+            namespaces.set_hostname("inside")
+        else:
+            Path("/proc/sys/kernel/hostname").write_text("inside")
+        return os.uname().nodename
+
+    assert world.run(body, outside=lambda: os.uname().nodename) == "inside"
+
+
+@pytest.mark.parametrize("gone", ["net", "uts", "ipc", "pid"])
+def test_a_namespace_that_is_not_own_has_no_writable_sysctls(world: World, gone: str) -> None:
+    path = {
+        "net": "net/ipv4/ip_forward",
+        "uts": "kernel/hostname",
+        "ipc": "kernel/shmmax",
+        "pid": "kernel/ns_last_pid",
+    }[gone]
+
+    assert world.run(lambda: write_back(f"/proc/sys/{path}"), own=EVERYTHING - {gone}) == "EROFS"
+
+
+def test_pid_max_is_the_hosts_before_6_14(monkeypatch: pytest.MonkeyPatch) -> None:
+    readonly._own_sysctls.cache_clear()
+    found = {}
+    for release in ("6.13.9-generic", "6.14.0", "7.0-rc1"):
+        uname = os.uname_result(("Linux", "host", release, "", "x86_64"))
+        monkeypatch.setattr(os, "uname", lambda uname=uname: uname)
+        found[release] = "/proc/sys/kernel/pid_max" in readonly._own_sysctls(frozenset({"pid"}))
+        readonly._own_sysctls.cache_clear()
+
+    assert found == {"6.13.9-generic": False, "6.14.0": True, "7.0-rc1": True}
+
+
+def test_proc_is_fresh_and_shows_only_this_pid_namespace(world: World) -> None:
+    def body() -> Any:
+        pids = [name for name in os.listdir("/proc") if name.isdigit()]
+        return pids, os.readlink("/proc/self")
+
+    assert world.run(body) == (["1"], "1")
+
+
+def test_processes_own_files_stay_writable(world: World) -> None:
+    assert world.run(lambda: write_back("/proc/self/comm")) == "written"
+
+
+@pytest.mark.usefixtures("attributes")
+@pytest.mark.parametrize("gone", ["", "net"])
+def test_sys_is_read_only_and_cgroups_are_reachable(world: World, gone: str) -> None:
+    cgroups = mount_points("/sys/fs/cgroup")
+
+    def body() -> Any:
+        def make(point: str) -> str:
+            try:
+                os.mkdir(f"{point}/nsisolate-probe")
+            except OSError as error:
+                return errno.errorcode[error.errno or 0]
+            return "made"
+
+        flags = {mount_options(point)[0].split(",")[0] for point in mount_points("/sys")}
+        return mount_points("/sys/fs/cgroup"), {make(point) for point in cgroups}, flags
+
+    seen, made, flags = world.run(body, own=EVERYTHING - {gone})
+
+    assert (seen, flags) == (cgroups, {"ro"})
+    assert made <= {"EROFS"}
+
+
+def test_sys_shows_only_own_devices(world: World) -> None:
+    assert world.run(lambda: os.listdir("/sys/class/net")) == ["lo"]
+
+
+def test_dev_shm_and_mqueue_are_private(world: World, in_dev_shm: Path) -> None:
+    def body() -> Any:
+        empty = os.listdir("/dev/shm") == []
+        Path("/dev/shm/inside").touch()
+        mode = oct(os.stat("/dev/shm").st_mode)
+        return empty, mode, mount_options("/dev/shm")[0], mount_options("/dev/mqueue")[1:2]
+
+    empty, mode, options, mqueue = world.run(body, outside=lambda: os.listdir("/dev/shm"))
+
+    assert (empty, mode) == (True, "0o41777")
+    assert options.startswith("rw,nosuid,nodev")
+    assert mqueue == (["mqueue"] if os.path.isdir("/dev/mqueue") else [])
+
+
+def test_a_directory_in_use_is_kept(world: World, in_dev_shm: Path) -> None:
+    base = in_dev_shm / "pytest-of-me" / "pytest-0"
+    base.mkdir(parents=True)
+    base.chmod(0o777)
+    (base / "before").write_text("there")
+    log = in_dev_shm / "log"
+    log.write_text("one\n")
+    log.chmod(0o666)
+    in_use = [str(path) for path in (base, base / "deeper" / "not yet", log, "/usr", "/sys/fs")]
+
+    def body() -> Any:
+        (base / "inside").write_text((base / "before").read_text())
+        with log.open("a") as file:
+            file.write("two\n")
+        return os.listdir("/dev/shm"), sorted(os.listdir(in_dev_shm))
+
+    seen = world.run(body, in_use=in_use)
+
+    assert seen == ([in_dev_shm.name], ["log", "pytest-of-me"])
+    assert (base / "inside").read_text() == "there"
+    assert log.read_text() == "one\ntwo\n"
+
+
+def test_a_mount_below_what_is_kept_stays_inside(world: World, in_dev_shm: Path) -> None:
+    """The clone of a shared mount is shared: a plan that took it too early leaked this one."""
+    point = in_dev_shm / "point"
+    point.mkdir()
+
+    def body() -> Any:
+        syscalls.mount("tmpfs", str(point), "tmpfs", 0)
+        return os.path.ismount(point)
+
+    assert world.run(body, in_use=[str(in_dev_shm)]) is True
+
+
+def test_a_path_that_does_not_exist_yet_is_kept_by_its_parent(in_dev_shm: Path) -> None:
+    plan = mounts.plan_mounts(
+        own=EVERYTHING,
+        in_use=[f"{in_dev_shm}/a/b", "/dev/shm/nsisolate-nobody-made-this", "/", "/usr"],
+    )
+
+    assert plan.keep == (str(in_dev_shm),)
+
+
+def test_only_the_outermost_of_nested_paths_is_kept(in_dev_shm: Path) -> None:
+    for name in ("a/b", "a-b", "c"):
+        (in_dev_shm / name).mkdir(parents=True)
+    in_use = [str(in_dev_shm / name) for name in ("a/b", "a-b", "a", "c", "c")]
+
+    kept = mounts.plan_mounts(own=EVERYTHING, in_use=in_use).keep
+
+    assert sorted(kept) == [str(in_dev_shm / name) for name in ("a", "a-b", "c")]
+
+
+def test_a_link_to_what_is_covered_counts(in_dev_shm: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(in_dev_shm)
+
+    assert mounts.plan_mounts(own=EVERYTHING, in_use=[str(link)]).keep == (str(in_dev_shm),)
+
+
+def test_nothing_is_kept_where_nothing_is_covered(in_dev_shm: Path) -> None:
+    own = frozenset({"user", "pid", "mount"})
+
+    assert mounts.plan_mounts(own=own, in_use=[str(in_dev_shm)]).keep == ()
+
+
+def test_a_path_that_must_be_covered_itself_is_refused_by_name(world: World) -> None:
+    with pytest.raises(StepError) as refusal:
+        world.run(lambda: None, in_use=["/dev/shm"])
+
+    assert (refusal.value.step, refusal.value.errno) == ("keep /dev/shm", errno.EBUSY)
+
+
+def test_a_path_that_vanished_is_refused_by_name(world: World, in_dev_shm: Path) -> None:
+    gone = in_dev_shm / "gone"
+    gone.mkdir()
+    world = type(world)(world.kind)
+
+    def remove(plan: mounts.MountPlan, real: Callable[[mounts.MountPlan], None]) -> None:
+        gone.rmdir()
+        real(plan)
+
+    real = mounts.apply
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StepError) as refusal:
+        patch.setattr(mounts, "apply", lambda plan: remove(plan, real))
+        world.run(lambda: None, in_use=[str(gone)])
+
+    assert (refusal.value.step, refusal.value.errno) == (f"keep {gone}", errno.ENOENT)
+
+
+def test_a_mount_inside_never_reaches_the_host(world: World) -> None:
+    def body() -> Any:
+        syscalls.mount("tmpfs", "/mnt", "tmpfs", 0)
+        return os.path.ismount("/mnt")
+
+    assert world.run(body) is True  # and world.run has compared the host's mount table
+
+
+def test_without_the_first_step_it_would(world: World) -> None:
+    """Negative control: the host of these tests is really shared."""
+    if world.kind != "root without user":
+        pytest.skip("a user namespace makes the copies slaves by itself")
+
+    def body() -> Any:
+        syscalls.mount("tmpfs", "/mnt", "tmpfs", 0)
+
+    with pytest.raises(AssertionError, match="mountinfo"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mounts, "apply", lambda plan: None)
+        world.run(body)
+
+
+def test_run_netns_is_private(world: World) -> None:
+    def prepare() -> None:
+        syscalls.mount("tmpfs", "/run", "tmpfs", 0)
+        os.mkdir("/run/netns")
+        Path("/run/netns/host").touch()
+
+    world.prepare = prepare
+
+    def body() -> Any:
+        if not os.path.isdir("/run/netns"):
+            return []  # without root nothing could be prepared
+        Path("/run/netns/inside").touch()
+        return os.listdir("/run/netns")
+
+    assert world.run(body, outside=lambda: sorted(os.listdir("/run"))) in (["inside"], [])
+
+
+def test_nothing_of_the_runner_changes(world: World) -> None:
+    def outside() -> Any:
+        return (
+            os.listdir("/sys/class/net"),
+            Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+            Path("/proc/sys/kernel/pid_max").read_text(),
+            sorted(os.listdir("/dev/shm")),
+        )
+
+    assert world.run(lambda: 1, outside=outside) == 1
+
+
+class TestAsInAContainer:
+    """``/proc`` as Docker leaves it: parts of it are read-only, others are masked."""
+
+    @pytest.fixture
+    def world(self, world: World) -> World:
+        if os.geteuid() != 0:
+            pytest.skip("needs root to prepare such a host")
+
+        def prepare() -> None:
+            for name in ("sys", "irq", "bus"):
+                path = f"/proc/{name}"
+                if os.path.exists(path):
+                    syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
+                    syscalls.mount_setattr(path, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+            syscalls.mount("tmpfs", "/proc/fs", "tmpfs", syscalls.MS_RDONLY)
+            syscalls.mount("/dev/null", "/proc/keys", None, syscalls.MS_BIND)
+
+        world.prepare = prepare
+        return world
+
+    @pytest.mark.usefixtures("attributes")
+    def test_the_old_proc_is_kept_without_a_pid_namespace(self, world: World) -> None:
+        def body() -> Any:
+            return write_back("/proc/sys/kernel/panic"), write_back("/proc/sys/net/ipv4/ip_forward")
+
+        # What still fails, as the module says: the net part was read-only before.
+        assert world.run(body, own=EVERYTHING - {"pid"}) == (refusal_of(world), "EROFS")
+
+    def test_a_fresh_proc_is_refused_in_a_user_namespace(self, world: World) -> None:
+        if world.kind == "root without user":
+            assert world.run(lambda: os.getpid()) == 1
+            return
+        with pytest.raises(StepError) as refusal:
+            world.run(lambda: None)
+
+        seen = (refusal.value.step, refusal.value.namespace, refusal.value.errno)
+        assert seen == ("mount proc", "pid", errno.EPERM)
+
+
+def test_a_sysctl_tree_mounted_apart_stays_writable_if_own(world: World) -> None:
+    """LXC mounts /proc/sys read-only and /proc/sys/net writable on top of it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to prepare such a host")
+
+    def prepare() -> None:
+        for path in ("/proc/sys/net", "/proc/sys/vm"):
+            syscalls.mount(path, path, None, syscalls.MS_BIND)
+
+    world.prepare = prepare
+
+    def body() -> Any:
+        return write_back("/proc/sys/net/ipv4/ip_forward"), write_back("/proc/sys/vm/swappiness")
+
+    assert world.run(body, own=EVERYTHING - {"pid"}) == ("written", refusal_of(world))
+
+
+def test_mounts_below_sys_with_strange_names_are_kept(world: World) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to prepare such a host")
+
+    def prepare() -> None:
+        syscalls.mount("tmpfs", "/sys/fs", "tmpfs", 0)
+        os.makedirs("/sys/fs/cgroup")
+        syscalls.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0)
+        os.makedirs("/sys/fs/cgroup/a b\\c")
+        syscalls.mount("tmpfs", "/sys/fs/cgroup/a b\\c", "tmpfs", 0)
+        Path("/sys/fs/cgroup/a b\\c/file").touch()
+
+    world.prepare = prepare
+
+    def body() -> Any:
+        return os.listdir("/sys/fs/cgroup/a b\\c"), write_back("/sys/fs/cgroup/a b\\c/file")
+
+    assert world.run(body, own=EVERYTHING - {"pid"}) == (["file"], "EROFS")
+
+
+@pytest.mark.parametrize(
+    ("missing", "step", "namespace"),
+    [("pid", "mount proc", "pid"), ("net", "mount sysfs", "net"), ("ipc", "mount /dev/mqueue", "ipc")],
+)
+def test_a_refused_mount_names_its_step(
+    user_world: World, missing: str, step: str, namespace: str
+) -> None:
+    """A plan for a namespace that was not entered: the kernel refuses its file system."""
+    if missing == "ipc" and not os.path.isdir("/dev/mqueue"):
+        pytest.skip("this host has no /dev/mqueue")
+    plan = mounts.plan_mounts(own=EVERYTHING, in_use=())
+
+    def body() -> Any:
+        mounts.apply(plan)
+
+    with pytest.raises(StepError) as refusal, pytest.MonkeyPatch.context() as patch:
+        real = mounts.plan_mounts
+        patch.setattr(mounts, "plan_mounts", lambda **arguments: None)
+        assert real
+        user_world.run(body, own=EVERYTHING - {missing})
+
+    seen = (refusal.value.step, refusal.value.namespace, refusal.value.errno)
+    assert seen == (step, namespace, errno.EPERM)
+
+
+def test_without_privileges_the_first_step_is_refused(in_child: InChild) -> None:
+    from conftest import become_stranger
+
+    plan = mounts.plan_mounts(own=EVERYTHING, in_use=())
+
+    def body() -> Any:
+        become_stranger()
+        mounts.apply(plan)
+
+    with pytest.raises(StepError) as refusal:
+        in_child(body)
+
+    assert re.match("make / private", refusal.value.step)
+    assert refusal.value.errno == errno.EPERM

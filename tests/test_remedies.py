@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""The table of refusals: each row is reached, by the case it is meant for and before its likes."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+
+from pytest_nsisolate import facts
+from pytest_nsisolate.host import Host
+from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.remedies import TABLE, explain
+from pytest_nsisolate.remedies.table import Case, Row, UserMode
+
+ROOT = Host(True, True, 0, 0, (1 << 41) - 1, (6, 1))
+USER = Host(True, False, 1000, 1000, 0, (6, 1))
+BARE_ROOT = Host(True, False, 0, 0, 0, (6, 1))
+CONTAINER = Host(True, False, 0, 0, 0xA80425FB, (6, 1), seccomp=2)
+MAC = Host(False, False, -1, -1, 0, (0, 0))
+
+#: A host on which nothing is special.
+ORDINARY: Mapping[str, object] = {
+    "userns_clone_off": False,
+    "ids_mapped": True,
+    "in_chroot": False,
+    "apparmor_restricts": False,
+    "selinux_enforcing": False,
+    "has_namespace": True,
+    "namespace_limit": 96365,
+    "covers_below": (),
+    "is_read_only": False,
+    "security_label": "",
+    "process_limit": None,
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A refusal on a host with these peculiarities, and words of its cause and its remedy."""
+
+    step: str
+    namespace: str | None
+    errno: int
+    cause: str
+    remedy: str
+    host: Host = USER
+    user: UserMode = "map"
+    filtered: bool | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.step}-{errno.errorcode.get(self.errno, self.errno)}-{self.cause}"
+
+
+NEWUSER = "unshare(CLONE_NEWUSER)"
+NEWNET = "unshare(CLONE_NEWNET)"
+APPARMOR = {"apparmor_restricts": True}
+APPARMOR_SYSCTL = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
+SECCOMP = "--security-opt seccomp=unconfined"
+DEFECT = "please report it"
+
+CASES = [
+    Expected("clone", None, errno.ENOSYS, "part of Linux", "--nsisolate=none", host=MAC),
+    Expected("import prctl", None, errno.ENOENT, "python-prctl", "libcap-dev"),
+    Expected("pipe2", None, errno.EMFILE, "no file descriptor", "ulimit -n"),
+    Expected("start the host check", None, errno.ETIMEDOUT, "in time", "doctor again"),
+    # user
+    Expected(
+        *(NEWUSER, "user", errno.EPERM),
+        *("unprivileged_userns_clone = 0", "sysctl -w kernel.unprivileged_userns_clone=1"),
+        facts={"userns_clone_off": True},
+    ),
+    Expected(
+        *(NEWUSER, "user", errno.EPERM, "not mapped", "unshare --map-current-user"),
+        facts={"ids_mapped": False},
+    ),
+    Expected(
+        *(NEWUSER, "user", errno.EPERM, "in a chroot", "pivot_root"),
+        facts={"in_chroot": True},
+    ),
+    Expected(
+        NEWUSER, "user", errno.EPERM, "Docker's default profile", SECCOMP, host=CONTAINER
+    ),
+    Expected(
+        *(NEWUSER, "user", errno.EACCES, "AppArmor", "profile pytest-nsisolate /"),
+        facts=APPARMOR,
+    ),
+    Expected(NEWUSER, "user", errno.EPERM, "chroot, or a security", "outside the chroot"),
+    Expected(
+        *(NEWUSER, "user", errno.EINVAL, "CONFIG_USER_NS", "as root"),
+        facts={"has_namespace": False},
+    ),
+    Expected(NEWUSER, "user", errno.EINVAL, "more than one thread", "register_at_fork"),
+    Expected(
+        *(NEWUSER, "user", errno.ENOSPC),
+        *("user.max_user_namespaces = 0", "sysctl -w user.max_user_namespaces=16384"),
+        facts={"namespace_limit": 0},
+    ),
+    Expected(NEWUSER, "user", errno.ENOSPC, "32 namespaces deep", "fewer layers"),
+    # the others
+    Expected(
+        *("unshare(CLONE_NEWNS)", "mount", errno.EPERM, "Docker's default profile", SECCOMP),
+        filtered=True,
+    ),
+    Expected(
+        *("unshare(CLONE_NEWNS)", "mount", errno.EPERM, "needs CAP_SYS_ADMIN", "no user=False"),
+        user="none",
+    ),
+    Expected(
+        *(NEWNET, "net", errno.EPERM, "AppArmor", APPARMOR_SYSCTL),
+        facts=APPARMOR,
+    ),
+    Expected(
+        *(NEWNET, "net", errno.EPERM, "RestrictNamespaces=", "RestrictNamespaces=no"),
+        host=CONTAINER,
+        filtered=False,
+    ),
+    Expected(
+        *("unshare(CLONE_NEWTIME)", "time", errno.EINVAL, "has no time", "time needs 5.6"),
+        facts={"has_namespace": False},
+    ),
+    Expected("unshare(CLONE_NEWPID)", "pid", errno.EINVAL, "already unshared", DEFECT),
+    Expected(
+        *(NEWNET, "net", errno.ENOSPC),
+        *("user.max_net_namespaces = 0", "sysctl -w user.max_net_namespaces=16384"),
+        facts={"namespace_limit": 0},
+    ),
+    Expected(
+        *(NEWNET, "net", errno.ENOSPC, "250 ms", "user.max_net_namespaces=16384"),
+        facts={"namespace_limit": 3},
+    ),
+    Expected(
+        *("unshare(CLONE_NEWUTS)", "uts", errno.ENOSPC, "limit of uts", "max_uts_namespaces="),
+        facts={"namespace_limit": 3},
+    ),
+    Expected(NEWNET, "net", errno.ENOSPC, "around the runner", "in the outer namespace"),
+    # id maps
+    Expected(
+        *("write uid_map", "user", errno.EPERM, "without CAP_SETFCAP", "--cap-add SETFCAP"),
+        host=BARE_ROOT,
+    ),
+    Expected(
+        *("write uid_map", "user", errno.EPERM, "AppArmor", APPARMOR_SYSCTL),
+        facts=APPARMOR,
+    ),
+    Expected("write uid_map", "user", errno.EACCES, "not dumpable", "getcap"),
+    Expected("write setgroups", "user", errno.EROFS, "read-only", "remount,rw /proc"),
+    Expected("write uid_map", "user", errno.EPERM, "written twice", DEFECT),
+    Expected("write gid_map", "user", errno.EPERM, "setgroups was not denied", DEFECT),
+    Expected("wait for the id map", "user", errno.ECONNRESET, "did not write", DEFECT),
+    # mounts
+    Expected("keep /dev/shm", "ipc", errno.EBUSY, "has to be covered", "--basetemp"),
+    Expected("make / private", "mount", errno.EINVAL, "not a mount point", "mount --bind"),
+    Expected("bind /proc/sys", "mount", errno.EPERM, "seccomp", SECCOMP, filtered=True),
+    Expected(
+        *("make / private", "mount", errno.EACCES, "AppArmor", APPARMOR_SYSCTL),
+        facts=APPARMOR,
+    ),
+    Expected(
+        *("make / private", "mount", errno.EACCES, "(docker-default (enforce))"),
+        "apparmor=unconfined",
+        host=ROOT,
+        facts={"security_label": "docker-default (enforce)"},
+    ),
+    Expected(
+        *("mount /dev/shm", "ipc", errno.EACCES, "SELinux", "label=disable"),
+        facts={"selinux_enforcing": True},
+    ),
+    Expected("mount /dev/shm", "ipc", errno.EACCES, "a security module", "apparmor=unconf"),
+    Expected(
+        *("mount proc", "pid", errno.EPERM, "(covered: /proc/kcore)"),
+        "systempaths=unconfined; Podman: --security-opt unmask=ALL; Kubernetes:"
+        " securityContext: {procMount: Unmasked}",
+        facts={"covers_below": ("/proc/kcore",)},
+    ),
+    Expected(
+        *("mount sysfs", "net", errno.EPERM, "(covered: /sys/firmware)", "systempaths="),
+        facts={"covers_below": ("/sys/firmware",)},
+    ),
+    Expected("mount sysfs", "net", errno.EBUSY, "not a new one", DEFECT),
+    Expected(
+        *("mount proc", "pid", errno.EPERM, "needs CAP_SYS_ADMIN", "no user=False"),
+        user="none",
+    ),
+    Expected("mount /dev/mqueue", "ipc", errno.ENODEV, "without the file", "CONFIG_POSIX_MQ"),
+    # lo and clocks
+    Expected(
+        *("set lo up", "net", errno.EPERM, "CAP_NET_ADMIN", "--cap-add NET_ADMIN"),
+        user="none",
+    ),
+    Expected(
+        *("set lo up", "net", errno.EPERM, "AppArmor", APPARMOR_SYSCTL),
+        facts=APPARMOR,
+    ),
+    Expected(
+        *("write timens_offsets", "time", errno.EPERM, "CAP_SYS_TIME", "--cap-add SYS_TIME"),
+        user="none",
+    ),
+    Expected("write timens_offsets", "time", errno.ERANGE, "below zero", "smaller time="),
+    Expected("write timens_offsets", "time", errno.EROFS, "read-only", "remount,rw"),
+    Expected("write timens_offsets", "time", errno.EACCES, "already born", DEFECT),
+    # processes
+    Expected("start the child", None, 0, "failed by itself", DEFECT),
+    Expected(
+        "start the host check", None, errno.EPIPE, "filter that kills", SECCOMP, host=CONTAINER
+    ),
+    Expected("start the host check", None, errno.EPIPE, "was killed", "out-of-memory"),
+    Expected(
+        *("fork", None, errno.EAGAIN, "pids.max = 100", "raise that limit"),
+        facts={"process_limit": "pids.max = 100"},
+    ),
+    Expected("fork", "pid", errno.ENOMEM, "PID 1 of the new", "dmesg"),
+    Expected("fork", None, errno.ENOMEM, "no memory", "memory limit"),
+    Expected("pidfd_open", None, errno.ENOSYS, "gVisor", "5.3"),
+    Expected("parent-death check", None, errno.ESRCH, "parent process was gone", "killed it"),
+    # the rest
+    Expected("setsid", None, errno.EPERM, "probably the seccomp", SECCOMP, host=CONTAINER),
+    Expected("open_tree", None, errno.ENOSYS, "has no such call", "5.12"),
+    Expected("keep /dev/shm/x", "ipc", errno.EIO, "no known cause", "dmesg"),
+]
+
+
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Expected:
+    """The case, on a host that answers as it says."""
+    expected: Expected = request.param
+    for name, answer in {**ORDINARY, **expected.facts}.items():
+        monkeypatch.setattr(facts, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr("os.path.exists", lambda path: True)
+    return expected
+
+
+@pytest.mark.parametrize("pretend", CASES, indirect=True, ids=str)
+def test_a_refusal_is_explained(pretend: Expected) -> None:
+    """The cause and the remedy are those of this case and of no neighbour."""
+    cause, remedy = explain(
+        *(pretend.step, pretend.namespace, pretend.errno, pretend.host),
+        user=pretend.user,
+        filtered=pretend.filtered,
+    )
+
+    assert pretend.cause in cause
+    assert pretend.remedy in remedy
+    assert not re.search(r"\{\w*\}|\{\{", cause + remedy), "a placeholder is left"
+
+
+def test_a_proc_that_is_not_there_explains_whatever_it_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many steps need a file of /proc."""
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+
+    assert explain("read mountinfo", "mount", errno.ENOENT, USER).cause == "/proc is not mounted"
+
+
+def first_row(expected: Expected, monkeypatch: pytest.MonkeyPatch) -> Row:
+    """The row that answers this case."""
+    with monkeypatch.context() as patch:
+        for name, answer in {**ORDINARY, **expected.facts}.items():
+            patch.setattr(facts, name, lambda *_, answer=answer: answer)
+        case = Case(
+            *(expected.step, expected.namespace, expected.errno),
+            *(expected.host, expected.user, expected.filtered),
+        )
+        return next(row for row in TABLE if row.fits(case))
+
+
+def test_every_row_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row hides behind one that stands above it."""
+    reached = [first_row(expected, monkeypatch) for expected in CASES]
+
+    missing = [row.cause for row in TABLE if row not in reached]
+
+    assert missing == ["/proc is not mounted"]  # has a test of its own
+
+
+@pytest.mark.parametrize("namespace", [None, *NAMESPACES])
+@pytest.mark.parametrize("host", [ROOT, USER, CONTAINER, MAC])
+def test_there_is_an_answer_to_everything(host: Host, namespace: str | None) -> None:
+    """An unknown step with an unknown number gets the last row, not an exception."""
+    cause, remedy = explain("do something new", namespace, 9999, host)
+
+    assert cause
+    assert remedy
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
+def test_the_apparmor_profile_is_for_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AppArmor knows a program by the file that a symbolic link leads to."""
+    monkeypatch.setattr(facts, "apparmor_restricts", lambda: True)
+    monkeypatch.setattr("os.path.realpath", lambda path: f"/real{path}")
+
+    remedy = explain("write uid_map", "user", errno.EPERM, USER).remedy
+
+    assert f"profile pytest-nsisolate /real{sys.executable} flags=(unconfined)" in remedy
