@@ -21,7 +21,6 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -81,25 +80,25 @@ class Output:
 
 @dataclass(slots=True)
 class RunnerEnd:
-    """What the runner holds of one child. It owns the descriptors and has to reap the usher."""
+    """What the runner holds of one child. It owns the descriptors and has to reap.
 
-    usher: int
-    usher_pidfd: int
+    :param forked: the process that the runner made: the usher, or PID 1 itself.
+    :param direct: there is no usher.
+    :param pid1_pidfd: of PID 1, once its number is known.
+    """
+
+    forked: int
+    forked_pidfd: int
+    direct: bool
     control: int
     frames: int
     nonce: bytes
     output: Output
-    pid1: int | None = None
     pid1_pidfd: int | None = None
 
-    def descriptors(self) -> tuple[int, ...]:
-        """Every descriptor of the runner's that no other child may hold."""
-        output = self.output
-        own = (
-            *(self.usher_pidfd, self.control, self.frames),
-            *(output.stdout, output.stderr, output.log, output.fault),
-        )
-        return own if self.pid1_pidfd is None else (*own, self.pid1_pidfd)
+    def __post_init__(self) -> None:
+        if self.direct:
+            self.pid1_pidfd = self.forked_pidfd
 
     def tell(self, letter: Letter, number: int = 0) -> None:
         """Send one message; a peer that is gone is noticed by its pidfd, not here."""
@@ -109,9 +108,10 @@ class RunnerEnd:
             pass
 
     def close(self) -> None:
-        """Close everything; the usher must have been reaped before."""
-        for fd in self.descriptors():
+        """Close everything; what was forked must have been reaped before."""
+        for fd in {self.forked_pidfd, self.control, self.frames, self.pid1_pidfd} - {None}:
             os.close(fd)
+        self.output.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,14 @@ class Shared:
 
     :param null: ``/dev/null``, to be duplicated over the others.
     :param runner_pidfd: the runner, as the usher watches it.
-    :param foreign: lists what else has to go: the previous child's, execnet's.
+    :param foreign: what else has to go: execnet's channel to the controller.
+    :param warden: the socket of the warden, None where there is none.
     """
 
     null: int
     runner_pidfd: int
-    foreign: Callable[[], tuple[int, ...]]
+    foreign: tuple[int, ...]
+    warden: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

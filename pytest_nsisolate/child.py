@@ -30,7 +30,7 @@ import pytest
 from pytest_nsisolate import evidence, output, ownership, warning_frames
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import ChildEnd
-from pytest_nsisolate.kernel import namespaces, process
+from pytest_nsisolate.kernel import process
 from pytest_nsisolate.wire import Kind
 
 Phase: TypeAlias = Literal["setup", "call", "teardown"]
@@ -88,12 +88,14 @@ class Child:
             warning_frames.divert(lambda data: self._end.writer.send(Kind.WARNING, data))
         internals.silence_reporters(config, _is_kept)
         ownership.adopt(self.item, self._inside)
-        self._end.writer.send(Kind.READY, {"namespaces": dict(namespaces.identities())})
+        self._end.writer.send(Kind.READY, {})
 
     def hear_report(self, report: pytest.TestReport) -> None:
         """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
         self._leave_if_stray()
-        self._end.writer.send(Kind.REPORT, {"sub": True, "report": self._serialize(report)})
+        failed = internals.failed_subtests(self.item)
+        frame = {"sub": True, "report": self._serialize(report), "failed": failed}
+        self._end.writer.send(Kind.REPORT, frame)
 
     def stop_clock(self) -> None:
         """``pytest_enter_pdb``: nobody's budget runs while somebody types."""
@@ -175,6 +177,8 @@ class Child:
         sections = [known.get((title, text), (title, text)) for title, text in report.sections]
         faults = os.fstat(self._end.output.fault).st_size
         frame = {"report": data, "fresh": fresh, "sections": sections, "faults": faults}
+        if hasattr(report.longrepr, "toterminal") and isinstance(data["longrepr"], str):
+            frame["shown"] = True
         if call.excinfo is not None:
             frame["error"] = _describe_error(call.excinfo.value)
         self._add_session_state(frame)

@@ -141,7 +141,9 @@ def _explain(lines: list[Line]) -> Iterator[str]:
     refusals = dict.fromkeys(line.refusal for line in lines if line.refusal is not None)
     causes = dict.fromkeys((refusal.cause, refusal.remedy) for refusal in refusals)
     for cause, remedy in causes:
-        same = [refusal for refusal in refusals if (refusal.cause, refusal.remedy) == (cause, remedy)]
+        same = [
+            refusal for refusal in refusals if (refusal.cause, refusal.remedy) == (cause, remedy)
+        ]
         yield from (refusal.headline() for refusal in same)
         yield f"  cause:  {cause}"
         first, *others = remedy.split("; ")

@@ -54,9 +54,12 @@ class Seen:
 def gather(end: RunnerEnd, *, init: bool) -> str:
     """Stacks of the test and the list of processes, as text for a report. Takes 1 s at most.
 
-    :param init: the test is not the usher's child, but the first child of that one.
+    :param init: the test is not PID 1, but its first child.
     """
-    processes = list(_descendants(end.usher))
+    processes = list(_descendants(end.forked))
+    first = _look(end.forked) if end.direct else None
+    if first is not None:
+        processes.insert(0, first)
     level = processes[1:] if init else processes
     if not level or end.pid1_pidfd is None:
         return "The test's process was not to be seen any more."

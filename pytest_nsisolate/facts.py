@@ -145,6 +145,7 @@ def _first_line(path: str) -> str | None:
     except OSError:
         return None
 
+
 def process_limit() -> str | None:
     """The limit that keeps this user from another process, if one of them is reached.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -114,19 +114,36 @@ def known_obstacle(host: Host) -> str | None:
         return "/proc is not mounted"
     if host.privileged:
         return None
-    if facts.userns_clone_off():
-        return "user namespaces are off for this user (kernel.unprivileged_userns_clone = 0)"
-    if not facts.has_namespace("user"):
-        return "the kernel has no user namespaces, and the runner is not root"
-    if facts.namespace_limit("user") == 0:
-        return "user namespaces are off (user.max_user_namespaces = 0), and the runner is not root"
-    if facts.in_chroot():
-        return "the runner is in a chroot, where the kernel makes no user namespaces"
-    if not facts.ids_mapped(host.euid, host.egid):
-        return "the runner's own ids are not mapped in the user namespace it lives in"
-    if host.euid == 0 and not host.holds(CAP_SETFCAP) and host.kernel >= (5, 12):
-        return "the runner is uid 0 without CAP_SETFCAP, so its id cannot be mapped"
-    return None
+    return next((reason for question, reason in _KEEPS_ORDINARY_USERS if question(host)), None)
+
+
+#: What takes user namespaces, and with them everything, from a runner without capabilities.
+_KEEPS_ORDINARY_USERS: Final[tuple[tuple[Callable[[Host], bool], str], ...]] = (
+    (
+        lambda _: facts.userns_clone_off(),
+        "user namespaces are off for this user (kernel.unprivileged_userns_clone = 0)",
+    ),
+    (
+        lambda _: not facts.has_namespace("user"),
+        "the kernel has no user namespaces, and the runner is not root",
+    ),
+    (
+        lambda _: facts.namespace_limit("user") == 0,
+        "user namespaces are off (user.max_user_namespaces = 0), and the runner is not root",
+    ),
+    (
+        lambda _: facts.in_chroot(),
+        "the runner is in a chroot, where the kernel makes no user namespaces",
+    ),
+    (
+        lambda host: not facts.ids_mapped(host.euid, host.egid),
+        "the runner's own ids are not mapped in the user namespace it lives in",
+    ),
+    (
+        lambda host: host.euid == 0 and not host.holds(CAP_SETFCAP) and host.kernel >= (5, 12),
+        "the runner is uid 0 without CAP_SETFCAP, so its id cannot be mapped",
+    ),
+)
 
 
 def _kernel_version(release: str) -> tuple[int, int]:

@@ -84,10 +84,15 @@ def _set_up(
     item: pytest.Item, run: Run, request: IsolationRequest, original: Callable[[], None]
 ) -> None:
     """Higher scopes in the runner, the clone, function scope in the child."""
-    changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
-    request = request if changed is None else changed
-    inside = ownership.left_to_child(item, request.inside)
-    ownership.set_up_higher_scopes(item, inside)
+    try:
+        changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
+        request = request if changed is None else changed
+        inside = ownership.left_to_child(item, request.inside)
+        ownership.set_up_higher_scopes(item, inside)
+    except BaseException:
+        # The item's own setup has not run, and its teardown may rely on it (unittest's does).
+        internals.disown(item)
+        raise
     isolation = item.stash[ISOLATION] = Isolation(item, request, run)
     randomness = random.getstate()
     end = _clone(item, run, isolation)
@@ -141,7 +146,7 @@ def _refuse(item: pytest.Item, isolation: Isolation, refused: outcome.Refused) -
     """No child was born: the test is an error, or by policy a skip."""
     internals.disown(item)
     report = isolation.refuse(refused)
-    raise Elsewhere(report, None if report.skipped else replay.IsolatedCrash(str(report.longrepr)))
+    raise Elsewhere(report, None if report.skipped else replay.crash_of(report))
 
 
 def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | None:
@@ -204,6 +209,8 @@ def make_report(
     """In the runner: the other plugins see a copy and a stand-in; the child's report stands."""
     value = None if call_info.excinfo is None else call_info.excinfo.value
     if not isinstance(value, Elsewhere):
+        if value is not None:
+            replay.hide_machinery(value)
         return (yield)
     report = value.report
     error = value.error

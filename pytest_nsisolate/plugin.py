@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import hookspecs, phases, reporting
+from pytest_nsisolate import hookspecs, phases, replay, reporting
 from pytest_nsisolate.marker import MARKER_LINE
 from pytest_nsisolate.run import RUN, Run
 from pytest_nsisolate.settings import add_options, read_settings
@@ -140,6 +140,8 @@ class OutermostHooks:
         child = self._run.child
         if child is None:
             return (yield from phases.make_report(item, call))
+        if call.excinfo is not None:
+            replay.hide_machinery(call.excinfo.value)
         report = yield
         if call.when == "setup":
             child.run_rest(call, report)

@@ -94,9 +94,7 @@ class HostCheck:
         self.host = host
         self._verdicts: dict[tuple[frozenset[str], UserMode, bool], Verdict] = {}
 
-    def probe(
-        self, namespaces: frozenset[str], user: UserMode, named: frozenset[str]
-    ) -> Verdict:
+    def probe(self, namespaces: frozenset[str], user: UserMode, named: frozenset[str]) -> Verdict:
         """The verdict on a request; forks for the first one of its kind (:func:`probe`)."""
         kind = (namespaces, user, "user" in named)
         if kind not in self._verdicts:
@@ -116,9 +114,7 @@ class HostCheck:
         return tuple(found)
 
 
-def probe(
-    namespaces: frozenset[str], user: UserMode, named: frozenset[str], host: Host
-) -> Verdict:
+def probe(namespaces: frozenset[str], user: UserMode, named: frozenset[str], host: Host) -> Verdict:
     """Try a request in a throw-away child, at most :data:`SECONDS` long.
 
     The runner keeps no descriptor, no child and no changed signal from it.

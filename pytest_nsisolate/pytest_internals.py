@@ -13,6 +13,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from _pytest._code.code import (
+    ExceptionChainRepr,
+    ReprEntryNative,
+    ReprFileLocation,
+    ReprTraceback,
+)
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.junitxml import xml_key
 from _pytest.runner import check_interactive_exception, show_test_item
@@ -137,14 +143,30 @@ def silence_reporters(config: pytest.Config, keep: Callable[[object], bool]) -> 
             caller._remove_plugin(implementation.plugin)
 
 
-def count_failed_subtest(item: pytest.Item) -> None:
-    """Book a failed subtest, as ``_SubTestContextManager.__exit__`` did in the child.
+def failed_subtests(item: pytest.Item) -> int:
+    """How many subtests pytest has booked as failed; it does not book those of ``unittest``."""
+    if failed_subtests_key is None:
+        return 0
+    key: Any = item.id if _STRUCTURED_IDS else item.nodeid
+    return item.config.stash[failed_subtests_key][key]
+
+
+def set_failed_subtests(item: pytest.Item, count: int) -> None:
+    """Book them here as the child has booked them.
 
     pytest then fails the passing parent itself, at the moment at which it would have.
     """
     if failed_subtests_key is not None:
         key: Any = item.id if _STRUCTURED_IDS else item.nodeid
-        item.config.stash[failed_subtests_key][key] += 1
+        item.config.stash[failed_subtests_key][key] = count
+
+
+def restore_subtest(report: pytest.TestReport, data: dict[str, Any]) -> None:
+    """Undo the second ``saferepr`` of a subtest's keywords: ``i=1`` would read ``i='1'``."""
+    context = getattr(report, "context", None)
+    sent = data.get("_subtest.context")
+    if context is not None and isinstance(sent, dict) and isinstance(sent.get("kwargs"), dict):
+        object.__setattr__(context, "kwargs", {k: str(v) for k, v in sent["kwargs"].items()})
 
 
 def show_item(item: pytest.Item) -> None:
@@ -187,6 +209,18 @@ def expected_failure(item: pytest.Item) -> tuple[str, bool] | None:
         return None
     mark = item.stash.get(xfailed_key, None)
     return None if mark is None else (mark.reason, mark.raises is not None)
+
+
+def text_representation(item: pytest.Item, text: str) -> ExceptionChainRepr:
+    """A text in the shape of a failure's ``longrepr``, its first line being what summaries show.
+
+    Public neighbour: a string, of which ``-rf``, ``--tb=line`` and junit's ``message`` show nothing
+    in pytest 8.4.
+    """
+    path, line, _ = item.reportinfo()
+    crash = ReprFileLocation(str(path), (line or 0) + 1, text.partition("\n")[0])
+    entry = ReprEntryNative([f"{row}\n" for row in text.splitlines()])
+    return ExceptionChainRepr([(ReprTraceback([entry], None, "native"), crash, None)])
 
 
 def report_sections(item: pytest.Item) -> list[tuple[str, str, str]]:

@@ -14,7 +14,9 @@ Nothing here trusts a child: whatever does not have the shape of a report is :cl
 
 from __future__ import annotations
 
+import itertools
 import sys
+from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
 
 import pytest
@@ -28,6 +30,12 @@ Sections: TypeAlias = list[tuple[str, str, str]]
 
 #: How the text of a refusal begins, in a report and in a skip reason.
 REFUSED: Final = "isolation refused: "
+
+#: Modules through which a test or a fixture is called.
+_MACHINERY = frozenset(
+    str(Path(__file__).with_name(f"{name}.py"))
+    for name in ("plugin", "phases", "ownership", "pytest_internals", "child")
+)
 
 _OUTCOMES = ("passed", "failed", "skipped")
 
@@ -68,7 +76,28 @@ def read_report(
         raise BrokenStream(f"a report that pytest cannot read ({error!r})") from error
     if not isinstance(report, pytest.TestReport):
         raise BrokenStream("a report of an unknown type")
+    if when is None:
+        internals.restore_subtest(report, data)
+    if frame.get("shown") is True and isinstance(report.longrepr, str):
+        report.longrepr = cast("Any", _Shown(report.longrepr))
     return report
+
+
+class _Shown:
+    """The text of a representation that pytest cannot take apart (a doctest's, say).
+
+    Of a plain string, the short summary would repeat the first line.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, tw: Any) -> None:
+        """As ``TerminalRepr`` of pytest."""
+        tw.line(self._text)
 
 
 def _texts(fresh: object) -> Sections:
@@ -150,7 +179,9 @@ def _report(
         location=item.location,
         keywords=dict.fromkeys(item.keywords, 1),
         outcome=cast("Any", result),
-        longrepr=longrepr,
+        longrepr=internals.text_representation(item, longrepr)
+        if isinstance(longrepr, str)
+        else longrepr,
         when=cast("Any", when),
         sections=[(f"Captured {kind} {phase}", text) for phase, kind, text in captured],
         user_properties=item.user_properties,
@@ -174,6 +205,20 @@ def _tell(ended: outcome.Outcome, when: str, *, faults: str, init: bool) -> tupl
 # Exceptions -------------------------------------------------------------------------------------
 
 
+def crash_of(report: pytest.TestReport) -> IsolatedCrash:
+    """What stands for the exception of a report that was made here."""
+    return IsolatedCrash(headline(report.longrepr))
+
+
+def headline(longrepr: object) -> str:
+    """The first line of a report's ``longrepr``, as summaries show it."""
+    if isinstance(longrepr, tuple):
+        return str(longrepr[2]).partition("\n")[0].removeprefix("Skipped: ")
+    crash = getattr(longrepr, "reprcrash", None)
+    text = longrepr if crash is None else crash.message
+    return text.partition("\n")[0] if isinstance(text, str) else ""
+
+
 def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:
     """An exception that looks like the child's, for hooks that ask for its type or text.
 
@@ -181,7 +226,7 @@ def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:
     """
     error = frame.get("error")
     if not isinstance(error, dict):
-        return IsolatedCrash(report.longreprtext.partition("\n")[0])
+        return crash_of(report)
     module, name, text = (str(error.get(key)) for key in ("module", "name", "text"))
     found: Any = sys.modules.get(module)
     for part in name.split("."):
@@ -192,6 +237,8 @@ def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:
         imitation: Any = type(name.rpartition(".")[2], (base,), looks)
         made: BaseException = imitation.__new__(imitation)
         made.args = (text,)
+        if isinstance(made, pytest.fail.Exception | pytest.skip.Exception):
+            made.msg, made.pytrace = text, True  # read by pytest's own hooks
     except Exception:  # a metaclass or a __new__ with a mind of its own
         made = IsolatedCrash(f"{name}: {text}")
     return made
@@ -203,6 +250,23 @@ def raised(error: BaseException) -> pytest.ExceptionInfo[BaseException]:
         raise error
     except BaseException:
         return pytest.ExceptionInfo.from_current()
+
+
+def hide_machinery(error: BaseException) -> None:
+    """Take the frames of our hooks out of a traceback, so that it reads as without the plugin.
+
+    pytest drops its own frames and pluggy's by their path; ours would stay. An error that comes
+    from one of them keeps them all.
+    """
+    entries = []
+    entry = error.__traceback__
+    while entry is not None:
+        entries.append(entry)
+        entry = entry.tb_next
+    kept = [e for e in entries[1:] if e.tb_frame.f_code.co_filename not in _MACHINERY]
+    if kept[-1:] == entries[-1:]:
+        for before, after in itertools.pairwise((*entries[:1], *kept)):
+            before.tb_next = after
 
 
 def merge_sections(report: pytest.TestReport, extra: Sections) -> None:

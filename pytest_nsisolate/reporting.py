@@ -13,7 +13,7 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.doctor import doctor
 from pytest_nsisolate.host import header_line
-from pytest_nsisolate.replay import REFUSED
+from pytest_nsisolate.replay import REFUSED, headline
 from pytest_nsisolate.request import resolve_all
 from pytest_nsisolate.run import Run
 
@@ -72,18 +72,12 @@ def summarize(terminalreporter: Any) -> None:
     """The lines at the end: what was refused, what was left out; counted over all workers."""
     stats: dict[str, list[Any]] = terminalreporter.stats
     reports = [report for key in ("error", "failed", "skipped") for report in stats.get(key, ())]
-    texts = [_first_line(report) for report in reports]
+    texts = [headline(getattr(report, "longrepr", None)) for report in reports]
     left_out = sum(text == LEFT_OUT for text in texts)
     if left_out:
         terminalreporter.write_line(f"nsisolate: {_tests(left_out)} {LEFT_OUT}", yellow=True)
     for reason, count in _refusals(texts):
         terminalreporter.write_line(f"nsisolate: {_tests(count)} refused: {reason}", red=True)
-
-
-def _first_line(report: Any) -> str:
-    longrepr = getattr(report, "longrepr", None)
-    text = longrepr[2] if isinstance(longrepr, tuple) else longrepr
-    return text.partition("\n")[0].removeprefix("Skipped: ") if isinstance(text, str) else ""
 
 
 def _refusals(texts: Iterable[str]) -> list[tuple[str, int]]:

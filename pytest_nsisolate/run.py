@@ -6,12 +6,13 @@ Everything is made when the first isolated test needs it, so that a run without 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_nsisolate import launch
+from pytest_nsisolate import kernel, warden
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Shared
 from pytest_nsisolate.child import Child
@@ -46,6 +47,7 @@ class Run:
     _host: HostCheck | None = None
     _capabilities: tuple[int, int] | None = None
     _shared: Shared | None = None
+    _warden: warden.Warden | None = None
 
     @property
     def host_check(self) -> HostCheck:
@@ -73,7 +75,7 @@ class Run:
         :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
         """
         if self._shared is None:
-            launch.preload()
+            kernel.preload()
             try:
                 internals.create_base_temp(config)
             except OSError:
@@ -83,14 +85,21 @@ class Run:
                 runner = os.pidfd_open(os.getpid())
             except OSError as error:
                 raise StepError("pidfd_open", None, error.errno or 0) from error
-            self._shared = Shared(null, runner, lambda: self._foreign(config))
+            self._shared = Shared(null, runner, _execnet_descriptors(config))
+        if self._warden is None or not self._warden.is_alive():
+            self._shared = self._with_new_warden(self._shared)
         return self._shared
 
-    def _foreign(self, config: pytest.Config) -> tuple[int, ...]:
-        """What no child may hold: other children's ends, execnet's channel to the controller."""
-        others = [a for a in (self.outstanding, self.current) if a is not None]
-        held = [fd for attempt in others for fd in attempt.held()]
-        return (*held, *_execnet_descriptors(config))
+    def _with_new_warden(self, shared: Shared) -> Shared:
+        self._dismiss_warden()
+        self._warden = warden.spawn(shared.runner_pidfd)
+        socket = None if self._warden is None else self._warden.socket
+        return dataclasses.replace(shared, warden=socket)
+
+    def _dismiss_warden(self) -> None:
+        if self._warden is not None:
+            self._warden.dismiss()
+            self._warden = None
 
     def bury_outstanding(self) -> None:
         """Reap the child that was not waited for. Bounded."""
@@ -105,6 +114,7 @@ class Run:
             attempt.kill()
             attempt.bury()
         self.bury_outstanding()
+        self._dismiss_warden()
         if self._shared is not None:
             os.close(self._shared.null)
             os.close(self._shared.runner_pidfd)

@@ -61,14 +61,17 @@ class Attempt:
         self._refused: outcome.Refused | None = None
         self._test_status: int | None = None
         self._pid1_status: int | None = None
-        self._usher_gone = False
-        self._reaped = False
+        self._lost_sight = False
+        self._forked_reaped = False
+        self._buried = False
         self._deaf = False
         # The reaper holds the other end too: when the usher is gone, a read would block.
         os.set_blocking(end.control, False)
         self._poller = select.poll()
-        for fd in (end.frames, end.control, end.usher_pidfd):
+        for fd in (end.frames, end.control, end.forked_pidfd):
             self._poller.register(fd, select.POLLIN)
+        if end.direct and maps is not None:
+            self._write_maps(end.forked)
 
     # What the rest of the runner uses -----------------------------------------------------------
 
@@ -95,13 +98,13 @@ class Attempt:
 
     def kill(self) -> None:
         """End the child now, whatever it is doing; bounded, and it is gone afterwards."""
-        while self._pid1_status is None and not self._usher_gone:
+        while self._pid1_status is None and not self._lost_sight:
             self._signal(signal.SIGKILL)
             if self.end.pid1_pidfd is None:
                 # Not born yet, or its number is still on the way: the usher takes it along.
-                signal.pidfd_send_signal(self.end.usher_pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
             if not self._pump(STEP_SECONDS):
-                signal.pidfd_send_signal(self.end.usher_pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
         self._read_rest()
         if self.outcome is None:
             self.outcome = self._judge()
@@ -115,24 +118,21 @@ class Attempt:
 
     def bury(self) -> None:
         """Reap the usher and close every descriptor. Bounded; may be called again."""
-        if self._reaped:
+        if self._buried:
             return
-        self._reaped = True
+        self._buried = True
         waiter = select.poll()
-        waiter.register(self.end.usher_pidfd, select.POLLIN)
+        waiter.register(self.end.forked_pidfd, select.POLLIN)
         if not waiter.poll(STEP_SECONDS * 1000):
-            signal.pidfd_send_signal(self.end.usher_pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
             self._signal(signal.SIGKILL)
             waiter.poll(STEP_SECONDS * 1000)
-        try:
-            os.waitpid(self.end.usher, 0)
-        except ChildProcessError:
-            pass  # SIGCHLD is ignored in this runner, or somebody waited for every child
+        if not self._forked_reaped:
+            try:
+                os.waitpid(self.end.forked, 0)
+            except ChildProcessError:
+                pass  # SIGCHLD is ignored in this runner, or somebody waited for every child
         self.end.close()
-
-    def held(self) -> tuple[int, ...]:
-        """The descriptors that this object has open now."""
-        return () if self._reaped else self.end.descriptors()
 
     def pause(self) -> None:
         """Stop the clock: somebody is typing at a prompt inside."""
@@ -154,7 +154,7 @@ class Attempt:
             self._expire()
         elif self._done is not None and self._done.data.get("alone") is True:
             self.outcome = outcome.Finished(alone=True)
-        elif self._pid1_status is not None or self._usher_gone:
+        elif self._pid1_status is not None or self._lost_sight:
             self._read_rest()
             self.outcome = self._judge()
 
@@ -166,18 +166,30 @@ class Attempt:
                 self._read_frames()
             elif fd == self.end.control:
                 self._read_message()
-            elif fd == self.end.usher_pidfd:
-                self._usher_ended()
+            elif fd == self.end.forked_pidfd:
+                self._forked_ended()
         return bool(ready)
 
-    def _usher_ended(self) -> None:
-        self._poller.unregister(self.end.usher_pidfd)
+    def _forked_ended(self) -> None:
+        self._poller.unregister(self.end.forked_pidfd)
+        if self.end.direct:
+            while self._read_message():
+                pass  # the reaper's last word
+            self._reap_pid1()
+            return
         while self._pid1_status is None and self._read_message():
             pass
         if self._pid1_status is None:
-            self._usher_gone = True
+            self._lost_sight = True
             # PDEATHSIG does this too, unless the test has changed its ids.
             self._signal(signal.SIGKILL)
+
+    def _reap_pid1(self) -> None:
+        self._forked_reaped = True
+        try:
+            _, self._pid1_status = os.waitpid(self.end.forked, 0)
+        except ChildProcessError:
+            self._lost_sight = True  # somebody in the runner waits for every child
 
     def _read_frames(self) -> bool:
         chunk = os.read(self.end.frames, _CHUNK)
@@ -224,9 +236,8 @@ class Attempt:
             return False
         letter, number = MESSAGE.unpack(message)
         if letter == b"U":
-            self._write_maps(number or self.end.usher)
+            self._write_maps(number or self.end.forked)
         elif letter == b"P":
-            self.end.pid1 = number
             self.end.pid1_pidfd = os.pidfd_open(number)
             self.end.tell(b"G")
         elif letter == b"T":
@@ -270,7 +281,7 @@ class Attempt:
             return outcome.Finished(alone=False)
         status = self._pid1_status if self._test_status is None else self._test_status
         if status is None:
-            return outcome.Broken("its supervisor, the usher, was killed")
+            return outcome.Broken("nobody could tell how it ended: its supervisor was killed")
         if not self._reader.at_boundary:
             return outcome.Broken(f"its stream was cut off ({_how(status)})")
         return outcome.from_wait_status(status)
@@ -295,7 +306,7 @@ class Attempt:
         until = time.monotonic() + INTERRUPT_GRACE
         try:
             self._signal(signal.SIGINT)
-            while self._pid1_status is None and not self._usher_gone and self._done is None:
+            while self._pid1_status is None and not self._lost_sight and self._done is None:
                 if not self._pump(until - time.monotonic()):
                     break
         finally:

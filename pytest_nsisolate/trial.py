@@ -68,9 +68,7 @@ def attempt(
     return Denial(step, answer["filtered"])
 
 
-def _plan(
-    namespaces: frozenset[str], user: UserMode, host: Host, seconds: float
-) -> Trial:
+def _plan(namespaces: frozenset[str], user: UserMode, host: Host, seconds: float) -> Trial:
     _preload()
     return Trial(
         namespaces=namespaces,

@@ -34,9 +34,10 @@ import signal
 import traceback
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate import reaper
-from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
+from pytest_nsisolate import reaper, warden
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process
+from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.wire import Kind
 
 if TYPE_CHECKING:
@@ -60,7 +61,9 @@ def enter(plan: LaunchPlan, link: Link) -> None:
         parent = os.pidfd_open(os.getpid())
         pid, at_once = _unshare_and_fork(plan, link)
         if pid == 0:
-            _enter_as_pid1(plan, link, parent, at_once=at_once)
+            process.die_with_parent(parent)
+            os.dup2(link.shared.null, parent, inheritable=False)
+            _furnish(plan, link, at_once=at_once)
             return
         _watch(pid, plan, link)
     except StepError as error:
@@ -72,6 +75,30 @@ def enter(plan: LaunchPlan, link: Link) -> None:
     finally:
         if pid != 0:
             posix._exit(0)
+
+
+def enter_directly(plan: LaunchPlan, link: Link) -> None:
+    """In PID 1, cloned straight from the runner. Returns in the test's own process only."""
+    done = False
+    try:
+        gc.disable()
+        gc.freeze()
+        process.die_with_parent(link.shared.runner_pidfd)
+        assert link.shared.warden is not None
+        with failing("report to the warden", None):
+            own = os.pidfd_open(os.getpid())
+            warden.report_to(link.shared.warden, own)
+        link.cover(link.shared.warden)
+        os.close(own)
+        _furnish(plan, link, at_once=True)
+        done = True
+    except StepError as error:
+        link.refuse(error)
+    except BaseException as error:
+        link.writer.send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
+    finally:
+        if not done:
+            posix._exit(EXIT_REFUSED)
 
 
 def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
@@ -108,11 +135,8 @@ def _enter_time(plan: LaunchPlan) -> None:
 def _clone_at_once(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     """PID 1 by one raw clone, because an at-fork hook has started a thread in the usher."""
     _enter_time(plan)
-    flags = 0
-    for name in plan.namespaces - {"time"}:
-        flags |= namespaces.FLAGS[name]
     try:
-        pid = syscalls.raw_clone(flags)
+        pid = raw_clone(plan.flags)
     except OSError as error:
         raise StepError("clone", "user", error.errno or 0) from error
     if pid:
@@ -120,9 +144,11 @@ def _clone_at_once(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     return pid, True
 
 
-def _enter_as_pid1(plan: LaunchPlan, link: Link, usher: int, *, at_once: bool) -> None:
-    """Everything between PID 1's birth and the test; every failing step is a :class:`StepError`."""
-    process.die_with_parent(usher)
+def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
+    """Everything between PID 1's birth and the test; every failing step is a :class:`StepError`.
+
+    :param at_once: it was born into all its namespaces.
+    """
     # Inside, getppid() is 0: without a session of its own, kill(getppid()) in a test would hit the
     # runner's whole process group, and TIOCSTI could type into the runner's terminal.
     os.setsid()
@@ -143,7 +169,7 @@ def _enter_as_pid1(plan: LaunchPlan, link: Link, usher: int, *, at_once: bool) -
         reaper.fork_test(link.control)
     if plan.keep_capabilities is not None:
         process.limit_capabilities(*plan.keep_capabilities)
-    link.cover(link.control, link.shared.runner_pidfd, usher)
+    link.cover(link.control, link.shared.runner_pidfd)
     if link.collecting:
         gc.enable()
     signal.pthread_sigmask(signal.SIG_SETMASK, link.mask)

@@ -95,6 +95,7 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
     ),
     # Filters (seccomp(2)); the first is what Docker's default profile does.
     "filtered": _filter("unshare=EPERM", "clone3=ENOSYS"),
+    "filtered-root": (*_AS_ROOT, *_filter("unshare=EPERM", "clone3=ENOSYS")),
     "filtered-kill": _filter("unshare=KILL"),
     "filtered-mount": _filter("mount=EPERM"),
     "mount-denied": _filter("mount=EACCES"),

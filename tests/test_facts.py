@@ -167,9 +167,7 @@ def test_files_that_cannot_be_read_are_no_answer(monkeypatch: pytest.MonkeyPatch
     ("namespace", "name"),
     [("mount", "user.max_mnt_namespaces"), ("net", "user.max_net_namespaces")],
 )
-def test_the_sysctl_of_a_namespace_is_spelled_as_the_kernel_does(
-    namespace: str, name: str
-) -> None:
+def test_the_sysctl_of_a_namespace_is_spelled_as_the_kernel_does(namespace: str, name: str) -> None:
     """``mnt``, where the marker says ``mount``."""
     assert facts.limit_name(namespace) == name
 

@@ -6,7 +6,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,16 +16,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from pytest_nsisolate import probe as probe_module
-from pytest_nsisolate import trial, trial_child
+from pytest_nsisolate import trial
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.kernel import mounts, network, process
+from pytest_nsisolate.kernel import idmap, mounts, network, process
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.probe import HostCheck, probe
+from pytest_nsisolate.probe import HostCheck, Refusal, probe
 from pytest_nsisolate.remedies.table import UserMode
 from pytest_nsisolate.trial import Denial, attempt
 from tests.hostile import NEEDS_HOSTS, NEEDS_ROOT, run_on
@@ -43,20 +46,30 @@ why = verdict.refusal or verdict.user_refusal
 print(json.dumps({
     "ok": verdict.ok, "leave_out_user": verdict.leave_out_user,
     "step": why and why.step, "namespace": why and why.namespace,
-    "errno": why and why.errno_name, "cause": why and why.cause, "remedy": why and why.remedy,
+    "errno": why and why.errno_name, "cause": why.cause if why else "",
 }))
 """
 
 
+class Answer(NamedTuple):
+    """A verdict, and its refusal or the reason why the user namespace is left out."""
+
+    ok: bool
+    leave_out_user: bool
+    step: str | None
+    namespace: str | None
+    errno: str | None
+    cause: str
+
+
 def probe_on(
     host: str, namespaces: frozenset[str] = ALL, user: UserMode = "map", *named: str
-) -> dict[str, str]:
+) -> Answer:
     """The verdict, as a fresh interpreter on that host comes to it."""
     request = json.dumps([sorted(namespaces), user, named])
     done = run_on(host, sys.executable, "-c", TRY, request)
     assert (done.returncode, done.stderr) == (0, "")
-    verdict: dict[str, str] = json.loads(done.stdout)
-    return verdict
+    return Answer(**json.loads(done.stdout))
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,6 @@ class Footprint:
             os.readlink(f"/proc/self/ns/{name}") for name in sorted(os.listdir("/proc/self/ns"))
         )
     )
-    mounts: str = field(default_factory=lambda: Path("/proc/self/mountinfo").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -91,23 +103,443 @@ def _nothing_changes() -> Iterator[None]:
 
 
 @pytest.fixture
-def tag(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
-    """Mark this test's children; the answer lists those that are alive."""
-    marker = os.urandom(8).hex().encode()
-    path = Path("/proc/self/comm")
-    before = path.read_bytes().strip()
-    del before, path
+def all_gone() -> Iterator[Callable[[], bool]]:
+    """Whether every child forked since has ended: they all hold the writing end of a pipe."""
+    reading, writing = os.pipe()
+    held = [writing]
 
-    def children() -> list[int]:
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal() and int(entry.name) != os.getpid():
-                try:
-                    environment = (entry / "environ").read_bytes()
-                except OSError:
-                    continue
-                if marker in environment:
-                    found.append(int(entry.name))
-        return found
+    def all_gone() -> bool:
+        os.close(held.pop())
+        poller = select.poll()
+        poller.register(reading, 0)  # only the hang-up
+        return bool(poller.poll(5000))
 
-    return children
+    try:
+        yield all_gone
+    finally:
+        for fd in (reading, *held):
+            os.close(fd)
+
+
+@pytest.fixture
+def host() -> Host:
+    """The runner of this test run."""
+    return examine()
+
+
+def hang(*_: object, **__: object) -> None:
+    """Stand in for a step that never ends."""
+    time.sleep(600)
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize("host_name", ["plain", "root", "ordinary-user", "only-setfcap"])
+@pytest.mark.parametrize("user", ["map", "same"])
+def test_everything_can_be_had(host_name: str, user: UserMode) -> None:
+    """Root, root of a user namespace, an ordinary user, and uid 0 with next to nothing."""
+    verdict = probe_on(host_name, ALL, user)
+
+    assert (verdict.ok, verdict.leave_out_user, verdict.step) == (True, False, None)
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_each_namespace_can_be_had_alone(name: str, host: Host) -> None:
+    """As an unprivileged runner needs it: with a user namespace, and mounts for those that ask."""
+    needed = {"mount"} if name in ("pid", "net", "ipc") else set()
+
+    assert probe(frozenset({"user", name, *needed}), "map", NOTHING, host).refusal is None
+
+
+REFUSALS = [
+    ("no-net", "unshare(CLONE_NEWNET)", "ENOSPC", "user.max_net_namespaces = 0"),
+    ("no-user", "unshare(CLONE_NEWUSER)", "ENOSPC", "user.max_user_namespaces = 0"),
+    ("no-user-outside", "unshare(CLONE_NEWUSER)", "ENOSPC", "a namespace around it"),
+    ("unmapped", "unshare(CLONE_NEWUSER)", "EPERM", "not mapped in the user namespace"),
+    ("no-capabilities", "write uid_map", "EPERM", "uid 0 without CAP_SETFCAP"),
+    ("read-only-proc", "write uid_map", "EROFS", "/proc is mounted read-only"),
+    ("no-proc", "read mountinfo", "ENOENT", "/proc is not mounted"),
+    ("chroot", "unshare(CLONE_NEWUSER)", "EPERM", "the runner is in a chroot"),
+    ("chroot-user", "unshare(CLONE_NEWUSER)", "EPERM", "the runner is in a chroot"),
+    ("filtered", "unshare(CLONE_NEWUSER)", "EPERM", "Docker's default profile"),
+    ("filtered-kill", "start the host check", "EPIPE", "a seccomp filter that kills"),
+    ("filtered-mount", "make / private", "EPERM", "the seccomp filter of a container"),
+    ("mount-denied", "make / private", "EACCES", "a security module forbids mounting"),
+    ("no-pidfd", "pidfd_open", "ENOSYS", "no pidfd_open"),
+    ("no-fork", "fork", "EAGAIN", "no other process may be started"),
+]
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize(("host_name", "step", "error", "cause"), REFUSALS)
+def test_a_refusal_names_step_number_and_cause(
+    host_name: str, step: str, error: str, cause: str
+) -> None:
+    """On hosts that refuse for real."""
+    verdict = probe_on(host_name)
+
+    assert (verdict.ok, verdict.step, verdict.errno) == (False, step, error)
+    assert cause in verdict.cause
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize(
+    ("host_name", "step", "cause"),
+    [
+        ("no-net-admin", "set lo up", "CAP_NET_ADMIN"),
+        ("no-sys-time", "write timens_offsets", "CAP_SYS_TIME"),
+        ("ordinary-user", "unshare(CLONE_NEWTIME)", "CAP_SYS_ADMIN"),
+    ],
+)
+def test_without_a_user_namespace_the_own_capabilities_count(
+    host_name: str, step: str, cause: str
+) -> None:
+    """``user=False`` needs what a container's root often does not have."""
+    verdict = probe_on(host_name, ALL - {"user"}, "none")
+
+    assert (verdict.ok, verdict.step, verdict.errno) == (False, step, "EPERM")
+    assert cause in verdict.cause
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize(
+    ("host_name", "step"),
+    [
+        ("no-user-root", "unshare(CLONE_NEWUSER)"),
+        ("no-setfcap", "write uid_map"),
+        ("masked-proc", "mount proc"),
+        pytest.param("masked-proc-root", "mount proc", marks=NEEDS_ROOT),
+        ("masked-sys", "mount sysfs"),
+    ],
+)
+def test_an_implied_user_namespace_is_left_out_where_root_can_do_without(
+    host_name: str, step: str
+) -> None:
+    """As in a container with CAP_SYS_ADMIN; one that the marker names is refused."""
+    implied = probe_on(host_name)
+    named = probe_on(host_name, ALL, "map", "user")
+
+    assert (implied.ok, implied.leave_out_user, implied.step) == (True, True, step)
+    assert (named.ok, named.leave_out_user, named.step) == (False, False, step)
+
+
+@NEEDS_HOSTS
+def test_a_filter_on_one_namespace_is_told_from_one_on_all() -> None:
+    """``unshare(0)`` is granted there, as under RestrictNamespaces= of systemd."""
+    script = (
+        "import errno, os, sys; from tests.seccomp import deny;"
+        "deny('unshare', errno.EPERM, argument=0, mask=0x40000000);"
+        "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+    )
+    request = json.dumps([sorted(ALL), "map", []])
+    here = dict(os.environ, PYTHONPATH=f"{Path(__file__).parents[1]}")
+
+    done = run_on("plain", sys.executable, "-c", script, TRY, request, env=here)
+
+    verdict = Answer(**json.loads(done.stdout))
+    assert (verdict.step, verdict.errno) == ("unshare(CLONE_NEWNET)", "EPERM")
+    assert "RestrictNamespaces=" in verdict.cause
+
+
+# What the children do wrong is injected before the fork, which they inherit.
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize("where", ["pid1", "usher"])
+def test_a_step_that_hangs_is_killed(
+    where: str, host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+) -> None:
+    """The runner waits no longer than it said, and nothing of the child is left."""
+    if where == "pid1":
+        monkeypatch.setattr(mounts, "apply", hang)
+    else:
+        monkeypatch.setattr(process, "die_with_parent", hang)
+    begin = time.monotonic()
+
+    denial = attempt(ALL, "map", host, seconds=0.2)
+
+    assert time.monotonic() - begin < 4
+    assert denial is not None
+    assert denial.error.errno == errno.ETIMEDOUT
+    assert all_gone()
+
+
+@NEEDS_HOSTS
+def test_a_child_that_is_killed_is_a_refusal(
+    host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+) -> None:
+    """Silence is no consent."""
+    monkeypatch.setattr(
+        process, "die_with_parent", lambda pidfd: os.kill(os.getpid(), signal.SIGKILL)
+    )
+
+    denial = attempt(ALL, "map", host)
+
+    assert denial is not None
+    assert denial.error.detail == "the child was killed by SIGKILL"
+    assert all_gone()
+
+
+@NEEDS_HOSTS
+def test_a_child_that_ends_without_a_word_is_a_refusal(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a regular exit."""
+    monkeypatch.setattr(network, "bring_loopback_up", lambda: os._exit(0))
+
+    denial = attempt(ALL, "map", host)
+
+    assert denial is not None
+    assert denial.error.detail == "the child ended with status 0"
+
+
+@NEEDS_HOSTS
+def test_a_defect_in_the_child_is_reported_as_one(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception that is no refusal is shown, and blamed on us."""
+
+    def fail() -> None:
+        raise ValueError("what a defect")
+
+    monkeypatch.setattr(network, "bring_loopback_up", fail)
+
+    refusal = probe(ALL, "map", NOTHING, host).refusal
+
+    assert refusal is not None
+    assert "ValueError('what a defect')" in refusal.headline()
+    assert "please report it" in refusal.remedy
+
+
+@NEEDS_HOSTS
+def test_an_interrupt_leaves_no_child(
+    host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+) -> None:
+    """Ctrl-C while the runner waits: the child is killed and reaped on the way out."""
+
+    def interrupt(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(mounts, "apply", hang)
+    monkeypatch.setattr(trial, "_listen", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        attempt(ALL, "map", host)
+
+    assert all_gone()
+
+
+@NEEDS_HOSTS
+def test_a_runner_that_ignores_its_children_can_be_checked(host: Host) -> None:
+    """With SIGCHLD ignored the kernel reaps the child, and there is no status to be had."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert attempt(ALL, "map", host) is None
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+@NEEDS_HOSTS
+def test_a_runner_with_threads_gets_no_warning(host: Host) -> None:
+    """Python 3.12 and newer warn of a fork beside threads; here the child calls no user's code."""
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert attempt(ALL, "map", host) is None
+    finally:
+        done.set()
+        thread.join()
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize("host_name", ["plain", "ordinary-user"])
+def test_a_hook_that_starts_threads_in_children_is_no_obstacle(host_name: str) -> None:
+    """As OpenTelemetry's: beside a thread NEWUSER is EINVAL, so the child is born into it."""
+    hook = (
+        "import os, threading, time\n"
+        "start = lambda: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+        "os.register_at_fork(after_in_child=start)\n"
+    )
+    request = json.dumps([sorted(ALL), "map", []])
+
+    done = run_on(host_name, sys.executable, "-W", "error", "-c", hook + TRY, request)
+
+    assert (done.stderr, json.loads(done.stdout)["ok"]) == ("", True)
+
+
+@pytest.mark.parametrize("call", ["socketpair", "pidfd_open", "fork"])
+def test_what_fails_in_the_runner_is_a_refusal_too(
+    call: str, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors or of processes: nothing of what was made before stays open."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "injected")
+
+    owner = {"socketpair": socket, "pidfd_open": os, "fork": trial}[call]
+    monkeypatch.setattr(owner, call, fail)
+
+    denial = attempt(ALL, "map", host)
+
+    assert denial is not None
+    assert (denial.error.step, denial.error.errno) == (call, errno.EMFILE)
+
+
+@NEEDS_HOSTS
+def test_an_id_map_that_cannot_be_written_ends_the_child(
+    host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+) -> None:
+    """Whoever writes it, runner or child, the other one does not wait for ever."""
+
+    def fail(*_: object) -> None:
+        raise StepError("write uid_map", "user", errno.EPERM)
+
+    monkeypatch.setattr(idmap, "write_maps", fail)
+
+    denial = attempt(ALL, "map", host)
+
+    assert denial is not None
+    assert (denial.error.step, denial.error.errno) == ("write uid_map", errno.EPERM)
+    assert all_gone()
+
+
+def test_a_missing_prctl_is_a_refusal(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """python-prctl is compiled, so it is what an installation may lack."""
+
+    def fail() -> None:
+        raise ImportError("no module named prctl")
+
+    monkeypatch.setattr(process, "preload", fail)
+
+    refusal = probe(ALL, "map", NOTHING, host).refusal
+
+    assert refusal is not None
+    assert (refusal.step, "libcap-dev" in refusal.remedy) == ("import prctl", True)
+
+
+def test_no_linux_is_a_refusal_without_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is tried where it cannot work."""
+    monkeypatch.setattr(trial, "fork", None)
+
+    refusal = probe(ALL, "map", NOTHING, Host(False, False, -1, -1, 0, (0, 0))).refusal
+
+    assert refusal is not None
+    assert "namespaces are a part of Linux" in refusal.cause
+
+
+# When the user namespace may be left out.
+
+ROOT = Host(True, True, 0, 0, ~0, (6, 1))
+USER = Host(True, False, 1000, 1000, 0, (6, 1))
+NO_USER = StepError("unshare(CLONE_NEWUSER)", "user", errno.ENOSPC)
+NO_PROC = StepError("mount proc", "pid", errno.EPERM)
+NO_NET = StepError("unshare(CLONE_NEWNET)", "net", errno.ENOSPC)
+NO_DROP = StepError("drop capabilities", "user", errno.EPERM)
+
+
+@pytest.mark.parametrize(
+    ("host", "user", "named", "error", "left_out"),
+    [
+        (ROOT, "map", NOTHING, NO_USER, True),
+        (ROOT, "same", NOTHING, NO_USER, True),
+        (ROOT, "map", NOTHING, NO_PROC, True),
+        (ROOT, "map", frozenset({"user"}), NO_USER, False),
+        (ROOT, "none", NOTHING, NO_PROC, False),
+        (USER, "map", NOTHING, NO_USER, False),
+        # A limit that is reached says nothing about user namespaces.
+        (ROOT, "map", NOTHING, NO_NET, False),
+        # Without the user namespace the test would keep what it was meant to lose.
+        (ROOT, "same", NOTHING, NO_DROP, False),
+    ],
+)
+def test_the_user_namespace_is_left_out_only_for_a_reason(
+    host: Host,
+    user: UserMode,
+    named: frozenset[str],
+    error: StepError,
+    left_out: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Implied, a runner with capabilities, and a refusal that goes away without it."""
+    tried: list[tuple[frozenset[str], UserMode]] = []
+
+    def attempt(namespaces: frozenset[str], user: UserMode, _: Host) -> Denial | None:
+        tried.append((namespaces, user))
+        return Denial(error, None) if len(tried) == 1 else None
+
+    monkeypatch.setattr(probe_module, "attempt", attempt)
+
+    verdict = probe(ALL, user, named, host)
+
+    again = [(ALL - {"user"}, "none")] if left_out else []
+    assert tried == [(ALL, user), *again]
+    assert (verdict.leave_out_user, verdict.ok) == (left_out, left_out)
+
+
+def test_a_refusal_that_stays_without_the_user_namespace_is_the_first_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The user hears of the request that was made, not of the second try."""
+    errors = iter([NO_USER, NO_NET])
+    monkeypatch.setattr(probe_module, "attempt", lambda *_: Denial(next(errors), None))
+
+    refusal = probe(ALL, "map", NOTHING, ROOT).refusal
+
+    assert refusal is not None
+    assert refusal.step == NO_USER.step
+
+
+def test_a_refusal_reads_as_what_why_and_what_now() -> None:
+    """One line for the step, one for the cause, one for the remedy."""
+    refusal = Refusal("set lo up", "net", errno.EPERM, "no capability", "get one", "lo")
+
+    assert str(refusal).splitlines() == [
+        "set lo up for the net namespace: EPERM, Operation not permitted (lo)",
+        "  cause: no capability",
+        "  remedy: get one",
+    ]
+
+
+def test_each_kind_of_request_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with a thousand isolated tests of one kind forks one throw-away child."""
+    tried: list[object] = []
+    monkeypatch.setattr(probe_module, "attempt", lambda *request: tried.append(request))
+    check = HostCheck(ROOT)
+
+    for _ in range(3):
+        check.probe(ALL, "map", NOTHING)
+        check.probe(ALL, "map", frozenset({"net"}))
+        check.probe(ALL, "same", NOTHING)
+
+    assert len(tried) == 2
+
+
+def test_notes_tell_each_surprise_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused, and what runs without its user namespace."""
+    answers = iter([None, Denial(NO_NET, None), Denial(NO_USER, None), None])
+    monkeypatch.setattr(probe_module, "attempt", lambda *_: next(answers))
+    check = HostCheck(ROOT)
+
+    check.probe(ALL - {"net"}, "map", NOTHING)
+    check.probe(ALL, "map", NOTHING)
+    check.probe(ALL, "same", NOTHING)
+
+    assert [note.split(": ")[:3] for note in check.notes()] == [
+        ["nsisolate", "refused", "unshare(CLONE_NEWNET) for the net namespace"],
+        ["nsisolate", "without user", "unshare(CLONE_NEWUSER) for the user namespace"],
+    ]
+
+
+@NEEDS_HOSTS
+def test_a_check_takes_milliseconds(host: Host) -> None:
+    """It is paid once for each kind of request and run."""
+
+    def once() -> float:
+        begin = time.perf_counter()
+        attempt(ALL, "map", host)
+        return time.perf_counter() - begin
+
+    assert min(once() for _ in range(10)) < 0.03

@@ -83,9 +83,7 @@ CASES = [
         *(NEWUSER, "user", errno.EPERM, "in a chroot", "pivot_root"),
         facts={"in_chroot": True},
     ),
-    Expected(
-        NEWUSER, "user", errno.EPERM, "Docker's default profile", SECCOMP, host=CONTAINER
-    ),
+    Expected(NEWUSER, "user", errno.EPERM, "Docker's default profile", SECCOMP, host=CONTAINER),
     Expected(
         *(NEWUSER, "user", errno.EACCES, "AppArmor", "profile pytest-nsisolate /"),
         facts=APPARMOR,

@@ -24,7 +24,7 @@ def started() -> tuple[float, float]:
 
 @pytest.mark.isolated(time=DAY)
 def test_a_day_ahead(started: tuple[float, float]) -> None:
-    """``time.monotonic()`` is a day ahead, so what expires after hours has; ``time.time()`` is not."""
+    """``time.monotonic()`` is a day ahead, and ``time.time()``, the time of day, is not."""
     monotonic, time_of_day = started
 
     assert DAY <= time.monotonic() - monotonic < DAY + SLACK

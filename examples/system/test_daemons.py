@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-#: The classic: two forks (the shell, then ``&``), a session of its own, deaf to every polite signal.
+#: The classic: two forks (the shell, then ``&``), an own session, deaf to every polite signal.
 DAEMONIZE = """trap '' HUP INT QUIT TERM; setsid "$@" &"""
 
 
@@ -60,7 +60,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.isolated(pid=True, net=True, timeout=30)
 def test_leave_a_web_server_behind(lock: Path) -> None:
-    """A real web server on port 80, daemonized, which ignores SIGTERM; and then the test is over."""
+    """A real web server on port 80, daemonized and deaf to SIGTERM; and then the test is over."""
     with lock.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         first_line = daemonize(

@@ -31,7 +31,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
 @pytest.mark.isolated
 @pytest.mark.parametrize("test", ["one", "another"])
 def test_share_what_the_runner_prepared(test: str, prepared: tuple[Path, list[str]]) -> None:
-    """Both find the one set-up of the runner; what each changes in memory, it changes for itself."""
+    """Both find the one set-up of the runner; what each changes in memory, nobody else sees."""
     count, memory = prepared
 
     assert count.read_text() == "set up\n"

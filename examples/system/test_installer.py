@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""An installer that writes to ``/etc``, tested as it is: the ``/etc`` it finds is the test's own."""
+"""An installer that writes to ``/etc``, tested as it is: the ``/etc`` that it finds is private."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ with fewer they run one after the other, and nobody waits for somebody who canno
 
 from __future__ import annotations
 
+import shlex
 import socket
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def meeting_point(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def both_at_once(request: pytest.FixtureRequest) -> bool:
     """Whether there are as many workers as tests: then each test has one for itself."""
-    worker = getattr(request.config, "workerinput", {"workercount": 1})
+    worker: dict[str, int] = getattr(request.config, "workerinput", {"workercount": 1})
     return len(OTHER) == len(request.session.items) <= worker["workercount"]
 
 
@@ -65,11 +66,9 @@ def test_both_listen_at_the_same_time(tmp_path: Path) -> None:
     """The two above under ``pytest -n 2``: both pass, so each has seen the other listening."""
     pytest.importorskip("xdist", reason="needs pytest-xdist for its two workers")
     run = tmp_path / "run"
+    options = shlex.split(f"-p nsisolate -p xdist -n 2 -p no:cacheprovider --basetemp='{run}'")
     finished = subprocess.run(
-        # fmt: off
-        [sys.executable, "-m", "pytest", "-p", "nsisolate", "-p", "xdist", "-n", "2",
-         "-p", "no:cacheprovider", f"--basetemp={run}", __file__, "-k", "left or right"],
-        # fmt: on
+        [sys.executable, "-m", "pytest", *options, __file__, "-k", "left or right"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -9,10 +9,19 @@ call for each mount, where a detached clone (open_tree, move_mount, close) would
 The directories that users work in are few and may hold anything: those are detached clones,
 taken before anything is covered and put back below the cover.
 
+Fact: in a user namespace a file system of processes or of devices is only mounted if one is there
+already that is at least as open: no part covered, and writable if the new one is to be
+(mount_too_revealing() in the kernel). Ours has parts that are covered, by themselves, read-only.
+Consequence: a test that runs ``unshare``, a container, or an isolated test of its own would be
+refused there. What we do: ``/proc`` is mounted twice. The first one is whole, and out of reach:
+below the old ``/proc``, which the second one covers. ``/sys`` is read-only from the start, so
+that the next one asks for no more than it finds.
+
 Fact: every call, and every object made for it, is paid by every test.
 What we do: all that can be known or built before the fork is; the child runs a list of calls.
 
-What still fails: ``/run`` itself is shared, so that the first ``ip netns add`` of a machine that
+What still fails: without a PID namespace of its own a test cannot mount a new ``/proc`` in a user
+namespace, for the old one is the only one. ``/run`` itself is shared, so that the first ``ip netns add`` of a machine that
 has no ``/run/netns`` yet leaves that directory behind.
 """
 
@@ -37,11 +46,12 @@ from pytest_nsisolate.kernel.syscalls import (
     MS_NODEV,
     MS_NOSUID,
     MS_PRIVATE,
+    MS_RDONLY,
     MS_REC,
 )
 
 # What is covered, where it exists, for which namespace; by a tmpfs, but for mqueue.
-_COVERED: Final = {"/dev/shm": "ipc", "/dev/mqueue": "ipc", "/run/netns": "net"}  # noqa: S108
+_COVERED: Final = {"/dev/shm": "ipc", "/dev/mqueue": "ipc", "/run/netns": "net"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,7 @@ def _real(path: str) -> str:
 
 def _outermost(paths: Iterable[str]) -> Iterator[str]:
     last = None
-    for path in sorted(set(paths), key=os.path.split):
+    for path in sorted(set(paths), key=lambda path: path.split("/")):  # parents come first
         if last is None or not path.startswith(f"{last}/"):
             last = path
             yield path
@@ -183,16 +193,17 @@ def _private() -> Step:
 def _steps(
     own: frozenset[str], mount_points: tuple[str, ...], covers: tuple[str, ...]
 ) -> tuple[Step, ...]:
-    below_sys = tuple(point for point in mount_points if point.startswith("/sys/"))
-    below_proc = tuple(point for point in mount_points if point.startswith("/proc/"))
+    # What does not exist is itself covered, or hidden from this user.
+    visible = [point for point in mount_points if os.path.exists(point)]
+    below_sys = tuple(point for point in visible if point.startswith("/sys/"))
+    below_proc = tuple(point for point in visible if point.startswith("/proc/"))
     steps: list[Step] = []
     if "net" in own:
         steps += _fresh_sys(below_sys)
-    if "net" in own or "/sys" in mount_points:
-        # A tree is one call; without mounts below the flag for trees does no harm.
+    if below_sys or ("net" not in own and "/sys" in mount_points):
         steps += read_only("/sys", below_sys)
     if "pid" in own:
-        steps.append(Step("mount proc", "pid", _new("proc", "/proc", SAFE)))
+        steps += _fresh_proc()
         below_proc = ()
     steps += protect_proc(own, below_proc)
     for cover in covers:
@@ -204,8 +215,13 @@ def _new(fstype: str, target: str, flags: int, data: str | None = None) -> Prepa
     return syscalls.prepare_mount(fstype, target, fstype, flags, data)
 
 
+def _fresh_proc() -> Iterator[Step]:
+    for place in ("/proc/sys", "/proc"):  # the second covers the first
+        yield Step("mount proc", "pid", _new("proc", place, SAFE))
+
+
 def _fresh_sys(below: tuple[str, ...]) -> Iterator[Step]:
-    yield Step("mount sysfs", "net", _new("sysfs", "/proc", SAFE))
+    yield Step("mount sysfs", "net", _new("sysfs", "/proc", SAFE | MS_RDONLY))
     for point in _outermost(below):
         target = f"/proc{point.removeprefix('/sys')}"
         call = syscalls.prepare_mount(point, target, None, MS_BIND | MS_REC)

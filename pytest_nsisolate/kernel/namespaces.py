@@ -42,6 +42,7 @@ _STEPS: Final = {
 }
 _NS_PATHS: Final = {name: f"/proc/self/ns/{PROC_NAMES[name]}" for name in NAMESPACES}
 _PATIENCE: Final = 0.25  # seconds
+_LONGEST_PAUSE: Final = 0.02
 _NANOSECONDS: Final = 10**9
 
 
@@ -67,7 +68,7 @@ def _enter_late() -> bool:
     pause = 0.001
     while _net_limit() != 0 and time.monotonic() + pause < deadline:
         time.sleep(pause)
-        pause *= 2
+        pause = min(2 * pause, _LONGEST_PAUSE)
         try:
             syscalls.unshare(syscalls.CLONE_NEWNET)
         except OSError as error:

@@ -55,7 +55,7 @@ def preload() -> None:
 
 @functools.cache
 def _prctl() -> Any:
-    import prctl  # noqa: TID251 - this is the one module
+    import prctl
 
     return prctl
 
@@ -110,6 +110,8 @@ def has_capability(name: str, held: Capabilities | None = None) -> bool:
     :param held: as read before; None: read now.
     :raises ValueError: for a name that is no capability.
     """
+    if name not in CAPABILITY_NAMES:
+        raise ValueError(f"{name} is no capability")
     effective = (capabilities() if held is None else held).effective
     return bool(effective >> CAPABILITY_NAMES.index(name) & 1)
 

@@ -19,18 +19,18 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from pytest_nsisolate.host import Host
-from pytest_nsisolate.remedies import entering, furnishing
+from pytest_nsisolate.remedies import entering, furnishing, processes
 from pytest_nsisolate.remedies.table import Case, Row, UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
-    *entering.ANYWHERE,
+    *processes.ANYWHERE,
     *entering.NEW_USER,
     *entering.UNSHARE,
     *furnishing.ID_MAP,
     *furnishing.MOUNTS,
     *furnishing.NETWORK_AND_CLOCKS,
-    *entering.PROCESSES,
-    *entering.ANYTHING_ELSE,
+    *processes.PROCESSES,
+    *processes.ANYTHING_ELSE,
 )
 
 

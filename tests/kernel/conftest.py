@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -95,6 +95,12 @@ def in_child() -> InChild:
     return run_in_child
 
 
+@pytest.fixture(name="become_stranger")
+def become_stranger_fixture() -> Callable[[], None]:
+    """Make the calling process one without any privileges."""
+    return become_stranger
+
+
 def become_stranger() -> None:
     """Give up all privileges, and stay able to write one's own id map."""
     if os.geteuid() == 0:
@@ -138,17 +144,18 @@ class World:
             become_stranger()
         if self.kind == "root without user":
             own -= {"user"}
-        plan = mounts.plan_mounts(own=own, in_use=in_use) if "mount" in own else None
         before = outside()
         mounted = Path("/proc/self/mountinfo").read_bytes()
-        value = self._usher(own, plan, body)
+        value = self.isolate(body, own, in_use)
         assert outside() == before
         assert Path("/proc/self/mountinfo").read_bytes() == mounted
         return value
 
-    def _usher(
-        self, own: frozenset[str], plan: mounts.MountPlan | None, body: Callable[[], Any]
+    def isolate(
+        self, body: Callable[[], Any], own: frozenset[str], in_use: tuple[str, ...] = ()
     ) -> Any:
+        """``body`` as PID 1, from this process as it is."""
+        plan = mounts.plan_mounts(own=own, in_use=in_use) if "mount" in own else None
         if "user" not in own:
             return run_in_child(lambda: _as_usher(own, plan, body))
         if self.kind == "rootless":
@@ -190,9 +197,7 @@ class World:
             os.waitpid(writer, 0)
 
 
-def _as_usher(
-    own: frozenset[str], plan: mounts.MountPlan | None, body: Callable[[], Any]
-) -> Any:
+def _as_usher(own: frozenset[str], plan: mounts.MountPlan | None, body: Callable[[], Any]) -> Any:
     if "pid" in own:
         namespaces.enter("pid")
 
@@ -225,11 +230,3 @@ def world(request: pytest.FixtureRequest) -> World:
 def user_world(request: pytest.FixtureRequest) -> World:
     """The ways with a user namespace."""
     return World(request.param)
-
-
-@pytest.fixture
-def no_children_left() -> Iterator[None]:
-    """A test that forks by itself must reap by itself."""
-    yield
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""One small process per run that outlives the runner by a moment, to end its children.
+
+Fact: a child that is cloned straight from the runner has no usher to watch over it, and
+PR_SET_PDEATHSIG is lost when a test changes its ids (prctl(2)).
+
+Consequence: before its first line of test code such a child sends a pidfd of itself to the warden,
+which polls the runner's. When the runner dies, the warden kills every child that it holds. Between
+its birth and that message the child has PDEATHSIG, which only code of ours could have lost.
+
+It is a fresh interpreter and not a fork, so that it holds no page of the runner's, and it imports
+nothing but the standard library. This file is also its program: it is run by path, isolated
+(``python -I -S``), with the two descriptors that it uses at fixed numbers.
+
+What still fails: a runner and a warden that are killed in the same moment leave a child whose test
+has changed its ids. The runner replaces a warden that has died before it clones again.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+_RUNNER: Final = 3
+_SOCKET: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Warden:
+    """The runner's side: who it is, and where a child reports.
+
+    :param pid: to be reaped by :meth:`dismiss`.
+    :param socket: for :func:`report_to` in the child; the runner never reads or writes it.
+    """
+
+    pid: int
+    pidfd: int
+    socket: int
+
+    def is_alive(self) -> bool:
+        """Whether it can still take on a child."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return not poller.poll(0)
+
+    def dismiss(self) -> None:
+        """End it and reap it; nobody is in its care any more."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        os.close(self.pidfd)
+        os.close(self.socket)
+
+
+def spawn(runner_pidfd: int) -> Warden | None:
+    """Start a warden for the process behind this pidfd; None where that cannot be done.
+
+    Uses posix_spawn(3), which neither copies the runner's page tables nor runs its at-fork hooks.
+    """
+    if not sys.executable:
+        return None
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    # Over the standard streams and the two numbers; everything else is close-on-exec.
+    actions = [
+        *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
+        (os.POSIX_SPAWN_DUP2, runner_pidfd, _RUNNER),
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET),
+    ]
+    command = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
+    if runner_pidfd <= _SOCKET or theirs.fileno() <= _SOCKET:
+        # A number that the actions overwrite before they use it: the standard streams are closed.
+        return None
+    try:
+        pid = os.posix_spawn(
+            sys.executable,
+            command,
+            {},
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+    except OSError:
+        return None
+    finally:
+        theirs.close()
+    return Warden(pid, os.pidfd_open(pid), ours.detach())
+
+
+def report_to(warden: int, own_pidfd: int) -> None:
+    """In a child, before the test: ask the warden to see to our end.
+
+    :param warden: the socket of :class:`Warden`.
+    :raises OSError: EPIPE or ECONNRESET when the warden is gone.
+    """
+    with socket.socket(fileno=os.dup(warden)) as channel:
+        socket.send_fds(channel, [b"c"], [own_pidfd])
+
+
+def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen by its effects)
+    """The warden's life: collect children, forget the dead, and outlive the runner by a moment."""
+    channel = socket.socket(fileno=_SOCKET)
+    children: set[int] = set()
+    poller = select.poll()
+    poller.register(_RUNNER, select.POLLIN)
+    poller.register(channel, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poller.poll()}
+        if _SOCKET in ready:
+            _, received, _, _ = socket.recv_fds(channel, 1, 4)
+            for child in received:
+                children.add(child)
+                poller.register(child, select.POLLIN)
+            if not received:
+                poller.unregister(_SOCKET)  # the runner's end is closed; its death comes next
+        elif _RUNNER in ready:
+            # Only now, when no child is left unread in the socket.
+            for child in children:
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            sys.exit(0)
+        for child in ready & children:
+            poller.unregister(child)
+            children.discard(child)
+            os.close(child)
+
+
+if __name__ == "__main__":
+    serve()

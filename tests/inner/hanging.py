@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""Tests that never end, each of which must be ended by its budget, with evidence."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+pytestmark = pytest.mark.isolated(timeout=0.5)
+
+expect = pytest.mark.expect
+
+HEAD = "timed out after 0.5 s in call"
+STACKS = "Python stacks at the timeout:"
+PROCESSES = "Processes inside at the timeout:\n    PID    PPID S  COMMAND\n      1       0 "
+
+
+def hang_here() -> None:
+    while True:
+        signal.pause()
+
+
+def block_everything() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+
+def ignore_everything() -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@expect("call failed", HEAD, STACKS, "in hang_here", "in test_sleeping", PROCESSES)
+def test_sleeping() -> None:
+    hang_here()
+
+
+@expect("call failed", HEAD, STACKS, "in test_busy", PROCESSES)
+def test_busy() -> None:
+    while True:
+        pass
+
+
+@expect("call failed", HEAD, STACKS, "in test_swallowing", PROCESSES)
+def test_swallowing() -> None:
+    while True:
+        try:
+            signal.pause()
+        except BaseException:
+            continue
+
+
+@expect("call failed", HEAD, STACKS, "in hang_here", PROCESSES)
+def test_blocking_all_signals() -> None:
+    block_everything()
+    hang_here()
+
+
+@expect(
+    *("call failed", HEAD, "No Python stacks", "state S", "system call ", "SigIgn=", PROCESSES),
+    "!Python stacks at the timeout",
+)
+def test_ignoring_all_signals() -> None:
+    ignore_everything()
+    hang_here()
+
+
+@expect("call failed", HEAD, PROCESSES)
+def test_ignoring_and_blocking_all_signals() -> None:
+    ignore_everything()
+    block_everything()
+    hang_here()
+
+
+@expect("call failed", HEAD, STACKS, "in test_stopped", "Processes inside", "in call")
+@pytest.mark.isolated(init=True)
+def test_stopped() -> None:
+    while True:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@expect("call failed", HEAD, STACKS, "in test_stopped_and_blocking", "Processes inside")
+@pytest.mark.isolated(init=True)
+def test_stopped_and_blocking() -> None:
+    block_everything()
+    while True:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+@expect("call failed", HEAD, STACKS, "in hang_here", "Processes inside")
+@pytest.mark.isolated(init=True)
+def test_under_init() -> None:
+    hang_here()
+
+
+@expect("call failed", HEAD, STACKS, "in hang_here", "Processes inside")
+@pytest.mark.isolated(init=True)
+def test_blocking_under_init() -> None:
+    block_everything()
+    hang_here()
+
+
+@expect("call failed", HEAD, STACKS, "in hang_here", "Processes inside")
+@pytest.mark.isolated(pid=False)
+def test_without_pid_namespace() -> None:
+    hang_here()
+
+
+@expect("call failed", HEAD, STACKS, "in test_gil_held_in_c", PROCESSES)
+def test_gil_held_in_c() -> None:
+    ctypes.PyDLL(None).pause()
+
+
+@expect("call failed", HEAD, STACKS, "in test_gil_held_by_a_regex", PROCESSES)
+def test_gil_held_by_a_regex() -> None:
+    re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+@expect("call failed", HEAD, STACKS, "in test_gil_held_and_blocked", PROCESSES)
+def test_gil_held_and_blocked() -> None:
+    block_everything()
+    ctypes.PyDLL(None).pause()
+
+
+@expect("call failed", HEAD, STACKS, "in second_thread", "in test_two_threads", PROCESSES)
+def test_two_threads() -> None:
+    def second_thread() -> None:
+        threading.Event().wait()
+
+    thread = threading.Thread(target=second_thread)
+    thread.start()
+    thread.join()
+
+
+@expect("call failed", HEAD, "in test_children", PROCESSES, "S  sleep 4321", "Z  ")
+def test_children() -> None:
+    subprocess.Popen(["true"])
+    subprocess.Popen(["sleep", "4321"]).wait()
+
+
+@expect("call failed", HEAD, "more\n", PROCESSES)
+def test_many_children() -> None:
+    for _ in range(60):
+        if os.fork() == 0:
+            hang_here()
+    hang_here()
+
+
+@expect("call failed", HEAD, STACKS, "in hang_here", "--- Captured stdout call", "before it hangs")
+def test_output() -> None:
+    sys.stdout.write("before it hangs")
+    hang_here()
+
+
+@pytest.fixture
+def hanging_setup() -> None:
+    hang_here()
+
+
+@expect("setup failed", "timed out after 0.5 s in setup", STACKS, "in hanging_setup")
+def test_hanging_in_setup(hanging_setup: None) -> None:
+    pass
+
+
+@pytest.fixture
+def hanging_teardown() -> Iterator[None]:
+    yield
+    hang_here()
+
+
+@expect("teardown failed", "timed out after 0.5 s in teardown", STACKS, "in hanging_teardown")
+def test_hanging_in_teardown(hanging_teardown: None) -> None:
+    pass
+
+
+@expect("call failed, teardown failed", "assert 1 == 2", "timed out after 0.5 s in teardown")
+def test_failing_and_hanging_in_teardown(hanging_teardown: None) -> None:
+    assert os.getpid() == 2
+
+
+@expect("passed")
+@pytest.mark.isolated(timeout=None)
+def test_lifted() -> None:
+    threading.Event().wait(0.7)
+
+
+@pytest.fixture(scope="module")
+def slow_module() -> None:
+    threading.Event().wait(0.7)
+
+
+@expect("passed")
+def test_higher_scopes_have_no_budget(slow_module: None) -> None:
+    assert os.getpid() == 1

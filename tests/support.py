@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: MIT
+"""Inner runs of pytest, as the tests of the plugin need them.
+
+An inner run is a process of its own, loads no plugin but those named (``-p``), and reports through
+``tests/inner/recording.py`` what a plugin in its runner heard. Its suite may import ``journal``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+INNER_MODULES: Final = Path(__file__).with_name("inner")
+
+#: What every inner run is started with.
+INNER: Final = ("-p", "nsisolate", "-p", "recording")
+
+#: Variables of the outer run that would steer the inner one.
+_OUTER = ("PYTEST_", "NSISOLATE_", "COV_", "PY_COLORS", "FORCE_COLOR", "NO_COLOR")
+
+PYTEST_9 = pytest.version_tuple >= (9, 0)
+PYTEST_9_1 = pytest.version_tuple >= (9, 1)
+PYTEST_9_2 = pytest.version_tuple >= (9, 2)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an inner run left behind.
+
+    :param reports: every report that the runner logged, in order (see ``inner/recording.py``).
+    :param warnings: every recorded warning, in order.
+    :param journal: the lines that the suite noted.
+    """
+
+    returncode: int
+    stdout: str
+    stderr: str
+    records: list[dict[str, Any]] = field(repr=False)
+    journal: list[str] = field(repr=False)
+
+    @property
+    def reports(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["record"] == "report"]
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        return [record for record in self.records if record["record"] == "warning"]
+
+    @property
+    def text(self) -> str:
+        """Both streams, for the message of a failed assertion."""
+        return f"exit {self.returncode}\n{self.stdout}\n{self.stderr}"
+
+    @property
+    def summary(self) -> str:
+        """pytest's last line without its frame and its time: ``1 failed, 2 passed``."""
+        return self.stdout.strip().splitlines()[-1].strip("= ").rpartition(" in ")[0]
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """The reports of the test whose node id ends with ``::name``."""
+        return [r for r in self.reports if r["nodeid"].endswith(f"::{name}")]
+
+    def phases(self, name: str) -> list[str]:
+        """``["setup passed", "call failed", ...]`` of one test."""
+        return [f"{r['when']} {r['outcome']}" for r in self.of(name)]
+
+    def failure(self, name: str) -> str:
+        """The text of the one failed report of a test."""
+        (report,) = (r for r in self.of(name) if r["outcome"] == "failed")
+        return str(report["text"])
+
+    def passed(self) -> set[str]:
+        """Names of the tests whose three phases passed."""
+        names = {r["nodeid"].partition("::")[2] for r in self.reports}
+        good = ["setup passed", "call passed", "teardown passed"]
+        return {name for name in names if self.phases(name) == good}
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> Path:
+    """Write a suite: file name to (indented) source. Returns the folder."""
+    for name, source in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(source), encoding="utf-8")
+    return folder
+
+
+def inner_environment(folder: Path, env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of an inner run: nothing of the outer pytest's, no autoload."""
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(_OUTER)}
+    path = [str(INNER_MODULES), *filter(None, [clean.get("PYTHONPATH")])]
+    return {
+        **clean,
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "RECORDING": str(folder / ".recording"),
+        "JOURNAL": str(folder / ".journal"),
+        "COLUMNS": "100",
+        **(env or {}),
+    }
+
+
+def run_suite(
+    folder: Path,
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+    basetemp: bool = True,
+    cache: bool = False,
+    python: tuple[str, ...] = (),
+    timeout: float = 60,
+) -> Result:
+    """Run pytest on a folder in a process of its own, and gather what it said.
+
+    :param env: variables added to those of :func:`inner_environment`.
+    :param prefix: a command that starts the other one (see ``tests/hostile.py``).
+    :param basetemp: keep its temporary directories below the folder.
+    :param cache: with pytest's cache provider.
+    :param python: options of the interpreter.
+    """
+    for name in (".recording", ".journal"):
+        (folder / name).write_text("", encoding="ascii")
+        (folder / name).chmod(0o666)
+    options = [*INNER]
+    if not cache:
+        options += ["-p", "no:cacheprovider"]
+    if basetemp:
+        options += ["--basetemp", str(folder / ".temp")]
+    done = subprocess.run(
+        [*prefix, sys.executable, *python, "-m", "pytest", *options, *arguments],
+        cwd=folder,
+        env=inner_environment(folder, env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=timeout,
+        check=False,
+    )
+    recorded = (folder / ".recording").read_text(encoding="ascii").splitlines()
+    journal = (folder / ".journal").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in recorded]
+    return Result(done.returncode, done.stdout, done.stderr, records, journal)
+
+
+def run_source(folder: Path, source: str, *arguments: str, **options: Any) -> Result:
+    """:func:`run_suite` on one module, ``test_it.py``."""
+    return run_suite(write_files(folder, {"test_it.py": source}), *arguments, **options)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Poll until it holds; False when the time is over."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _needs(works: bool, reason: str) -> pytest.MarkDecorator:
+    """A skip with this reason, unless NSISOLATE_MUST_WORK says that this machine has to work."""
+    must_work = os.environ.get("NSISOLATE_MUST_WORK") == "1"
+    return pytest.mark.skipif(not works and not must_work, reason=reason)
+
+
+def _can_isolate() -> bool:
+    if sys.platform != "linux":
+        return False
+    from pytest_nsisolate.host import examine
+    from pytest_nsisolate.probe import probe
+    from pytest_nsisolate.settings import DEFAULT_NAMESPACES
+
+    return probe(DEFAULT_NAMESPACES, "same", frozenset(), examine()).ok
+
+
+#: For a test that isolates for real, with the whole default set.
+NEEDS_NAMESPACES = _needs(_can_isolate(), "this machine refuses namespaces")
+
+
+# Parity --------------------------------------------------------------------------------------
+
+#: Times; and the class of a text that crossed the wire (pytest-xdist makes it a str too).
+_NOT_COMPARED = {"duration", "longrepr"}
+
+#: Frames of pytest and pluggy, which only the traceback of a group that they raise shows.
+_INTERNAL_FRAME = re.compile(
+    r'^  \|   File "[^"]*/(?:pluggy|_pytest)/.*\n(?:  \|     .*\n)*', re.MULTILINE
+)
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
+_SECONDS = re.compile(r"\b\d+\.\d\ds( \(\d+:\d\d:\d\d\))?")
+
+
+def run_parity(folder: Path, *arguments: str, **options: Any) -> tuple[Result, Result]:
+    """The same run twice: plain, and with every test isolated."""
+    plain = run_suite(folder, *arguments, **options)
+    return plain, run_suite(folder, *arguments, "--nsisolate=all", **options)
+
+
+def differences(plain: Result, isolated: Result) -> list[str]:
+    """What the runners' plugins heard differently, record by record; times do not count."""
+    found = []
+    for before, after in itertools.zip_longest(_comparable(plain), _comparable(isolated)):
+        if before is None or after is None:
+            found.append(f"only {'isolated' if before is None else 'plain'}: {before or after}")
+        elif before != after:
+            keys = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
+            what = {key: (before.get(key), after.get(key)) for key in sorted(keys)}
+            found.append(f"{before['nodeid']} {before.get('when')}: {what}")
+    return found
+
+
+def _comparable(result: Result) -> list[dict[str, Any]]:
+    return [
+        {key: _neutral(value) for key, value in record.items() if key not in _NOT_COMPARED}
+        for record in result.records
+    ]
+
+
+def _neutral(value: Any) -> Any:
+    if isinstance(value, str):
+        return _ADDRESS.sub("0x...", _INTERNAL_FRAME.sub("", value))
+    return [_neutral(part) for part in value] if isinstance(value, list) else value
+
+
+def terminal(result: Result) -> list[str]:
+    """What the terminal showed, without times, addresses and the header's own line."""
+    lines = _SECONDS.sub("#s", _neutral(result.stdout)).split("\n")
+    # The frame of a title is as wide as the time that it leaves out is long.
+    return [re.sub("={5,}", "=====", line) for line in lines if not line.startswith("nsisolate:")]
