@@ -109,18 +109,11 @@ class RunnerEnd:
 
     def close(self) -> None:
         """Close everything; what was forked must have been reaped before."""
-        for fd in {self.forked_pidfd, self.control, self.frames, self.pid1_pidfd} - {None}:
+        for fd in (self.forked_pidfd, self.control, self.frames):
             os.close(fd)
+        if self.pid1_pidfd is not None and not self.direct:
+            os.close(self.pid1_pidfd)
         self.output.close()
-
-
-@dataclass(frozen=True, slots=True)
-class ChildEnd:
-    """What the test's own process holds of the way back to the runner."""
-
-    writer: FrameWriter
-    output: Output
-    null: int
 
 
 @dataclass(frozen=True, slots=True)

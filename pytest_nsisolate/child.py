@@ -29,9 +29,9 @@ import pytest
 
 from pytest_nsisolate import evidence, output, ownership, warning_frames
 from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.channel import ChildEnd
+from pytest_nsisolate.channel import Output
 from pytest_nsisolate.kernel import process
-from pytest_nsisolate.wire import Kind
+from pytest_nsisolate.wire import FrameWriter, Kind
 
 Phase: TypeAlias = Literal["setup", "call", "teardown"]
 
@@ -40,70 +40,81 @@ EXIT_STRAY: Final = 98
 
 
 class Child:
-    """The one isolated test that this process exists for.
+    """The one isolated test that a process exists for.
+
+    Made in the runner, just before the clone, where getting things ready costs no page; it
+    changes nothing there. The child calls :meth:`settle_in` first.
 
     :param item: the test.
-    :param end: the way back to the runner.
-    :param inside: higher-scope fixtures that are set up here.
-    :param own_pid: whether "am I alone?" has an answer.
-    :param randomness: the state of :mod:`random` in the runner, which a fork reseeds.
+    :param nextitem: what pytest runs after it.
+    :param files: where output goes.
+    :param inside: higher-scope fixtures that are set up in the child.
+    :param own_pid: whether "am I alone?" has an answer there.
     """
 
     def __init__(
         self,
         item: pytest.Item,
-        end: ChildEnd,
+        nextitem: pytest.Item | None,
+        files: Output,
         *,
         inside: frozenset[str],
         own_pid: bool,
-        randomness: object,
     ) -> None:
-        self.item = item
-        self.nextitem: pytest.Item | None = None
-        self._end = end
-        self._inside = inside
+        config, session = item.config, item.session
+        self._item = item
+        self._nextitem = nextitem
         self._own_pid = own_pid
-        self._randomness = randomness
+        self._fault = files.fault
+        self._redirection = output.Redirection(files, config)
+        self._adoption = ownership.Adoption(item, inside)
+        self._listeners = internals.listeners(config, _is_kept)
+        self._records_warnings = config.pluginmanager.hasplugin("warnings")
+        # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
+        self._randomness = random.getstate()
+        self._writer: FrameWriter | None = None
         self._stray = False
         self._phases: list[str] = []
-        self._properties = len(internals.testsuite_properties(item.config) or ())
+        self._properties = len(internals.testsuite_properties(config) or ())
         self._sections = len(internals.report_sections(item))
-        session = item.session
         self._stop = (session.shouldstop, session.shouldfail)
 
     # Before the first fixture ---------------------------------------------------------------------
 
-    def settle_in(self, nextitem: pytest.Item | None) -> None:
+    def settle_in(self, writer: FrameWriter) -> None:
         """Make this copy of pytest the child's own: output, faults, warnings, finalizers."""
-        self.nextitem = nextitem
-        config = self.item.config
-        output.redirect(self._end.output, config)
-        fault = self._end.output.fault
-        faulthandler.enable(file=fault)
-        faulthandler.register(evidence.stack_signal(), file=fault, all_threads=True)
-        _rearm_faulthandler_timeout(config)
+        self._writer = writer
+        self._redirection.apply()
+        faulthandler.enable(file=self._fault)
+        faulthandler.register(evidence.stack_signal(), file=self._fault, all_threads=True)
+        _rearm_faulthandler_timeout(self._item.config)
         os.register_at_fork(after_in_child=self._after_fork)
-        _end_twinship(self._randomness)
-        if config.pluginmanager.hasplugin("warnings"):
-            warning_frames.divert(lambda data: self._end.writer.send(Kind.WARNING, data))
-        internals.silence_reporters(config, _is_kept)
-        ownership.adopt(self.item, self._inside)
-        self._end.writer.send(Kind.READY, {})
+        _end_twinship()
+        random.setstate(self._randomness)
+        if self._records_warnings:
+            warning_frames.divert(lambda data: self._send(Kind.WARNING, data))
+        internals.silence_reporters(self._item.config, self._listeners)
+        self._adoption.apply()
+        self._send(Kind.READY, {})
+
+    def _send(self, kind: Kind, data: dict[str, object]) -> None:
+        assert self._writer is not None, "only the child sends"
+        self._writer.send(kind, data)
 
     def hear_report(self, report: pytest.TestReport) -> None:
         """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
         self._leave_if_stray()
-        failed = internals.failed_subtests(self.item)
+        failed = internals.failed_subtests(self._item)
         frame = {"sub": True, "report": self._serialize(report), "failed": failed}
-        self._end.writer.send(Kind.REPORT, frame)
+        self._send(Kind.REPORT, frame)
 
     def stop_clock(self) -> None:
         """``pytest_enter_pdb``: nobody's budget runs while somebody types."""
-        self._end.writer.send(Kind.PAUSE, {})
+        self._send(Kind.PAUSE, {})
 
     def start_clock(self) -> None:
         """``pytest_leave_pdb``."""
-        self._end.writer.send(Kind.RESUME, {})
+        self._send(Kind.RESUME, {})
 
     # The phases -----------------------------------------------------------------------------------
 
@@ -115,14 +126,14 @@ class Child:
         """
         try:
             self._leave_if_stray()
-            option = self.item.config.option
+            option = self._item.config.option
             self._end_phase("setup", call, report)
             if report.passed:
                 if option.setupshow:
-                    internals.show_item(self.item)
+                    internals.show_item(self._item)
                 if not option.setuponly:
                     self._run_phase("call")
-            self._run_phase("teardown", nextitem=self.nextitem)
+            self._run_phase("teardown", nextitem=self._nextitem)
             self._finish()
         except BaseException as error:
             self._give_up(error)
@@ -143,7 +154,7 @@ class Child:
 
     def _run_phase(self, when: Phase, **arguments: Any) -> None:
         """One phase, as ``_pytest.runner.call_and_report`` runs it, but for the log."""
-        item = self.item
+        item = self._item
         hook = getattr(item.ihook, f"pytest_runtest_{when}")
         reraise: tuple[type[BaseException], ...] = (pytest.exit.Exception,)
         if not item.config.getoption("usepdb", False):
@@ -162,12 +173,12 @@ class Child:
         self._phases.append(when)
         self._send_report(call, report)
         if internals.check_interactive_exception(call, report):
-            self.item.ihook.pytest_exception_interact(node=self.item, call=call, report=report)
+            self._item.ihook.pytest_exception_interact(node=self._item, call=call, report=report)
 
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         # Every report repeats what the earlier phases captured; the wire does not.
         data = {**self._serialize(report), "sections": []}
-        captured = internals.report_sections(self.item)
+        captured = internals.report_sections(self._item)
         fresh = captured[self._sections :]
         self._sections = len(captured)
         known = {
@@ -175,27 +186,27 @@ class Child:
             for at, (phase, kind, text) in enumerate(captured)
         }
         sections = [known.get((title, text), (title, text)) for title, text in report.sections]
-        faults = os.fstat(self._end.output.fault).st_size
+        faults = os.fstat(self._fault).st_size
         frame = {"report": data, "fresh": fresh, "sections": sections, "faults": faults}
         if hasattr(report.longrepr, "toterminal") and isinstance(data["longrepr"], str):
             frame["shown"] = True
         if call.excinfo is not None:
             frame["error"] = _describe_error(call.excinfo.value)
         self._add_session_state(frame)
-        self._end.writer.send(Kind.REPORT, frame)
+        self._send(Kind.REPORT, frame)
 
     def _serialize(self, report: pytest.TestReport) -> dict[str, Any]:
-        config = self.item.config
+        config = self._item.config
         data: dict[str, Any] = config.hook.pytest_report_to_serializable(
             config=config, report=report
         )
         return data
 
     def _add_session_state(self, frame: dict[str, object]) -> None:
-        session = self.item.session
+        session = self._item.session
         if (session.shouldstop, session.shouldfail) != self._stop:
             frame["shouldstop"], frame["shouldfail"] = session.shouldstop, session.shouldfail
-        properties = internals.testsuite_properties(self.item.config)
+        properties = internals.testsuite_properties(self._item.config)
         if properties is not None and len(properties) > self._properties:
             frame["properties"] = properties[self._properties :]
             self._properties = len(properties)
@@ -204,7 +215,7 @@ class Child:
 
     def _finish(self) -> None:
         alone = self._own_pid and process.alone()
-        self._end.writer.send(Kind.DONE, {"phases": self._phases, "alone": alone})
+        self._send(Kind.DONE, {"phases": self._phases, "alone": alone})
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
@@ -215,14 +226,14 @@ class Child:
             frame = {"kind": "interrupt"}
         else:
             text = "".join(traceback.format_exception(error))
-            self._end.writer.send(Kind.BROKEN, {"text": text})
+            self._send(Kind.BROKEN, {"text": text})
             return
         try:
-            internals.tear_everything_down(self.item.session)
+            internals.tear_everything_down(self._item.session)
         except BaseException as failure:
             traceback.print_exception(failure)
         output.flush_streams()
-        self._end.writer.send(Kind.EXIT, frame)
+        self._send(Kind.EXIT, frame)
         self._finish()
 
     def _exit(self, status: int) -> NoReturn:
@@ -236,11 +247,12 @@ class Child:
     def _after_fork(self) -> None:
         """In a process that the test has forked: it has nothing to tell the runner."""
         self._stray = True
-        self._end.writer.abandon()
+        if self._writer is not None:
+            self._writer.abandon()
 
     def _leave_if_stray(self) -> None:
         if self._stray:
-            text = f"pytest-nsisolate: a process forked by {self.item.nodeid} returned from it\n"
+            text = f"pytest-nsisolate: a process forked by {self._item.nodeid} returned from it\n"
             os.write(2, text.encode())
             posix._exit(EXIT_STRAY)
 
@@ -273,11 +285,10 @@ def _rearm_faulthandler_timeout(config: pytest.Config) -> None:
         faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
 
 
-def _end_twinship(randomness: object) -> None:
+def _end_twinship() -> None:
     """Runner and child may have one pid between them, which some libraries take for "no fork".
 
-    OpenSSL then does not reseed and ``tempfile`` repeats its names. The state of :mod:`random` is
-    restored: whoever seeded it, for this test too, wants the same numbers here as anywhere.
+    OpenSSL then does not reseed and ``tempfile`` repeats its names.
     """
     ssl: Any = sys.modules.get("_ssl")
     if ssl is not None:
@@ -285,4 +296,3 @@ def _end_twinship(randomness: object) -> None:
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile._name_sequence = None
-    random.setstate(randomness)  # type: ignore[arg-type]

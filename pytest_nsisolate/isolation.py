@@ -16,7 +16,7 @@ import pytest
 from pytest_nsisolate import outcome, output, replay, warning_frames
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import BrokenStream
-from pytest_nsisolate.remedies import explain
+from pytest_nsisolate.remedies import Explanation, explain
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.supervise import Attempt
@@ -41,6 +41,7 @@ class Isolation:
         self.attempt: Attempt | None = None
         self.over = False
         self._run = run
+        self._setup_show = False
         self._captured: replay.Sections = list(internals.report_sections(item))
         self._phases: list[str] = []
         self._exit: dict[str, Any] | None = None
@@ -81,14 +82,29 @@ class Isolation:
                 return self._replace(outcome.Finished(alone=False), when, faults)
         return found
 
-    def refuse(self, refused: outcome.Refused) -> pytest.TestReport:
-        """The report of a test that this host does not let in: an error, or by policy a skip."""
+    def refuse(self, refused: outcome.Refused, why: Explanation | None = None) -> pytest.TestReport:
+        """The report of a test that this host does not let in: an error, or by policy a skip.
+
+        :param why: the cause and the remedy, if they are known already.
+        """
         self.over = True
         host = self._run.host
-        why = explain(refused.step, refused.namespace, refused.errno, host, user=self.request.user)
+        why = why or explain(
+            refused.step, refused.namespace, refused.errno, host, user=self.request.user
+        )
         may_skip = os.environ.get(MUST_WORK) != "1"
         skip = may_skip and self._run.settings.missing == "skip"
         return replay.refusal_report(self.item, refused, why, self._captured, skip=skip)
+
+    def hush_setup_show(self) -> None:
+        """``--setup-show``: the child has shown the item's line between its fixtures' lines."""
+        option = self.item.config.option
+        self._setup_show, option.setupshow = option.setupshow, False
+
+    def let_setup_show(self) -> None:
+        """The wider fixtures' lines are the runner's again."""
+        if self._setup_show:
+            self.item.config.option.setupshow = self._setup_show
 
     # Frames -------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytest_nsisolate import usher
-from pytest_nsisolate.channel import ChildEnd, Link, Output, RunnerEnd, Shared
+from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import idmap, mounts, namespaces
 from pytest_nsisolate.kernel.clone import raw_clone
@@ -74,11 +74,11 @@ class LaunchPlan:
 
 def launch(
     plan: LaunchPlan, output: Output, shared: Shared, register: Callable[[RunnerEnd], None]
-) -> ChildEnd | None:
+) -> FrameWriter | None:
     """Clone the runner into new namespaces. Returns twice.
 
     In the runner: None, after ``register`` got the runner's end, which owns ``output`` from then
-    on. In the test's own process: a :class:`ChildEnd`, when everything that the plan names stands.
+    on. In the test's own process: the way to the runner, when everything in the plan stands.
     A child that cannot get there says why on its pipe and ends.
 
     :raises StepError: in the runner, when it cannot fork or has no descriptor left; ``output`` is
@@ -104,7 +104,7 @@ def launch(
             usher.enter_directly(plan, link)
         else:
             usher.enter(plan, link)
-        return ChildEnd(writer, output, shared.null)
+        return writer
     try:
         os.close(frames_write)
         os.close(child_control)

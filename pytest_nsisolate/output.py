@@ -17,7 +17,6 @@ because it had been taken away from the report on purpose.
 from __future__ import annotations
 
 import io
-import logging
 import os
 import sys
 from typing import Any, TextIO
@@ -30,8 +29,8 @@ from pytest_nsisolate.channel import Output
 _KINDS = ("stdout", "stderr", "log")
 
 
-class MemoryFile(io.TextIOWrapper):
-    """A text file over a memfd, in the shape of pytest's ``CaptureIO``.
+class MemoryFile(internals.CaptureIO):
+    """A text file over a memfd, where pytest insists on its ``CaptureIO``.
 
     :param fd: the memfd; it stays the caller's.
     :param tee: a second stream that gets everything too (``--capture=tee-sys``).
@@ -39,7 +38,9 @@ class MemoryFile(io.TextIOWrapper):
 
     def __init__(self, fd: int, tee: TextIO | None = None) -> None:
         raw: Any = io.FileIO(fd, "r+", closefd=False)
-        super().__init__(raw, encoding="utf-8", errors="replace", newline="", write_through=True)
+        io.TextIOWrapper.__init__(
+            self, raw, encoding="utf-8", errors="replace", newline="", write_through=True
+        )
         self._fd = fd
         self._tee = tee
         self.seek(0, os.SEEK_END)
@@ -63,6 +64,8 @@ class MemoryFile(io.TextIOWrapper):
 def read_text(fd: int) -> str:
     """The whole content of a memfd, wherever its offset stands."""
     size = os.fstat(fd).st_size
+    if not size:
+        return ""
     parts = []
     offset = 0
     while offset < size and (part := os.pread(fd, size - offset, offset)):
@@ -71,13 +74,63 @@ def read_text(fd: int) -> str:
     return b"".join(parts).decode("utf-8", "replace")
 
 
-def move_to(output: Output, config: pytest.Config) -> None:
-    """In the runner, before the clone: copy what this phase has captured so far."""
+def move_to(output: Output, config: pytest.Config) -> bool:
+    """In the runner, before the clone: copy what this phase has captured so far.
+
+    :returns: whether there was anything, which is then to be forgotten here (:func:`forget_moved`).
+    """
+    moved = False
     for capture, fd in zip(internals.global_captures(config), _streams(output), strict=False):
-        _write_all(fd, _captured(capture).encode("utf-8", "surrogateescape"))
+        text = _captured(capture)
+        if text:
+            moved = True
+            _write_all(fd, text.encode("utf-8", "surrogateescape"))
     handler: Any = internals.report_log_handler(config)
-    if handler is not None:
-        _write_all(output.log, handler.stream.getvalue().encode("utf-8", "replace"))
+    text = handler.stream.getvalue() if handler is not None else ""
+    if text:
+        moved = True
+        _write_all(output.log, text.encode("utf-8", "replace"))
+    return moved
+
+
+class Redirection:
+    """Makes pytest's capture and log handler write into the memfds, in the child.
+
+    Everything that can be is made ready in the runner, where it costs no page.
+    """
+
+    def __init__(self, output: Output, config: pytest.Config) -> None:
+        captures = internals.global_captures(config)
+        pairs = list(zip(captures, _streams(output), strict=False))
+        self._files = [
+            (capture, fd, capture.tmpfile.fileno()) for capture, fd in pairs if _has_file(capture)
+        ]
+        self._memories = [
+            (capture, MemoryFile(fd, getattr(capture.tmpfile, "_other", None)))
+            for capture, fd in pairs
+            if not _has_file(capture)
+        ]
+        self._handler: Any = internals.report_log_handler(config)
+        self._log = MemoryFile(output.log)
+
+    def apply(self) -> None:
+        """In the child, before anything else is written."""
+        for capture, fd, file in self._files:
+            os.dup2(fd, file, inheritable=False)
+            if capture._state == "started":
+                os.dup2(fd, capture.targetfd)
+        for capture, memory in self._memories:
+            if getattr(sys, capture.name) is capture.tmpfile:
+                setattr(sys, capture.name, memory)
+            capture.tmpfile = memory
+        if self._handler is not None:
+            self._handler.stream = self._log
+            self._handler.reset = self._reset_log
+
+    def _reset_log(self) -> None:
+        """``LogCaptureHandler.reset`` makes a new buffer per phase; this empties the file."""
+        self._handler.records = []
+        self._log.clear()
 
 
 def forget_moved(config: pytest.Config) -> None:
@@ -89,20 +142,6 @@ def forget_moved(config: pytest.Config) -> None:
     if handler is not None:
         handler.stream.seek(0)
         handler.stream.truncate()
-
-
-def redirect(output: Output, config: pytest.Config) -> None:
-    """In the child: pytest's capture and log handler write into the memfds from now on."""
-    for capture, fd in zip(internals.global_captures(config), _streams(output), strict=False):
-        if hasattr(capture, "targetfd"):
-            os.dup2(fd, capture.tmpfile.fileno(), inheritable=False)
-            if capture._state == "started":
-                os.dup2(fd, capture.targetfd)
-        else:
-            _replace_memory(capture, fd)
-    handler = internals.report_log_handler(config)
-    if handler is not None:
-        _log_into(handler, MemoryFile(output.log))
 
 
 def lost_text(output: Output) -> list[tuple[str, str]]:
@@ -131,8 +170,13 @@ def _streams(output: Output) -> tuple[int, int]:
     return output.stdout, output.stderr
 
 
+def _has_file(capture: Any) -> bool:
+    """``FDCapture``, as opposed to ``SysCapture``."""
+    return hasattr(capture, "targetfd")
+
+
 def _captured(capture: Any) -> str:
-    if hasattr(capture, "targetfd"):
+    if _has_file(capture):
         return read_text(capture.tmpfile.fileno())
     return str(capture.tmpfile.getvalue())
 
@@ -141,23 +185,3 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def _replace_memory(capture: Any, fd: int) -> None:
-    """``SysCapture``: a memory file takes the place of the string buffer."""
-    before = capture.tmpfile
-    capture.tmpfile = MemoryFile(fd, getattr(before, "_other", None))
-    if getattr(sys, capture.name) is before:
-        setattr(sys, capture.name, capture.tmpfile)
-
-
-def _log_into(handler: Any, file: MemoryFile) -> None:
-    """``LogCaptureHandler.reset`` makes a new string buffer per phase; here it empties the file."""
-
-    def reset() -> None:
-        handler.records = []
-        file.clear()
-
-    handler.stream = file
-    handler.reset = reset
-    assert isinstance(handler, logging.Handler)

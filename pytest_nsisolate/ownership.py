@@ -23,7 +23,7 @@ from __future__ import annotations
 import bisect
 import gc
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -69,44 +69,44 @@ def _closure(item: pytest.Item, name: str) -> frozenset[str]:
     return frozenset(seen)
 
 
-def adopt(item: pytest.Item, inside: Iterable[str]) -> None:
-    """In the child: forget the runner's finalizers and own every one that comes.
+class Adoption:
+    """Makes the child forget the runner's finalizers and own every one that comes.
+
+    Made in the runner, where building it costs no page; it changes nothing before :meth:`apply`.
 
     :param inside: higher-scope fixtures that this child sets up anew, even if the runner has an
         instance for other tests.
     """
-    for name in inside:
-        internals.forget_fixture(item, name)
-    stack = internals.setup_stack(item)
-    order = list(stack)
-    for node in order:
-        stack[node] = ([], stack[node][1])
-    own: list[Callable[[], object]] = [item.teardown]
-    stack[item] = (own, None)
-    if gc.isenabled():
-        # Runs after every other finalizer: garbage with a __del__ that raises is noticed while
-        # pytest can still say so. Un-isolated, a later collection of the session would do it.
-        own.insert(0, gc.collect)
-    internals.on_add_finalizer(item, _Adopter(item, order, own))
 
-
-class _Adopter:
-    """Puts finalizers of wider nodes below those of the item: they run after, widest last."""
-
-    def __init__(
-        self, item: pytest.Item, order: list[object], own: list[Callable[[], object]]
-    ) -> None:
+    def __init__(self, item: pytest.Item, inside: Iterable[str]) -> None:
         self._item = item
-        self._order = order
-        self._own = own
-        self._first = len(own) - 1
+        self._inside = tuple(inside)
+        stack = internals.setup_stack(item)
+        self._order = list(stack)
+        # gc.collect runs after every other finalizer: garbage with a __del__ that raises is
+        # noticed while pytest can still say so. Un-isolated, a later collection would do it.
+        self._own: list[Callable[[], object]] = [gc.collect] if gc.isenabled() else []
+        self._own.append(item.teardown)
+        self._first_wider = len(self._own) - 1
         self._depths: list[int] = []
+        self._stack: dict[Any, tuple[list[Callable[[], object]], Any]] = {
+            node: ([], stack[node][1]) for node in self._order
+        }
+        self._stack[item] = (self._own, None)
 
-    def __call__(self, finalizer: Callable[[], object], node: object) -> None:
-        if node is self._item or node not in self._order:
+    def apply(self) -> None:
+        """In the child: from here on every finalizer that is registered is the item's."""
+        for name in self._inside:
+            internals.forget_fixture(self._item, name)
+        internals.replace_stack(self._item, self._stack, self._adopt)
+
+    def _adopt(self, finalizer: Callable[[], object], node: object) -> None:
+        """Finalizers of wider nodes go below those of the item: they run after, widest last."""
+        assert node in self._stack, (node, self._order)
+        if node is self._item:
             self._own.append(finalizer)
             return
         depth = self._order.index(node)
         at = bisect.bisect_right(self._depths, depth)
         self._depths.insert(at, depth)
-        self._own.insert(self._first + at, finalizer)
+        self._own.insert(self._first_wider + at, finalizer)

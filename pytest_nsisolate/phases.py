@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import faulthandler
-import random
 from collections.abc import Callable, Generator
 from typing import NoReturn
 
@@ -28,15 +27,17 @@ import pytest
 
 from pytest_nsisolate import launch, outcome, output, ownership, replay
 from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.channel import ChildEnd, Output, RunnerEnd
+from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.isolation import Isolation
 from pytest_nsisolate.plan import plan_launch
+from pytest_nsisolate.remedies import Explanation
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.view import Pid1View
+from pytest_nsisolate.wire import FrameWriter
 
 #: The attempt at an item that is going on.
 ISOLATION = pytest.StashKey[Isolation]()
@@ -94,34 +95,51 @@ def _set_up(
         internals.disown(item)
         raise
     isolation = item.stash[ISOLATION] = Isolation(item, request, run)
-    randomness = random.getstate()
-    end = _clone(item, run, isolation)
-    if end is None:
+    files, child = _prepare(item, run, isolation, inside)
+    writer = _clone(item, run, isolation, files)
+    if writer is None:
         internals.disown(item)
         raise Elsewhere(*isolation.await_phase("setup"))
-    own_pid = "pid" in isolation.request.namespaces
-    run.child = Child(item, end, inside=inside, own_pid=own_pid, randomness=randomness)
-    run.child.settle_in(run.nextitem)
+    run.child = child
+    child.settle_in(writer)
     item.ihook.pytest_nsisolate_ready(item=item, pid1=Pid1View())
     original()
 
 
-def _clone(item: pytest.Item, run: Run, isolation: Isolation) -> ChildEnd | None:
-    """The two forks. None in the runner, where the isolation has its attempt then."""
+def _prepare(
+    item: pytest.Item, run: Run, isolation: Isolation, inside: frozenset[str]
+) -> tuple[Output, Child]:
+    """The host check, and everything that is better made before the clone than after it."""
     request = isolation.request
     verdict = run.host_check.probe(request.namespaces, request.user, request.named)
     if verdict.refusal is not None:
-        _refuse(item, isolation, outcome.refused_by(verdict.refusal))
+        found = verdict.refusal
+        why = Explanation(found.cause, found.remedy)
+        _refuse(item, isolation, outcome.refused_by(found), why)
     if verdict.leave_out_user:
         request = isolation.request = request.replace(user="none")
     run.bury_outstanding()
-    files: Output | None = None
+    try:
+        files = Output.create()
+    except StepError as error:
+        _refuse(item, isolation, outcome.refused_by(error))
+    own_pid = "pid" in request.namespaces
+    return files, Child(item, run.nextitem, files, inside=inside, own_pid=own_pid)
+
+
+def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> FrameWriter | None:
+    """The forks. None in the runner, where the isolation has its attempt then."""
+    request = isolation.request
     try:
         shared = run.shared(item.config)
         plan = plan_launch(item.config, request, run)
-        files = Output.create()
-        output.move_to(files, item.config)
+        moved = output.move_to(files, item.config)
         output.flush_streams()
+        if internals.fault_timeout(item.config) > 0:
+            # The child has a watchdog of its own; this one could end the runner. Before the fork:
+            # to cancel it afterwards, as arming another does, waits for a thread that the fork
+            # has not taken along.
+            faulthandler.cancel_dump_traceback_later()
 
         def register(end: RunnerEnd) -> None:
             budget = _budget(item, run, request)
@@ -129,23 +147,25 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation) -> ChildEnd | None
                 end, maps=plan.maps, budget=budget, init=plan.init
             )
 
-        end = launch.launch(plan, files, shared, register)
+        writer = launch.launch(plan, files, shared, register)
     except StepError as error:
-        if files is not None and isolation.attempt is None:
+        if isolation.attempt is None:
             files.close()
         _refuse(item, isolation, outcome.refused_by(error))
-    if end is None:
+    if writer is None and moved:
         output.forget_moved(item.config)
-        if internals.fault_timeout(item.config) > 0:
-            # The child has a watchdog of its own; this one could end the runner.
-            faulthandler.cancel_dump_traceback_later()
-    return end
+    return writer
 
 
-def _refuse(item: pytest.Item, isolation: Isolation, refused: outcome.Refused) -> NoReturn:
+def _refuse(
+    item: pytest.Item,
+    isolation: Isolation,
+    refused: outcome.Refused,
+    why: Explanation | None = None,
+) -> NoReturn:
     """No child was born: the test is an error, or by policy a skip."""
     internals.disown(item)
-    report = isolation.refuse(refused)
+    report = isolation.refuse(refused, why)
     raise Elsewhere(report, None if report.skipped else replay.crash_of(report))
 
 
@@ -161,6 +181,7 @@ def call(item: pytest.Item) -> None:
     """The call phase in the runner: it waits, and none of its hooks runs here."""
     isolation = item.stash.get(ISOLATION, None)
     if isolation is not None:
+        isolation.let_setup_show()
         raise Elsewhere(*isolation.await_phase("call"))
 
 
@@ -169,6 +190,7 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
     isolation = item.stash.get(ISOLATION, None)
     if isolation is None:
         return
+    isolation.let_setup_show()
     elsewhere = Elsewhere()
     if not isolation.over:
         elsewhere = Elsewhere(*isolation.await_phase("teardown"))
@@ -219,6 +241,8 @@ def make_report(
         report.duration, report.start = call_info.duration, call_info.start
         report.stop = call_info.stop
         item.stash[SHOWN] = copy.copy(report)
+    if call_info.when == "setup":
+        item.stash[ISOLATION].hush_setup_show()
     shown = item.stash.get(SHOWN, None)
     try:
         result = yield

@@ -61,14 +61,17 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     if not run.requests:
         return (yield)
     outermost = OutermostHooks(run)
+    manager = session.config.pluginmanager
+    if session.config.option.setupshow:
+        manager.register(SetupShowHooks(run), "nsisolate-setup-show")
     # Now, when every conftest has been loaded: the last one registered is the outermost.
-    session.config.pluginmanager.register(outermost, "nsisolate-outermost")
+    manager.register(outermost, "nsisolate-outermost")
     try:
         return (yield)
     finally:
         if run.child is not None:
             run.child.barrier(None)
-        session.config.pluginmanager.unregister(outermost)
+        manager.unregister(outermost)
         run.close()
 
 
@@ -90,6 +93,32 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
         return None
     run.budgets[item] = float(settings.timeout)
     return True
+
+
+class SetupShowHooks:
+    """``--setup-show``: each line of a fixture says on which side of the clone it is."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_setup(
+        self, request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        try:
+            return (yield)
+        finally:
+            reporting.show_side(request.config, self._run)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_fixture_post_finalizer(
+        self, fixturedef: Any, request: pytest.FixtureRequest
+    ) -> Generator[None, object, object]:
+        shown = fixturedef.cached_result is not None
+        result = yield
+        if shown:
+            reporting.show_side(request.config, self._run)
+        return result
 
 
 class OutermostHooks:

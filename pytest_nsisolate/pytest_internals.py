@@ -8,11 +8,14 @@ pytest 8.4 and the newest; when a release moves one of these, this is the only f
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from _pytest.capture import CaptureIO
 from _pytest._code.code import (
     ExceptionChainRepr,
     ReprEntryNative,
@@ -30,7 +33,7 @@ try:
 except ImportError:  # pytest 8.4 has no subtests of its own
     failed_subtests_key = None  # type: ignore[assignment]
 
-__all__ = ["check_interactive_exception"]
+__all__ = ["CaptureIO", "check_interactive_exception"]
 
 Finalizer: TypeAlias = Callable[[], object]
 
@@ -103,9 +106,15 @@ def setup_stack(item: pytest.Item) -> dict[Any, tuple[list[Finalizer], Any]]:
     return stack
 
 
-def on_add_finalizer(item: pytest.Item, adopt: Callable[[Finalizer, object], None]) -> None:
-    """Send every finalizer that is registered from now on to ``adopt``."""
-    item.session._setupstate.addfinalizer = adopt  # type: ignore[method-assign, assignment]
+def replace_stack(
+    item: pytest.Item,
+    stack: dict[Any, tuple[list[Finalizer], Any]],
+    adopt: Callable[[Finalizer, object], None],
+) -> None:
+    """Give the child a stack of its own, and every finalizer that is registered to ``adopt``."""
+    state: Any = item.session._setupstate
+    state.stack = stack
+    state.addfinalizer = adopt
 
 
 def tear_everything_down(session: pytest.Session) -> None:
@@ -131,24 +140,28 @@ def _is_module(plugin: object) -> bool:
     return type(plugin).__name__ == "module"
 
 
-def silence_reporters(config: pytest.Config, keep: Callable[[object], bool]) -> None:
-    """In the child: nobody but ``keep`` hears ``pytest_runtest_logreport`` any more.
+def listeners(config: pytest.Config, keep: Callable[[object], bool]) -> list[Any]:
+    """Those implementations of ``pytest_runtest_logreport`` whose plugin is to be kept."""
+    caller = config.hook.pytest_runtest_logreport
+    return [found for found in caller.get_hookimpls() if keep(found.plugin)]
+
+
+def silence_reporters(config: pytest.Config, kept: list[Any]) -> None:
+    """In the child: nobody but ``kept`` hears ``pytest_runtest_logreport`` any more.
 
     Subtests send their reports through that hook from inside the call phase. Public neighbour:
     ``PluginManager.unregister`` would take a conftest's other hooks away too.
     """
-    caller = config.hook.pytest_runtest_logreport
-    for implementation in list(caller.get_hookimpls()):
-        if not keep(implementation.plugin):
-            caller._remove_plugin(implementation.plugin)
+    config.hook.pytest_runtest_logreport._hookimpls[:] = kept
 
 
 def failed_subtests(item: pytest.Item) -> int:
     """How many subtests pytest has booked as failed; it does not book those of ``unittest``."""
-    if failed_subtests_key is None:
-        return 0
-    key: Any = item.id if _STRUCTURED_IDS else item.nodeid
-    return item.config.stash[failed_subtests_key][key]
+    count = 0
+    if failed_subtests_key is not None:
+        key: Any = item.id if _STRUCTURED_IDS else item.nodeid
+        count = item.config.stash[failed_subtests_key][key]
+    return count
 
 
 def set_failed_subtests(item: pytest.Item, count: int) -> None:
@@ -185,8 +198,16 @@ def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
 
     pytest's own hooks and those of plugins that steer ``SetupState`` itself; everybody else's have
     run in the child. pytest-rerunfailures holds the wider scopes back for the next attempt there.
+    Where every wider node stays for the next item there is nothing that a hook could see.
     """
     manager = item.config.pluginmanager
+    steered = any(manager.hasplugin(name) for name in _STEERING)
+    stack = setup_stack(item)
+    stays = nextitem is not None and list(stack)[:-1] == nextitem.listchain()[: len(stack) - 1]
+    if stays and not steered and item in stack:
+        del stack[item]
+        os.environ.pop("PYTEST_CURRENT_TEST", None)
+        return
     others = [
         plugin
         for plugin in manager.get_plugins()
@@ -292,6 +313,15 @@ def global_captures(config: pytest.Config) -> list[Any]:
     if capturing is None:
         return []
     return [capture for capture in (capturing.out, capturing.err) if capture is not None]
+
+
+def capture_disabled(config: pytest.Config) -> AbstractContextManager[None]:
+    """``capsys.disabled()`` for whoever has no fixture at hand."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    if manager is None:
+        return nullcontext()
+    disabled: AbstractContextManager[None] = manager.global_and_fixture_disabled()
+    return disabled
 
 
 def report_log_handler(config: pytest.Config) -> logging.Handler | None:

@@ -11,7 +11,6 @@ from typing import Any, Final
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.doctor import doctor
 from pytest_nsisolate.host import header_line
 from pytest_nsisolate.replay import REFUSED, headline
 from pytest_nsisolate.request import resolve_all
@@ -35,6 +34,9 @@ def refuse_namesake(config: pytest.Config) -> None:
 
 def run_doctor() -> int:
     """Print what this host can do; the exit status is 1 if something is refused."""
+    # Only this option needs it, and it takes its time to import.
+    from pytest_nsisolate.doctor import doctor  # noqa: PLC0415
+
     text, status = doctor()
     sys.stdout.write(f"{text}\n")
     return status
@@ -66,6 +68,14 @@ def take_requests(run: Run, items: list[pytest.Item]) -> None:
             for item in run.requests:
                 item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
         run.requests = {}
+
+
+def show_side(config: pytest.Config, run: Run) -> None:
+    """Behind a line of ``--setup-show``: where the fixture has just been set up or torn down."""
+    with internals.capture_disabled(config):
+        writer = config.get_terminal_writer()
+        writer.write(" [runner]" if run.child is None else " [child]")
+        writer.flush()
 
 
 def summarize(terminalreporter: Any) -> None:

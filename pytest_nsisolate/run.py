@@ -18,7 +18,8 @@ from pytest_nsisolate.channel import Shared
 from pytest_nsisolate.child import Child
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel import idmap, process
+from pytest_nsisolate.mount_plans import MountPlans
 from pytest_nsisolate.probe import HostCheck
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.settings import Settings
@@ -47,6 +48,8 @@ class Run:
     _host: HostCheck | None = None
     _capabilities: tuple[int, int] | None = None
     _shared: Shared | None = None
+    _mount_plans: MountPlans | None = None
+    _maps: idmap.IdMaps | None = None
     _warden: warden.Warden | None = None
 
     @property
@@ -69,6 +72,19 @@ class Run:
             self._capabilities = (held.permitted, held.bounding)
         return self._capabilities
 
+    @property
+    def mount_plans(self) -> MountPlans:
+        """Which mounts a child makes; opened at the first use."""
+        if self._mount_plans is None:
+            self._mount_plans = MountPlans()
+        return self._mount_plans
+
+    def identity_maps(self) -> idmap.IdMaps:
+        """The runner's own ids one to one; they cannot change during a run."""
+        if self._maps is None:
+            self._maps = idmap.identity_maps()
+        return self._maps
+
     def shared(self, config: pytest.Config) -> Shared:
         """Descriptors that all children inherit; made, with all preloading, at the first use.
 
@@ -85,7 +101,8 @@ class Run:
                 runner = os.pidfd_open(os.getpid())
             except OSError as error:
                 raise StepError("pidfd_open", None, error.errno or 0) from error
-            self._shared = Shared(null, runner, _execnet_descriptors(config))
+            foreign = (*_execnet_descriptors(config), self.mount_plans.watched)
+            self._shared = Shared(null, runner, foreign)
         if self._warden is None or not self._warden.is_alive():
             self._shared = self._with_new_warden(self._shared)
         return self._shared
@@ -115,6 +132,9 @@ class Run:
             attempt.bury()
         self.bury_outstanding()
         self._dismiss_warden()
+        if self._mount_plans is not None:
+            self._mount_plans.close()
+            self._mount_plans = None
         if self._shared is not None:
             os.close(self._shared.null)
             os.close(self._shared.runner_pidfd)

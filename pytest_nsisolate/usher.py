@@ -59,8 +59,11 @@ def enter(plan: LaunchPlan, link: Link) -> None:
         gc.freeze()
         os.setpgid(0, 0)
         parent = os.pidfd_open(os.getpid())
+        # An inherited SIG_IGN would have the kernel reap PID 1, and its status would be lost.
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         pid, at_once = _unshare_and_fork(plan, link)
         if pid == 0:
+            signal.signal(signal.SIGCHLD, before)
             process.die_with_parent(parent)
             os.dup2(link.shared.null, parent, inheritable=False)
             _furnish(plan, link, at_once=at_once)

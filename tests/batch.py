@@ -39,6 +39,14 @@ NOBODY: Final = 54321
 
 _OPTIONS: Final = ("-p", "watching")
 
+#: A second thread in the runner, which has PID 1 made the long way, by an usher.
+THREADED: Final = """
+import threading
+_stop = threading.Event()
+_thread = threading.Thread(target=_stop.wait, daemon=True)
+_thread.start()
+"""
+
 
 def cases(module: str) -> Any:
     """One test per side and per test of ``tests/inner/<module>.py``: (side, name, expectation)."""
@@ -105,18 +113,19 @@ def run_batch(
 
 
 def shared_batch(
-    factory: pytest.TempPathFactory, module: str, side: Side, *arguments: str
+    factory: pytest.TempPathFactory, module: str, side: Side, *arguments: str, conftest: str = ""
 ) -> Result:
     """:func:`run_batch` of a module, once for all tests and all workers of this run."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
-    key = hashlib.sha256(repr((module, side, arguments)).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((module, side, arguments, conftest)).encode()).hexdigest()[:16]
     kept = base / f"batch-{module}-{key}"
     with open(f"{kept}.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            result = run_batch(source(module), side, *arguments, timeout=120)
+            files = {**source(module), "conftest.py": conftest}
+            result = run_batch(files, side, *arguments, timeout=120)
             kept.write_bytes(pickle.dumps(result))
     found: Result = pickle.loads(kept.read_bytes())
     return found
@@ -244,15 +253,22 @@ class Running:
     def text(self) -> str:
         return (self.folder / ".output").read_text(encoding="utf-8", errors="replace")
 
-    def usher(self) -> int:
-        """The host's pid of the process in the middle."""
-        (pid,) = children(self.process.pid)
+    def pid1(self) -> int:
+        """The host's number of PID 1."""
+        (pid,) = (pid for pid in descendants(self.process.pid) if _numbers(pid)[1:] == ["1"])
         return pid
 
-    def pid1(self) -> int:
-        """The host's pid of PID 1."""
-        (pid,) = children(self.usher())
-        return pid
+    def usher(self) -> int | None:
+        """The host's number of the process in the middle, None on the short way."""
+        parent = _status(self.pid1())["PPid"]
+        return None if parent == str(self.process.pid) else int(parent)
+
+    def warden(self) -> int | None:
+        """The host's number of the warden, None before the first clone."""
+        for pid in children(self.process.pid):
+            if b"warden" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return pid
+        return None
 
     def signal(self, number: int) -> None:
         """To the runner's process group, as a terminal does."""
@@ -294,6 +310,23 @@ def start(folder: Path, side: Side, *arguments: str, **env: str) -> Running:
             text=True,
         )
     return Running(folder, process)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Everything below a process."""
+    for child in children(pid):
+        yield child
+        yield from descendants(child)
+
+
+def _status(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _numbers(pid: int) -> list[str]:
+    """Its numbers in the PID namespaces from ours to its own."""
+    return _status(pid)["NSpid"].split()
 
 
 def children(pid: int) -> list[int]:

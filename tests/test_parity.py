@@ -23,7 +23,7 @@ from tests.support import (
 
 pytestmark = NEEDS_NAMESPACES
 
-OUTCOMES: Final = r'''
+OUTCOMES: Final = r"""
 import enum, logging, sys, unittest, warnings
 import pytest
 
@@ -154,9 +154,9 @@ def test_thread_exception():
     thread.start()
     thread.join()
 def test_returns(): return None
-'''
+"""
 
-FIXTURES: Final = r'''
+FIXTURES: Final = r"""
 import warnings, logging
 import pytest
 
@@ -253,9 +253,9 @@ class TestBrokenClass:
     def test_again(self): pass
 def setup_module(module): print("setup_module")
 def teardown_module(module): print("teardown_module")
-'''
+"""
 
-UNITTESTS: Final = '''
+UNITTESTS: Final = """
 import unittest
 
 class Case(unittest.TestCase):
@@ -292,7 +292,7 @@ class Broken(unittest.TestCase):
     def setUpClass(cls): raise RuntimeError("no class")
     def test_one(self): pass
     def test_two(self): pass
-'''
+"""
 
 DOCTESTS: Final = '''
 def double(value):
@@ -319,7 +319,7 @@ def raising():
     raise KeyError("k")
 '''
 
-CONFTEST: Final = '''
+CONFTEST: Final = """
 import pytest
 
 class Line(pytest.Item):
@@ -338,12 +338,69 @@ class Lines(pytest.File):
         for number, text in enumerate(self.path.read_text().splitlines()):
             yield Line.from_parent(self, name=f"l{number}", text=text)
 
+@pytest.fixture(scope="session")
+def broken_session(): raise RuntimeError("in a conftest")
+
+@pytest.fixture
+def broken_function(): raise RuntimeError("in a conftest, too")
+
+def asked(item, phase):
+    what = item.get_closest_marker(f"hook_{phase}")
+    if what is not None:
+        {"raise": ValueError, "skip": pytest.skip, "xfail": pytest.xfail, "fail": pytest.fail}[
+            what.args[0]
+        ](phase) if what.args[0] != "raise" else broken(phase)
+
+def broken(phase): raise ValueError(phase)
+
+def pytest_configure(config):
+    for phase in ("setup", "call", "teardown"):
+        config.addinivalue_line("markers", f"hook_{phase}: a hook of that phase fails")
+
+def pytest_runtest_setup(item): asked(item, "setup")
+def pytest_runtest_call(item): asked(item, "call")
+# Last: un-isolated, an error before pytest's own tear-down breaks the next test.
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item): asked(item, "teardown")
+
 def pytest_collect_file(file_path, parent):
     if file_path.suffix == ".lines":
         return Lines.from_parent(parent, path=file_path)
-'''
+"""
 
-SUBTESTS: Final = '''
+HOOKS: Final = """
+import pytest
+
+@pytest.fixture(scope="module")
+def broken_after():
+    yield
+    raise RuntimeError("at the end")
+
+def test_broken_session(broken_session): pass
+def test_broken_session_again(broken_session): pass
+def test_broken_function(broken_function): pass
+@pytest.mark.hook_setup("raise")
+def test_setup_raises(): pass
+@pytest.mark.hook_setup("skip")
+def test_setup_skips(): pass
+@pytest.mark.hook_setup("xfail")
+def test_setup_xfails(): pass
+@pytest.mark.hook_setup("fail")
+def test_setup_fails(): pass
+@pytest.mark.hook_call("raise")
+def test_call_raises(): pass
+@pytest.mark.hook_call("skip")
+def test_call_skips(): pass
+@pytest.mark.hook_call("xfail")
+def test_call_xfails(): pass
+@pytest.mark.hook_teardown("raise")
+def test_teardown_raises(): pass
+@pytest.mark.hook_teardown("skip")
+def test_teardown_skips(): pass
+def test_broken_after(broken_after): pass
+"""
+
+SUBTESTS: Final = """
 def test_subtests_pass(subtests):
     for n in range(2):
         with subtests.test(msg="number", n=n):
@@ -363,17 +420,24 @@ def test_subtests_skip(subtests):
         pytest.skip("not this one")
     with subtests.test("expected"):
         pytest.xfail("known")
-'''
+"""
 
 VARIED: Final = {
     "conftest.py": CONFTEST,
     "test_outcomes.py": OUTCOMES,
     "test_fixtures.py": FIXTURES,
+    "test_hooks.py": HOOKS,
     "test_unit.py": UNITTESTS,
     "module_docs.py": DOCTESTS,
     "data.lines": "good\nfail here\ngood\n",
     "text.txt": ">>> 1 + 1\n3\n",
 } | ({"test_subtests.py": SUBTESTS} if PYTEST_9 else {})
+
+#: One shows pytest's own locals, times among them; of the other, pytest captures its own letters.
+NOT_STABLE: Final = (
+    "--deselect=test_outcomes.py::test_xfail_norun",
+    "--deselect=test_unit.py::Case::test_subtests",
+)
 
 ARGUMENTS: Final = ("--doctest-modules", "--doctest-glob=*.txt", "-rA")
 
@@ -382,7 +446,7 @@ ARGUMENTS: Final = ("--doctest-modules", "--doctest-glob=*.txt", "-rA")
     "arguments",
     [
         pytest.param(ARGUMENTS, id="plain"),
-        pytest.param((*ARGUMENTS, "-vv", "--showlocals", "--tb=long"), id="verbose"),
+        pytest.param((*ARGUMENTS, "-vv", "--showlocals", "--tb=long", *NOT_STABLE), id="verbose"),
     ],
 )
 def test_a_varied_suite_gives_the_same_results_isolated(

@@ -49,8 +49,9 @@ class Capabilities:
 
 
 def preload() -> None:
-    """Import python-prctl, in the runner."""
+    """Import python-prctl and read what a child needs to know, in the runner."""
     _prctl()
+    _every_capability()
 
 
 @functools.cache
@@ -136,10 +137,23 @@ def limit_capabilities(mask: int, bounding: int | None = None) -> None:
 
 
 def _limit_bounding(mask: int) -> None:
-    excess = capabilities().bounding & ~mask
+    # What is in the set now need not be read: to drop what is not in it does no harm. Where the
+    # mask has everything, as on most hosts, that is no call at all.
+    excess = _every_capability() & ~mask
     for bit in range(excess.bit_length()):
         if excess >> bit & 1:
             _prctl().capbset_drop(bit)
+
+
+@functools.cache
+def _every_capability() -> int:
+    """The mask of those that this kernel knows, which may be more than we have names for."""
+    try:
+        with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
+            last = int(file.read())
+    except OSError:  # no /proc: that is refused later, with a better reason
+        last = len(CAPABILITY_NAMES) - 1
+    return (2 << last) - 1
 
 
 def alone() -> bool:

@@ -58,6 +58,8 @@ _SYS_MOUNT_SETATTR: Final = 442
 # Version 3, the calling thread; then two words of each of the three sets, low words first.
 _CAPABILITY_HEADER: Final = struct.pack("=Ii", 0x20080522, 0)
 _CAPABILITY_DATA: Final = struct.Struct("=6I")
+_CAPABILITY_BUFFER: Final = ctypes.create_string_buffer(_CAPABILITY_DATA.size)
+_LOW_WORD: Final = 0xFFFFFFFF
 
 _PTRACE_DETACH: Final = 17
 _PTRACE_SEIZE: Final = 0x4206
@@ -147,17 +149,20 @@ def supports_mount_setattr() -> bool:
 
 def capget() -> tuple[int, int, int]:
     """capget(2) of the calling thread: effective, permitted, inheritable, as bit masks."""
-    data = ctypes.create_string_buffer(_CAPABILITY_DATA.size)
-    Prepared(function("capget"), (_CAPABILITY_HEADER, data))()
-    e, p, i, e_high, p_high, i_high = _CAPABILITY_DATA.unpack(data.raw)
+    # One buffer for all: it is read before anybody else can have the GIL.
+    if function("capget")(_CAPABILITY_HEADER, _CAPABILITY_BUFFER) < 0:
+        raise last_error()
+    e, p, i, e_high, p_high, i_high = _CAPABILITY_DATA.unpack(_CAPABILITY_BUFFER)
     return e | e_high << 32, p | p_high << 32, i | i_high << 32
 
 
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2) for the calling thread: bit masks; the permitted set can only shrink."""
-    sets = (effective, permitted, inheritable)
-    low, high = (mask & 0xFFFFFFFF for mask in sets), (mask >> 32 for mask in sets)
-    Prepared(function("capset"), (_CAPABILITY_HEADER, _CAPABILITY_DATA.pack(*low, *high)))()
+    e, p, i = effective, permitted, inheritable
+    low = _LOW_WORD
+    data = _CAPABILITY_DATA.pack(e & low, p & low, i & low, e >> 32, p >> 32, i >> 32)
+    if function("capset")(_CAPABILITY_HEADER, data) < 0:
+        raise last_error()
 
 
 def gettid() -> int:

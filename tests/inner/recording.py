@@ -48,7 +48,7 @@ class _Recorder:
                 "skip": repr(longrepr) if isinstance(longrepr, tuple) else None,
                 "text": report.longreprtext,
                 "longrepr": type(longrepr).__name__,
-                "sections": report.sections,
+                "sections": [(title, _short(text)) for title, text in report.sections],
                 "properties": [(repr(key), repr(value)) for key, value in report.user_properties],
                 "location": report.location,
                 "keywords": sorted(report.keywords),
@@ -72,3 +72,10 @@ class _Recorder:
                 "location": location,
             }
         )
+
+
+def _short(text: str) -> str:
+    """A text of megabytes by its size and its two ends."""
+    if len(text) < 4_000_000:
+        return text
+    return f"{len(text)} characters, {text[:100]} ... {text[-100:]}"

@@ -18,6 +18,7 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "expect(result, *texts): what the outer test looks for")
+    config.addinivalue_line("markers", "lost: the test does not live to tell its own output")
     lock = os.open(os.environ["ALIVE"], os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.set_inheritable(lock, True)
