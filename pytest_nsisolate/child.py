@@ -68,7 +68,8 @@ class Child:
         self._fault = files.fault
         self._redirection = output.Redirection(files, config)
         self._adoption = ownership.Adoption(item, inside)
-        self._listeners = internals.listeners(config, _is_kept)
+        self._watchdog = _watchdog(config)
+        self._silence = internals.Silence(config, _is_kept)
         self._records_warnings = config.pluginmanager.hasplugin("warnings")
         # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
         self._randomness = random.getstate()
@@ -87,13 +88,16 @@ class Child:
         self._redirection.apply()
         faulthandler.enable(file=self._fault)
         faulthandler.register(evidence.stack_signal(), file=self._fault, all_threads=True)
-        _rearm_faulthandler_timeout(self._item.config)
+        if self._watchdog is not None:
+            # A thread, which no fork takes along.
+            timeout, descriptor, leave = self._watchdog
+            faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
         os.register_at_fork(after_in_child=self._after_fork)
         _end_twinship()
         random.setstate(self._randomness)
         if self._records_warnings:
             warning_frames.divert(lambda data: self._send(Kind.WARNING, data))
-        internals.silence_reporters(self._item.config, self._listeners)
+        self._silence.fall()
         self._adoption.apply()
         self._send(Kind.READY, {})
 
@@ -248,13 +252,23 @@ class Child:
         """In a process that the test has forked: it has nothing to tell the runner."""
         self._stray = True
         if self._writer is not None:
-            self._writer.abandon()
+            _cover(self._writer.abandon())
 
     def _leave_if_stray(self) -> None:
         if self._stray:
             text = f"pytest-nsisolate: a process forked by {self._item.nodeid} returned from it\n"
             os.write(2, text.encode())
             posix._exit(EXIT_STRAY)
+
+
+def _cover(descriptor: int) -> None:
+    """Put ``/dev/null`` over the frame pipe: what a copy writes to that number reaches nobody."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+    except OSError:
+        pass  # abandoned before, or closed by the test
 
 
 def _is_kept(plugin: object) -> bool:
@@ -276,13 +290,13 @@ def _describe_error(error: BaseException) -> dict[str, object]:
     return {"module": kind.__module__, "name": kind.__qualname__, "text": text}
 
 
-def _rearm_faulthandler_timeout(config: pytest.Config) -> None:
-    """``faulthandler_timeout``: its watchdog is a thread, which no fork takes along."""
+def _watchdog(config: pytest.Config) -> tuple[float, int, bool] | None:
+    """``faulthandler_timeout``: seconds, where to write, and whether to leave then."""
     descriptor = internals.fault_handler_descriptor(config)
     timeout = internals.fault_timeout(config)
-    if timeout > 0 and descriptor is not None:
-        leave = internals.exits_on_fault_timeout(config)
-        faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
+    if timeout <= 0 or descriptor is None:
+        return None
+    return timeout, descriptor, internals.exits_on_fault_timeout(config)
 
 
 def _end_twinship() -> None:

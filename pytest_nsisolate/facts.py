@@ -167,11 +167,14 @@ def process_limit() -> str | None:
 
 
 def _process_rlimit() -> str | None:
-    import resource
+    try:
+        import resource
 
-    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-    if soft == resource.RLIM_INFINITY or _own_tasks() + 2 < soft:
-        return None
+        soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+        if soft == resource.RLIM_INFINITY or _own_tasks() + 2 < soft:
+            return None
+    except OSError:
+        return None  # no descriptor is left to look with
     return f"RLIMIT_NPROC = {soft} (ulimit -u)"
 
 

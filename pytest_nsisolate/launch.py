@@ -115,13 +115,18 @@ def launch(
     return None
 
 
+def has_one_task() -> bool:
+    """Whether nobody else is in this process, by the kernel's own count (proc(5))."""
+    return len(os.listdir("/proc/self/task")) == 1
+
+
 def _clone(plan: LaunchPlan, shared: Shared) -> tuple[bool, int]:
     """(the short way was taken, what fork(2) returns)."""
     if (
         shared.warden is not None
         and plan.may_go_direct
         and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
-        and len(os.listdir("/proc/self/task")) == 1
+        and has_one_task()
     ):
         try:
             return True, raw_clone(plan.flags)

@@ -18,7 +18,6 @@ of the report, and the child's report stands.
 from __future__ import annotations
 
 import contextlib
-import copy
 import faulthandler
 from collections.abc import Callable, Generator
 from typing import NoReturn
@@ -29,7 +28,7 @@ from pytest_nsisolate import launch, outcome, output, ownership, replay
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
-from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.isolation import Isolation
 from pytest_nsisolate.plan import plan_launch
 from pytest_nsisolate.remedies import Explanation
@@ -111,7 +110,11 @@ def _prepare(
 ) -> tuple[Output, Child]:
     """The host check, and everything that is better made before the clone than after it."""
     request = isolation.request
-    verdict = run.host_check.probe(request.namespaces, request.user, request.named)
+    try:
+        with failing("examine this host", None):
+            verdict = run.host_check.probe(request.namespaces, request.user, request.named)
+    except StepError as error:
+        _refuse(item, isolation, outcome.refused_by(error))
     if verdict.refusal is not None:
         found = verdict.refusal
         why = Explanation(found.cause, found.remedy)
@@ -131,9 +134,10 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
     """The forks. None in the runner, where the isolation has its attempt then."""
     request = isolation.request
     try:
-        shared = run.shared(item.config)
-        plan = plan_launch(item.config, request, run)
-        moved = output.move_to(files, item.config)
+        with failing("prepare the launch", None):
+            shared = run.shared(item.config)
+            plan = plan_launch(item.config, request, run)
+            moved = output.move_to(files, item.config)
         output.flush_streams()
         if internals.fault_timeout(item.config) > 0:
             # The child has a watchdog of its own; this one could end the runner. Before the fork:
@@ -192,7 +196,7 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
         return
     isolation.let_setup_show()
     elsewhere = Elsewhere()
-    if not isolation.over:
+    if isolation.attempt is not None and not isolation.over:
         elsewhere = Elsewhere(*isolation.await_phase("teardown"))
     _release(run, isolation)
     captured = len(internals.report_sections(item))
@@ -240,7 +244,7 @@ def make_report(
     if report is not None:
         report.duration, report.start = call_info.duration, call_info.start
         report.stop = call_info.stop
-        item.stash[SHOWN] = copy.copy(report)
+        item.stash[SHOWN] = replay.copied(report)
     if call_info.when == "setup":
         item.stash[ISOLATION].hush_setup_show()
     shown = item.stash.get(SHOWN, None)

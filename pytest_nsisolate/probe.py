@@ -32,6 +32,9 @@ from pytest_nsisolate.remedies.table import UserMode
 from pytest_nsisolate.trial import attempt
 
 
+_TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The first step that this host denies, and what to do about it.
@@ -97,9 +100,10 @@ class HostCheck:
     def probe(self, namespaces: frozenset[str], user: UserMode, named: frozenset[str]) -> Verdict:
         """The verdict on a request; forks for the first one of its kind (:func:`probe`)."""
         kind = (namespaces, user, "user" in named)
-        if kind not in self._verdicts:
-            self._verdicts[kind] = probe(namespaces, user, named, self.host)
-        return self._verdicts[kind]
+        verdict = self._verdicts.get(kind)
+        if verdict is None or _may_pass(verdict):
+            verdict = self._verdicts[kind] = probe(namespaces, user, named, self.host)
+        return verdict
 
     def notes(self) -> tuple[str, ...]:
         """What users should know of the verdicts so far, one line each, for the terminal."""
@@ -112,6 +116,12 @@ class HostCheck:
                 refusal = verdict.user_refusal
                 found[f"nsisolate: without user: {refusal.headline()}: {refusal.cause}"] = None
         return tuple(found)
+
+
+def _may_pass(verdict: Verdict) -> bool:
+    """Refused for want of something that the next test may have: asked again then."""
+    refusal = verdict.refusal or verdict.user_refusal
+    return refusal is not None and refusal.errno in _TRANSIENT
 
 
 def probe(namespaces: frozenset[str], user: UserMode, named: frozenset[str], host: Host) -> Verdict:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
-from _pytest.capture import CaptureIO
 from _pytest._code.code import (
     ExceptionChainRepr,
     ReprEntryNative,
     ReprFileLocation,
     ReprTraceback,
 )
+from _pytest.capture import CaptureIO
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.junitxml import xml_key
 from _pytest.runner import check_interactive_exception, show_test_item
@@ -140,19 +140,22 @@ def _is_module(plugin: object) -> bool:
     return type(plugin).__name__ == "module"
 
 
-def listeners(config: pytest.Config, keep: Callable[[object], bool]) -> list[Any]:
-    """Those implementations of ``pytest_runtest_logreport`` whose plugin is to be kept."""
-    caller = config.hook.pytest_runtest_logreport
-    return [found for found in caller.get_hookimpls() if keep(found.plugin)]
-
-
-def silence_reporters(config: pytest.Config, kept: list[Any]) -> None:
-    """In the child: nobody but ``kept`` hears ``pytest_runtest_logreport`` any more.
+class Silence:
+    """In the child nobody but a few hears ``pytest_runtest_logreport`` any more.
 
     Subtests send their reports through that hook from inside the call phase. Public neighbour:
     ``PluginManager.unregister`` would take a conftest's other hooks away too.
+
+    :param keep: which plugins go on listening.
     """
-    config.hook.pytest_runtest_logreport._hookimpls[:] = kept
+
+    def __init__(self, config: pytest.Config, keep: Callable[[object], bool]) -> None:
+        self._caller: Any = config.hook.pytest_runtest_logreport
+        self._kept = [found for found in self._caller.get_hookimpls() if keep(found.plugin)]
+
+    def fall(self) -> None:
+        """In the child, before the test's first line."""
+        self._caller._hookimpls[:] = self._kept
 
 
 def failed_subtests(item: pytest.Item) -> int:

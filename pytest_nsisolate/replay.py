@@ -15,6 +15,7 @@ Nothing here trusts a child: whatever does not have the shape of a report is :cl
 from __future__ import annotations
 
 import itertools
+import copy
 import sys
 from pathlib import Path
 from typing import Any, Final, TypeAlias, cast
@@ -36,6 +37,12 @@ _MACHINERY = frozenset(
     str(Path(__file__).with_name(f"{name}.py"))
     for name in ("plugin", "phases", "ownership", "pytest_internals", "child")
 )
+
+#: Exceptions of pytest that do not say where they are from.
+_OUTCOMES_OF_PYTEST = {
+    ("builtins", "Failed"): pytest.fail.Exception,
+    ("builtins", "Skipped"): pytest.skip.Exception,
+}
 
 _OUTCOMES = ("passed", "failed", "skipped")
 
@@ -72,7 +79,7 @@ def read_report(
     config = item.config
     try:
         report = config.hook.pytest_report_from_serializable(config=config, data=data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # whatever a plugin's own implementation meets
         raise BrokenStream(f"a report that pytest cannot read ({error!r})") from error
     if not isinstance(report, pytest.TestReport):
         raise BrokenStream("a report of an unknown type")
@@ -228,14 +235,15 @@ def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:
     if not isinstance(error, dict):
         return crash_of(report)
     module, name, text = (str(error.get(key)) for key in ("module", "name", "text"))
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
+    found: Any = _OUTCOMES_OF_PYTEST.get((module, name), sys.modules.get(module))
+    for part in () if isinstance(found, type) else name.split("."):
         found = getattr(found, part, None)
     base: Any = found if isinstance(found, type) and issubclass(found, BaseException) else Exception
     looks = {"__module__": module, "__qualname__": name, "__str__": lambda self: text}
     try:
         imitation: Any = type(name.rpartition(".")[2], (base,), looks)
-        made: BaseException = imitation.__new__(imitation)
+        needed = (text, [IsolatedCrash(text)]) if issubclass(base, BaseExceptionGroup) else ()
+        made: BaseException = imitation.__new__(imitation, *needed)
         made.args = (text,)
         if isinstance(made, pytest.fail.Exception | pytest.skip.Exception):
             made.msg, made.pytrace = text, True  # read by pytest's own hooks
@@ -267,6 +275,13 @@ def hide_machinery(error: BaseException) -> None:
     if kept[-1:] == entries[-1:]:
         for before, after in itertools.pairwise((*entries[:1], *kept)):
             before.tb_next = after
+
+
+def copied(report: pytest.TestReport) -> pytest.TestReport:
+    """A copy that other plugins may change without changing the report."""
+    twin = copy.copy(report)
+    twin.sections, twin.user_properties = report.sections[:], report.user_properties[:]
+    return twin
 
 
 def merge_sections(report: pytest.TestReport, extra: Sections) -> None:

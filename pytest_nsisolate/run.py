@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_nsisolate import kernel, warden
+from pytest_nsisolate import kernel, launch, warden
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Shared
 from pytest_nsisolate.child import Child
-from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host import Host, examine
 from pytest_nsisolate.kernel import idmap, process
 from pytest_nsisolate.mount_plans import MountPlans
@@ -96,22 +96,27 @@ class Run:
                 internals.create_base_temp(config)
             except OSError:
                 pass  # tmp_path will say so in the test that asks for it, as in plain pytest
-            try:
+            with failing("open what all children share", None):
+                foreign = (*_execnet_descriptors(config), self.mount_plans.watched)
                 null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                runner = os.pidfd_open(os.getpid())
-            except OSError as error:
-                raise StepError("pidfd_open", None, error.errno or 0) from error
-            foreign = (*_execnet_descriptors(config), self.mount_plans.watched)
+                try:
+                    runner = os.pidfd_open(os.getpid())
+                except OSError:
+                    os.close(null)
+                    raise
             self._shared = Shared(null, runner, foreign)
-        if self._warden is None or not self._warden.is_alive():
+        if launch.has_one_task() and (self._warden is None or not self._warden.is_alive()):
             self._shared = self._with_new_warden(self._shared)
         return self._shared
 
     def _with_new_warden(self, shared: Shared) -> Shared:
+        before = None if self._warden is None else self._warden.pidfd
+        foreign = tuple(fd for fd in shared.foreign if fd != before)
         self._dismiss_warden()
-        self._warden = warden.spawn(shared.runner_pidfd)
-        socket = None if self._warden is None else self._warden.socket
-        return dataclasses.replace(shared, warden=socket)
+        self._warden = new = warden.spawn(shared.runner_pidfd)
+        if new is None:
+            return dataclasses.replace(shared, warden=None, foreign=foreign)
+        return dataclasses.replace(shared, warden=new.socket, foreign=(*foreign, new.pidfd))
 
     def _dismiss_warden(self) -> None:
         if self._warden is not None:

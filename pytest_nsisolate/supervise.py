@@ -121,6 +121,9 @@ class Attempt:
         if self._buried:
             return
         self._buried = True
+        if self.end.pid1_pidfd is None:
+            # The test was over before its number had been read: the usher still waits for a word.
+            self.end.tell(b"G")
         waiter = select.poll()
         waiter.register(self.end.forked_pidfd, select.POLLIN)
         if not waiter.poll(STEP_SECONDS * 1000):
@@ -152,11 +155,14 @@ class Attempt:
         left = None if self._deadline is None else self._deadline - time.monotonic()
         if (left is not None and left <= 0) or not self._pump(left):
             self._expire()
+        elif self.outcome is not None:
+            return  # its stream was broken, and it is gone: judged already
         elif self._done is not None and self._done.data.get("alone") is True:
             self.outcome = outcome.Finished(alone=True)
         elif self._pid1_status is not None or self._lost_sight:
             self._read_rest()
-            self.outcome = self._judge()
+            if self.outcome is None:
+                self.outcome = self._judge()
 
     def _pump(self, seconds: float | None) -> bool:
         """Wait for anything at all and take it in; False when the time is over."""
@@ -171,7 +177,8 @@ class Attempt:
         return bool(ready)
 
     def _forked_ended(self) -> None:
-        self._poller.unregister(self.end.forked_pidfd)
+        if not self._forget(self.end.forked_pidfd):
+            return  # a kill on account of an earlier descriptor has seen to it
         if self.end.direct:
             while self._read_message():
                 pass  # the reaper's last word
@@ -192,7 +199,10 @@ class Attempt:
             self._lost_sight = True  # somebody in the runner waits for every child
 
     def _read_frames(self) -> bool:
-        chunk = os.read(self.end.frames, _CHUNK)
+        try:
+            chunk = os.read(self.end.frames, _CHUNK)
+        except BlockingIOError:
+            return False
         if not chunk:
             self._forget(self.end.frames)
             return False
@@ -202,7 +212,9 @@ class Attempt:
             frames = self._reader.feed(chunk)
         except BrokenStream as error:
             self._take(self._reader.salvaged)
+            whole = [*self._frames]
             self.lose(f"its stream is broken: {error}")
+            self._frames.extend(whole)
             return False
         self._take(frames)
         return True
@@ -238,8 +250,7 @@ class Attempt:
         if letter == b"U":
             self._write_maps(number or self.end.forked)
         elif letter == b"P":
-            self.end.pid1_pidfd = os.pidfd_open(number)
-            self.end.tell(b"G")
+            self._open_pid1(number)
         elif letter == b"T":
             self._test_status = number
         elif letter == b"S":
@@ -247,11 +258,21 @@ class Attempt:
             self._forget(self.end.control)
         return True
 
-    def _forget(self, fd: int) -> None:
+    def _open_pid1(self, pid: int) -> None:
+        try:
+            self.end.pid1_pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self._refused = outcome.Refused("pidfd_open", None, error.errno or 0)
+            self.kill()
+        else:
+            self.end.tell(b"G")
+
+    def _forget(self, fd: int) -> bool:
         try:
             self._poller.unregister(fd)
         except KeyError:
-            pass
+            return False
+        return True
 
     def _write_maps(self, pid: int) -> None:
         assert self._maps is not None
@@ -266,10 +287,7 @@ class Attempt:
     def _read_rest(self) -> None:
         """What is still in the pipe; the writers are dead, or nobody whom we wait for."""
         os.set_blocking(self.end.frames, False)
-        try:
-            while self._read_frames():
-                pass
-        except BlockingIOError:
+        while self._read_frames():
             pass
 
     # The end ------------------------------------------------------------------------------------

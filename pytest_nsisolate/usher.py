@@ -58,7 +58,8 @@ def enter(plan: LaunchPlan, link: Link) -> None:
         gc.disable()
         gc.freeze()
         os.setpgid(0, 0)
-        parent = os.pidfd_open(os.getpid())
+        with failing("pidfd_open", None):
+            parent = os.pidfd_open(os.getpid())
         # An inherited SIG_IGN would have the kernel reap PID 1, and its status would be lost.
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         pid, at_once = _unshare_and_fork(plan, link)
@@ -66,6 +67,8 @@ def enter(plan: LaunchPlan, link: Link) -> None:
             signal.signal(signal.SIGCHLD, before)
             process.die_with_parent(parent)
             os.dup2(link.shared.null, parent, inheritable=False)
+            if link.shared.warden is not None:
+                os.dup2(link.shared.null, link.shared.warden, inheritable=False)
             _furnish(plan, link, at_once=at_once)
             return
         _watch(pid, plan, link)
@@ -155,6 +158,7 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     # Inside, getppid() is 0: without a session of its own, kill(getppid()) in a test would hit the
     # runner's whole process group, and TIOCSTI could type into the runner's terminal.
     os.setsid()
+    process.forbid_core_files()
     for name in _BY_PID1:
         if name in plan.namespaces and not at_once:
             namespaces.enter(name)
@@ -180,7 +184,8 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
 
 def _watch(pid: int, plan: LaunchPlan, link: Link) -> None:
     """Until PID 1 or the runner is gone. Sends the exact wait status of PID 1."""
-    pid1 = os.pidfd_open(pid)
+    with failing("pidfd_open", None):
+        pid1 = os.pidfd_open(pid)
     link.tell(b"P", pid)
     poller = select.poll()
     poller.register(link.shared.runner_pidfd, select.POLLIN)

@@ -66,7 +66,10 @@ def spawn(runner_pidfd: int) -> Warden | None:
     """
     if not sys.executable:
         return None
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        return None
     # Over the standard streams and the two numbers; everything else is close-on-exec.
     actions = [
         *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
@@ -74,10 +77,11 @@ def spawn(runner_pidfd: int) -> Warden | None:
         (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET),
     ]
     command = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
-    if runner_pidfd <= _SOCKET or theirs.fileno() <= _SOCKET:
-        # A number that the actions overwrite before they use it: the standard streams are closed.
-        return None
     try:
+        if runner_pidfd <= _SOCKET or theirs.fileno() <= _SOCKET:
+            # The actions would overwrite it before they use it: the standard streams are closed.
+            ours.close()
+            return None
         pid = os.posix_spawn(
             sys.executable,
             command,
@@ -87,10 +91,17 @@ def spawn(runner_pidfd: int) -> Warden | None:
             setsigmask=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
         )
     except OSError:
+        ours.close()
         return None
     finally:
         theirs.close()
-    return Warden(pid, os.pidfd_open(pid), ours.detach())
+    try:
+        return Warden(pid, os.pidfd_open(pid), ours.detach())
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        ours.close()
+        return None
 
 
 def report_to(warden: int, own_pidfd: int) -> None:
@@ -99,8 +110,13 @@ def report_to(warden: int, own_pidfd: int) -> None:
     :param warden: the socket of :class:`Warden`.
     :raises OSError: EPIPE or ECONNRESET when the warden is gone.
     """
-    with socket.socket(fileno=os.dup(warden)) as channel:
-        socket.send_fds(channel, [b"c"], [own_pidfd])
+    # The C type: the class built on it touches twice as many pages in the child.
+    channel = socket.SocketType(fileno=os.dup(warden))
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, own_pidfd.to_bytes(4, sys.byteorder))
+    try:
+        channel.sendmsg([b"c"], [rights])
+    finally:
+        channel.close()
 
 
 def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen by its effects)

@@ -125,15 +125,18 @@ class FrameWriter:
         finally:
             self._draining = False
 
-    def abandon(self) -> None:
+    def abandon(self) -> int:
         """Make this copy of the writer mute, in a process that the test has forked.
 
         Takes no lock, since the fork may have copied a held one. ``send`` raises EBADF afterwards.
+
+        :returns: the descriptor, for its owner to get rid of; -1 if it has been abandoned before.
         """
-        self._fd = -1
+        abandoned, self._fd = self._fd, -1
         self._unsent = deque()
         self._draining = False
         self._lock = RLock()
+        return abandoned
 
     def _build(self, kind: Kind, payload: bytes) -> bytes:
         if len(payload) > MAX_FRAME:

@@ -190,9 +190,14 @@ def assert_expected(result: Result, name: str, expected: tuple[str, ...]) -> Non
 def assert_clean(folder: Path, result: Result) -> None:
     """The runner is as it was before its first test, and no process of the run is alive."""
     found = {r["record"]: r for r in result.records if r["record"] in ("before", "after")}
+    assert result.returncode in (0, 1, 2), result.text
     assert set(found) == {"before", "after"}, result.text
     for what in ("descriptors", "children", "mask", "handlers", "namespaces"):
-        assert found["after"][what] == found["before"][what], f"{what} of the runner"
+        before, after = found["before"][what], found["after"][what]
+        if what == "descriptors" and result.returncode == 2:
+            # On a KeyboardInterrupt pytest itself gives capture up before the session ends.
+            before = {fd: target for fd, target in before.items() if fd in after}
+        assert after == before, f"{what} of the runner: {before} before, {after} after"
     assert_nothing_alive(folder)
 
 

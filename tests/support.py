@@ -120,7 +120,9 @@ def run_suite(
     basetemp: bool = True,
     cache: bool = False,
     python: tuple[str, ...] = (),
-    timeout: float = 60,
+    plugins: tuple[str, ...] = INNER,
+    stdin: int = subprocess.DEVNULL,
+    timeout: float = 120,
 ) -> Result:
     """Run pytest on a folder in a process of its own, and gather what it said.
 
@@ -129,11 +131,12 @@ def run_suite(
     :param basetemp: keep its temporary directories below the folder.
     :param cache: with pytest's cache provider.
     :param python: options of the interpreter.
+    :param plugins: the options that load this plugin and the recording.
     """
     for name in (".recording", ".journal"):
         (folder / name).write_text("", encoding="ascii")
         (folder / name).chmod(0o666)
-    options = [*INNER]
+    options = [*plugins]
     if not cache:
         options += ["-p", "no:cacheprovider"]
     if basetemp:
@@ -142,7 +145,7 @@ def run_suite(
         [*prefix, sys.executable, *python, "-m", "pytest", *options, *arguments],
         cwd=folder,
         env=inner_environment(folder, env),
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         capture_output=True,
         text=True,
         errors="surrogateescape",
@@ -195,9 +198,9 @@ NEEDS_NAMESPACES = _needs(_can_isolate(), "this machine refuses namespaces")
 #: Times; and the class of a text that crossed the wire (pytest-xdist makes it a str too).
 _NOT_COMPARED = {"duration", "longrepr"}
 
-#: Frames of pytest and pluggy, which only the traceback of a group that they raise shows.
+#: Frames of pytest and pluggy, which --tb=native and the traceback of a group show.
 _INTERNAL_FRAME = re.compile(
-    r'^  \|   File "[^"]*/(?:pluggy|_pytest)/.*\n(?:  \|     .*\n)*', re.MULTILINE
+    r'^(?:  \| )?  File "[^"]*/(?:pluggy|_pytest)/.*\n(?:(?:  \| )?    .*\n)*', re.MULTILINE
 )
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _SECONDS = re.compile(r"\b\d+\.\d\ds( \(\d+:\d\d:\d\d\))?")

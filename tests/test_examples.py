@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from tests.batch import SIDES, Side, run_batch, said, verdict
-from tests.support import NEEDS_NAMESPACES, Result
+from tests.batch import SIDES, Side, prefix, run_batch, said, suite_folder, verdict
+from tests.support import NEEDS_NAMESPACES, Result, run_suite
 
 DEMO: Final = Path(__file__).parents[1] / "examples" / "system"
 
@@ -34,10 +34,13 @@ def pytest_collection_modifyitems(items):
 """
 
 
-def run_demo(side: Side, *arguments: str, clean: bool = True) -> Result:
+def demo_files() -> dict[str, str]:
     files = {path.name: path.read_text("utf-8") for path in DEMO.iterdir() if path.is_file()}
-    files["backwards.py"] = BACKWARDS
-    return run_batch(files, side, "-W", "error", *arguments, clean=clean, timeout=180)
+    return {**files, "backwards.py": BACKWARDS}
+
+
+def run_demo(side: Side, *arguments: str) -> Result:
+    return run_batch(demo_files(), side, "-W", "error", *arguments, timeout=180)
 
 
 def verdicts(result: Result) -> dict[str, str]:
@@ -70,19 +73,20 @@ def test_green_in_one_process(side: Side) -> None:
 @pytest.mark.parametrize("side", SIDES)
 def test_green_under_two_workers(side: Side) -> None:
     """The demo passes under ``-n 2``, however the workers share it."""
-    assert_as_promised(run_demo(side, "-p", "xdist", "-n", "2", clean=False))
+    options = ("-W", "error", "-p", "xdist", "-n", "2")
+    with suite_folder(demo_files(), side) as folder:
+        assert_as_promised(run_suite(folder, *options, prefix=prefix(side), timeout=180))
 
 
 @NEEDS_NAMESPACES
-@pytest.mark.parametrize("side", SIDES)
-def test_green_backwards(side: Side) -> None:
+def test_green_backwards() -> None:
     """No test of the demo needs another one to have run before it."""
-    assert_as_promised(run_demo(side, "-p", "backwards"))
+    assert_as_promised(run_demo("user", "-p", "backwards"))
 
 
 @NEEDS_NAMESPACES
 def test_controls_stay_in_the_runner() -> None:
-    """``--nsisolate=all`` isolates what is not marked; ``isolated(False)`` is, so nothing changes."""
+    """``--nsisolate=all`` isolates what has no marker; ``isolated(False)`` is one."""
     assert_as_promised(run_demo("user", "--nsisolate=all"))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.batch import SIDES, THREADED, Side, captured, run_batch, shared_batch, source, verdict
 from tests.inner.flood import LINES
+from tests.hostile import NEEDS_ROOT
 from tests.support import NEEDS_NAMESPACES, Result
 
 pytestmark = NEEDS_NAMESPACES
@@ -18,8 +19,9 @@ pytestmark = NEEDS_NAMESPACES
 #: What un-isolated pytest does with the same tests is what is right.
 PLAIN: Final = ("--nsisolate=none", "--nsisolate-unsafe")
 
-#: Those whose process dies; un-isolated, the whole run would.
+#: But for those whose process dies; un-isolated, the whole run would.
 SURVIVORS: Final = ("-m", "not lost")
+LOST: Final = ("test_crash", "test_exit", "test_timeout")
 
 #: The folder of a run, and where an object lies in its memory.
 _PLACE: Final = re.compile(r"/tmp/nsisolate-\w+|0x[0-9a-f]+")
@@ -31,10 +33,12 @@ MODES: Final = ("--capture=fd", "--capture=sys", "--capture=tee-sys", "-s")
 
 
 def told(result: Result) -> list[tuple[Any, ...]]:
-    """All that the reports say, without times and places."""
+    """All that the reports of survivors say, without times and places."""
     keys = ("nodeid", "when", "outcome", "wasxfail", "sections", "text", "skip")
     return [
-        tuple(_PLACE.sub("...", str(report[key])) for key in keys) for report in result.reports
+        tuple(_PLACE.sub("...", str(report[key])) for key in keys)
+        for report in result.reports
+        if not report["nodeid"].endswith(LOST)
     ]
 
 
@@ -51,17 +55,18 @@ def streamed(result: Result) -> tuple[Counter[str], Counter[str]]:
 @pytest.mark.parametrize("mode", MODES)
 def test_as_without_isolation(tmp_path_factory: pytest.TempPathFactory, mode: str) -> None:
     """In each capture mode an isolated test's sections and streams are those of a plain test."""
-    options = (*SURVIVORS, "-v", mode)
-    plain = shared_batch(tmp_path_factory, "output", "user", *PLAIN, *options)
-    isolated = shared_batch(tmp_path_factory, "output", "user", *options)
+    plain = shared_batch(tmp_path_factory, "output", "user", *PLAIN, *SURVIVORS, "-v", mode)
+    isolated = shared_batch(tmp_path_factory, "output", "user", "-v", mode)
     assert told(plain) == told(isolated)
     assert streamed(plain) == streamed(isolated)
     assert streamed(plain)[0]["<disabled capfd>"] == 1
 
 
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["test_crash", "test_exit", "test_timeout"])
+@pytest.mark.parametrize(
+    ("side", "mode"),
+    [pytest.param("root", MODES[0], marks=NEEDS_ROOT), *(("user", mode) for mode in MODES)],
+)
+@pytest.mark.parametrize("name", LOST)
 def test_a_death_takes_nothing_along(
     tmp_path_factory: pytest.TempPathFactory, side: Side, mode: str, name: str
 ) -> None:
@@ -71,13 +76,13 @@ def test_a_death_takes_nothing_along(
     (report,) = (r for r in result.of(name) if r["outcome"] == "failed")
     sections = dict(report["sections"])
     assert len(sections) == len(report["sections"])
-    for phase, text in (("setup", "function setup"), ("call", "call")):
+    for phase, text in (("setup", "lost setup"), ("call", "lost call")):
         assert sections[f"Captured log {phase}"].endswith(f"log {text}")
         if mode != "-s":
             assert sections[f"Captured stdout {phase}"] == f"out {text}\n"
             assert sections[f"Captured stderr {phase}"] == f"err {text}\n"
     if mode in ("-s", "--capture=tee-sys"):
-        assert "out call" in result.stdout
+        assert "out lost call" in result.stdout
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -107,9 +112,7 @@ def test_module_scope_is_told_once(tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", ["test_pass", "test_fail", "test_crash", "test_timeout"])
-def test_twelve_megabytes(
-    tmp_path_factory: pytest.TempPathFactory, side: Side, name: str
-) -> None:
+def test_twelve_megabytes(tmp_path_factory: pytest.TempPathFactory, side: Side, name: str) -> None:
     """12 MB on both streams arrive whole, however the test ends, and only in its own report."""
     result = shared_batch(tmp_path_factory, "flood", side, "--show-capture=no")
     assert verdict(result, name) == ("passed" if name == "test_pass" else "call failed")
@@ -123,10 +126,6 @@ def test_twelve_megabytes(
 
 def test_the_long_way(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Beside other threads, where an usher makes PID 1, the reports are the same."""
-    short = shared_batch(tmp_path_factory, "output", "user", *SURVIVORS, "-v", "--capture=fd")
-    long = run_batch(
-        {**source("output"), "conftest.py": THREADED}, "user", *SURVIVORS, "-v", "--capture=fd"
-    )
+    short = shared_batch(tmp_path_factory, "output", "user", "-v", "--capture=fd")
+    long = run_batch({**source("output"), "conftest.py": THREADED}, "user", "-v", "--capture=fd")
     assert told(long) == told(short)
-
-

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.support import NEEDS_NAMESPACES, Result, run_source, run_suite, write
 
 pytestmark = NEEDS_NAMESPACES
 
-SCOPES = '''
+FIXTURE = """
 import pytest
 from journal import note
 
@@ -24,12 +25,15 @@ def make(scope):
         note(f"-{scope}")
     return fixture
 
-package, module, klass, function = (make(s) for s in ("package", "module", "class", "function"))
-everything = pytest.mark.usefixtures("session", "package", "module", "class", "function")
-isolated = pytest.mark.isolated
-'''
+"""
 
-SESSION = '''
+SCOPES = f"""{FIXTURE}
+module, klass, function = (make(s) for s in ("module", "class", "function"))
+everything = pytest.mark.usefixtures("session", "module", "class", "function")
+isolated = pytest.mark.isolated
+"""
+
+SESSION = """
 import pytest
 from journal import note
 
@@ -38,15 +42,16 @@ def session():
     note("+session")
     yield []
     note("-session")
-'''
+"""
 
 
 def test_wider_scopes_are_set_up_once_in_the_runner_and_function_scope_in_each_child(
     tmp_path: Path,
 ) -> None:
     """One instance per session, package, module and class, whoever asks first."""
-    body = f'''{SCOPES}
+    body = f"""{SCOPES}
 @everything
+@pytest.mark.usefixtures("package")
 class TestFirst:
     @isolated
     def test_isolated_is_first(self): note("test one")
@@ -55,15 +60,17 @@ class TestFirst:
     def test_isolated_again(self): note("test three")
 
 @everything
+@pytest.mark.usefixtures("package")
 class TestSecond:
     @isolated
     def test_isolated(self): note("test four")
-'''
+"""
     write_files(
         tmp_path,
         {
             "conftest.py": SESSION,
             "one/__init__.py": "",
+            "one/conftest.py": f'{FIXTURE}\npackage = make("package")\n',
             "one/test_a.py": body,
             "test_b.py": f"{SCOPES}\n@isolated\n@everything\ndef test_last(): note('test five')\n",
         },
@@ -79,9 +86,9 @@ class TestSecond:
         *("child +function", "child test four", "child -function"),
         *("runner -class", "runner -module", "runner -package"),
         # A class-scoped fixture of a function outside a class belongs to that function alone.
-        *("runner +package", "runner +module"),
+        "runner +module",
         *("child +class", "child +function", "child test five", "child -function", "child -class"),
-        *("runner -module", "runner -package", "runner -session"),
+        *("runner -module", "runner -session"),
     ]
 
 
@@ -209,7 +216,7 @@ def test_an_error_of_a_fixture_asked_for_inside_is_in_the_teardown_phase(tmp_pat
     assert "test_next" in result.passed()
 
 
-INSIDE = '''
+INSIDE = """
 import pytest
 from journal import note
 isolated = pytest.mark.isolated
@@ -243,7 +250,7 @@ def client(server):
     note("+client")
     yield
     note("-client")
-'''
+"""
 
 
 @pytest.mark.parametrize(
@@ -384,7 +391,7 @@ def test_a_pytest_exit_in_the_child_tears_down_what_each_side_owns(tmp_path: Pat
 
 # tmp_path ------------------------------------------------------------------------------------
 
-TMP_PATH = '''
+TMP_PATH = """
 import os, pytest
 from pathlib import Path
 
@@ -422,7 +429,7 @@ def test_parameters(tmp_path, tmp_path_factory, n):
 def test_failing(tmp_path):
     write(tmp_path)
     assert 0
-'''
+"""
 
 
 @pytest.mark.parametrize("explicit", [True, False], ids=["--basetemp", "default"])
@@ -475,7 +482,7 @@ def test_the_base_temp_in_dev_shm_stays_in_use(tmp_path: Path) -> None:
 
 # --setup-show -----------------------------------------------------------------------------------
 
-SHOWN = '''
+SHOWN = """
 import pytest
 @pytest.fixture(scope="module")
 def wide(): yield
@@ -483,21 +490,21 @@ def wide(): yield
 def narrow(wide): yield
 @pytest.mark.isolated
 def test_it(narrow): assert {}
-'''
+"""
 
 
 def test_setup_show_shows_every_fixture_once(tmp_path: Path) -> None:
-    """Set-up, the test and tear-down in order, whichever side they are on."""
+    """Set-up, the test and tear-down in order, each fixture with the side that it is on."""
     result = run_suite(write_files(tmp_path, {"test_it.py": SHOWN.format(1)}), "--setup-show")
     assert result.returncode == 0, result.text
     words = ("SETUP", "TEARDOWN", "test_it.py::test_it")
     lines = [line.strip() for line in result.stdout.splitlines() if line.strip().startswith(words)]
-    assert [line.partition(" (")[0] for line in lines] == [
-        "SETUP    M wide",
-        "SETUP    F narrow",
+    assert [re.sub(r" \(.*?\)", "", line).rstrip(" .") for line in lines] == [
+        "SETUP    M wide [runner]",
+        "SETUP    F narrow [child]",
         "test_it.py::test_it",
-        "TEARDOWN F narrow",
-        "TEARDOWN M wide",
+        "TEARDOWN F narrow [child]",
+        "TEARDOWN M wide [runner]",
     ], result.text
 
 

@@ -11,7 +11,7 @@ from tests.support import NEEDS_NAMESPACES, Result, differences, run_parity, run
 
 pytestmark = NEEDS_NAMESPACES
 
-EVERY_HOOK = '''
+EVERY_HOOK = """
 import pytest
 from journal import note
 
@@ -50,7 +50,7 @@ def pytest_fixture_post_finalizer(fixturedef):
     if fixturedef.cached_result is not None:
         note(f"pytest_fixture_post_finalizer {fixturedef.argname}")
 def pytest_warning_recorded(warning_message): note(f"pytest_warning_recorded")
-'''
+"""
 
 HOOKED_TEST = """
 import pytest, warnings
@@ -81,7 +81,7 @@ def test_each_hook_runs_once_and_on_its_side(tmp_path: Path) -> None:
         "pytest_fixture_setup function",
         "<pytest_runtest_setup",
         *(">pytest_runtest_call", ">pytest_pyfunc_call"),
-        *("<pytest_pyfunc_call", "<pytest_runtest_call", "pytest_exception_interact call"),
+        *("<pytest_pyfunc_call", "<pytest_runtest_call", "pytest_exception_interact call call"),
         *(">pytest_runtest_teardown", "pytest_fixture_post_finalizer function"),
         "<pytest_runtest_teardown",
     ]
@@ -91,7 +91,7 @@ def test_each_hook_runs_once_and_on_its_side(tmp_path: Path) -> None:
         *("pytest_runtest_logreport setup", "pytest_runtest_logreport call"),
         "pytest_fixture_post_finalizer module",
         *("pytest_runtest_logreport teardown", "pytest_runtest_logfinish"),
-        *("pytest_warning_recorded", "<pytest_runtest_protocol"),
+        *("<pytest_runtest_protocol", "pytest_warning_recorded"),
     ]
     reports = [
         f"{mark}pytest_runtest_makereport {when}"
@@ -114,7 +114,7 @@ def test_a_plain_test_in_the_same_run_keeps_its_hooks_in_the_runner(tmp_path: Pa
 
 # Recipes of pytest's documentation -------------------------------------------------------------
 
-INCREMENTAL = '''
+INCREMENTAL = """
 from typing import Dict, Tuple
 import pytest
 
@@ -145,7 +145,7 @@ def pytest_runtest_setup(item):
             test_name = _test_failed_incremental[cls_name].get(parametrize_index, None)
             if test_name is not None:
                 pytest.xfail(f"previous test failed ({test_name})")
-'''
+"""
 
 STEPS = """
 import os, pytest
@@ -179,7 +179,7 @@ def test_the_incremental_recipe_sees_a_crash(tmp_path: Path) -> None:
     assert "previous test failed (test_modification)" in result.stdout
 
 
-PHASE_REPORT = '''
+PHASE_REPORT = """
 from typing import Dict
 import pytest
 from pytest import StashKey, CollectReport
@@ -208,7 +208,7 @@ def something(request):
 
 @pytest.fixture
 def broken(something): raise ValueError
-'''
+"""
 
 
 def test_the_rep_call_recipe_works(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_the_rep_call_recipe_works(tmp_path: Path) -> None:
 
 # What a makereport hook of the runner sees ------------------------------------------------------
 
-LOOKING = '''
+LOOKING = """
 import pytest
 from journal import note, side
 
@@ -251,7 +251,7 @@ def pytest_runtest_makereport(item, call):
         report.sections.append(("only here", "x"))
         report.outcome = "passed"
     return report
-'''
+"""
 
 
 def test_hooks_in_the_runner_see_the_child_s_exception_and_cannot_change_its_report(
@@ -436,7 +436,9 @@ def test_an_exception_of_a_hook_is_the_session_s_internal_error(tmp_path: Path, 
     result = run_suite(tmp_path, *(["--nsisolate=all"] if mode == "isolated" else []))
     assert "broken hook" in result.text
     assert result.returncode != 0
-    assert not any(r["outcome"] == "passed" and r["when"] == "call" for r in result.of("test_first"))
+    assert not any(
+        r["outcome"] == "passed" and r["when"] == "call" for r in result.of("test_first")
+    )
 
 
 def hook_counts(result: Result) -> dict[str, int]:

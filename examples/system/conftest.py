@@ -23,6 +23,16 @@ Shell: TypeAlias = Callable[[str], str]
 #: What ``ps`` shows of the shell on the host, so that a test can look for it.
 HOST_SHELL = "a-shell-on-the-host"
 
+#: What a marker may name, and how it is called below ``/proc/self/ns``.
+NAMESPACES = {
+    "pid": "pid",
+    "mount": "mnt",
+    "net": "net",
+    "uts": "uts",
+    "ipc": "ipc",
+    "cgroup": "cgroup",
+}
+
 
 @pytest.fixture
 def here() -> Shell:
@@ -66,10 +76,25 @@ def host() -> Iterator[Shell]:
         yield ask
 
 
+@pytest.fixture(autouse=True)
+def look_before_you_shoot(request: pytest.FixtureRequest, host: Shell) -> None:
+    """These tests kill, mount and rename: none of them starts on the host, whatever went wrong.
+
+    No suite needs this. The plugin refuses a test that it cannot isolate; but somebody may have
+    asked for ``--nsisolate=none --nsisolate-unsafe``, and a demo has to be harmless then too.
+    """
+    mark = request.node.get_closest_marker("isolated")
+    if mark is None or mark.args == (False,):
+        return
+    ids_of_the_host = host("readlink /proc/self/ns/*").split()
+    for name in {name for name in NAMESPACES if mark.kwargs.get(name)} or NAMESPACES:
+        assert os.readlink(f"/proc/self/ns/{NAMESPACES[name]}") not in ids_of_the_host
+
+
 def read_until(pipe: int, end: bytes) -> tuple[str, int]:
     received = bytearray()
     while end not in received or not received.endswith(b"\n"):
-        ready, _, _ = select.select([pipe], [], [], 10)
+        ready, _, _ = select.select([pipe], [], [], 30)
         chunk = os.read(pipe, 65536) if ready else b""
         assert chunk, f"the shell on the host fell silent after {bytes(received)!r}"
         received += chunk

@@ -80,7 +80,7 @@ def test_a_server_in_the_network_of_the_test(web_port: int, host: Shell) -> None
 
 
 @pytest.mark.isolated(net=True)
-def test_control_without_inside_the_server_is_elsewhere(web_port: int) -> None:
+def test_without_inside_the_server_is_elsewhere(web_port: int) -> None:
     """Module scope belongs to the runner: its server listens on the host's 127.0.0.1."""
     assert not can_connect(web_port)
 

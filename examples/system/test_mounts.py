@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 @pytest.mark.isolated(mount=True)
 def test_mount_over_etc(here: Shell, host: Shell) -> None:
     """An empty file system over ``/etc``; at the same moment the host has all of its ``/etc``."""
-    assert os.readlink("/proc/self/ns/mnt") != host("readlink /proc/self/ns/mnt")
     assert "passwd" in os.listdir("/etc")
+    mounts = host("grep ' /etc' /proc/self/mountinfo || true")
 
     here("mount -t tmpfs none /etc")
     Path("/etc/motd").write_text("nobody else reads this\n")
 
     assert os.listdir("/etc") == ["motd"]
     assert "passwd" in host("ls /etc").split()
-    assert host("grep -c ' /etc ' /proc/self/mountinfo || true") == "0"
+    assert host("grep ' /etc' /proc/self/mountinfo || true") == mounts
 
 
 @pytest.mark.isolated(False)
@@ -35,9 +35,8 @@ def test_control_in_the_runner_etc_is_the_hosts(here: Shell, host: Shell) -> Non
 
 
 @pytest.mark.isolated(mount=True)
-def test_a_disk_that_is_full(here: Shell, host: Shell, tmp_path: Path) -> None:
+def test_a_disk_that_is_full(here: Shell, tmp_path: Path) -> None:
     """A file system of 64 KiB shows what a program does when the disk is full."""
-    assert os.readlink("/proc/self/ns/mnt") != host("readlink /proc/self/ns/mnt")
     here(f"mount -t tmpfs -o size=64k none {tmp_path}")
 
     with pytest.raises(OSError, match="No space left on device"):

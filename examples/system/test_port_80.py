@@ -40,13 +40,13 @@ def leave_word(message: Path) -> None:
 
 
 def wait_for_word(message: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while not message.exists():
         assert time.monotonic() < deadline, f"nobody left word: {message.name}"
         time.sleep(0.01)
 
 
-@pytest.mark.isolated(net=True, timeout=60)
+@pytest.mark.isolated(net=True, timeout=90)
 @pytest.mark.parametrize("me", ["left", "right"])
 def test_listen_on_port_80(me: str, meeting_point: Path, both_at_once: bool) -> None:
     """Port 80 of 0.0.0.0 is free, for a test of an unprivileged user as well: root is at home."""

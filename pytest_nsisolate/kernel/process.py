@@ -16,6 +16,7 @@ import functools
 import os
 import select
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ def preload() -> None:
     """Import python-prctl and read what a child needs to know, in the runner."""
     _prctl()
     _every_capability()
+    _core_limit()
 
 
 @functools.cache
@@ -76,6 +78,29 @@ def die_with_parent(parent_pidfd: int) -> None:
     poller.register(parent_pidfd, select.POLLIN)
     if poller.poll(0):
         raise StepError("parent-death check", None, errno.ESRCH)
+
+
+def forbid_core_files() -> None:
+    """Leave no core file, and start no helper of ``core_pattern`` on the host.
+
+    The limit is one byte and not zero: with zero a helper still gets the dump (core(5)).
+
+    :raises StepError: ``setrlimit(RLIMIT_CORE)``.
+    """
+    setrlimit, core, limits = _core_limit()
+    try:
+        setrlimit(core, limits)
+    except OSError as error:
+        raise step_error("setrlimit(RLIMIT_CORE)", None, error) from error
+
+
+@functools.cache
+def _core_limit() -> tuple[Callable[[int, tuple[int, int]], None], int, tuple[int, int]]:
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    soft = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    return resource.setrlimit, resource.RLIMIT_CORE, (soft, hard)
 
 
 def become_subreaper() -> None:

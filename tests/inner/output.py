@@ -88,23 +88,28 @@ def test_error_in_teardown(broken_teardown: None) -> None:
     say("call")
 
 
+@pytest.fixture
+def lost() -> None:
+    say("lost setup")
+
+
 @pytest.mark.lost
-def test_crash(function: None) -> None:
-    say("call")
+def test_crash(lost: None) -> None:
+    say("lost call")
     crash()
 
 
 @pytest.mark.lost
-def test_exit(function: None) -> None:
-    say("call")
+def test_exit(lost: None) -> None:
+    say("lost call")
     sys.stdout.flush()
     os._exit(0)
 
 
 @pytest.mark.lost
 @pytest.mark.isolated(timeout=0.5)
-def test_timeout(function: None) -> None:
-    say("call")
+def test_timeout(lost: None) -> None:
+    say("lost call")
     while True:
         pass
 

@@ -47,8 +47,10 @@ def _write(moment: str, **more: object) -> None:
         "namespaces": {name: _target(f"../ns/{name}") for name in os.listdir("/proc/self/ns")},
         **more,
     }
-    # The listing's own descriptor is gone by now, and whatever else has closed meanwhile.
-    record["descriptors"] = {k: v for k, v in record["descriptors"].items() if v is not None}
+    # The listing's own descriptor is gone by now; where the first three lead is up to capture.
+    record["descriptors"] = {
+        fd: target for fd, target in record["descriptors"].items() if target and int(fd) > 2
+    }
     with open(os.environ["RECORDING"], "a", encoding="ascii") as file:
         file.write(json.dumps(record) + "\n")
 

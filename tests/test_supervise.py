@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: MIT
+"""Ends that come from outside: kills, Ctrl-C, the death of the runner or of its helpers.
+
+The tests of ``inner/signalled.py`` say by a file when they are ready; nothing here waits for a
+time. That everything is dead is proved by a lock that all processes of a run hold together.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.batch import (
+    THREADED,
+    Running,
+    Side,
+    assert_clean,
+    assert_nothing_alive,
+    is_locked,
+    run_batch,
+    said,
+    source,
+    start,
+    suite_folder,
+    verdict,
+)
+from tests.hostile import NEEDS_ROOT
+from tests.support import NEEDS_NAMESPACES, Result
+
+pytestmark = NEEDS_NAMESPACES
+
+#: How PID 1 is made: by the runner, or beside other threads by an usher.
+WAYS = pytest.mark.parametrize("conftest", ["", THREADED], ids=["short", "long"])
+
+#: Everything as root, one of each as somebody else.
+AS_ROOT = pytest.param("root", marks=NEEDS_ROOT)
+
+#: Stalls a step of the way in until the file ``go`` is there, in the test that is to be killed.
+STALLING = """
+import importlib, os, time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+armed = False
+
+def stall(*arguments, **keywords):
+    if armed and not (HERE / "go").exists():
+        (HERE / "ready").touch()
+        while not (HERE / "go").exists():
+            time.sleep(0.005)
+    return original(*arguments, **keywords)
+
+module, _, name = os.environ["STALL"].rpartition(".")
+module = importlib.import_module("pytest_nsisolate." + module)
+original = getattr(module, name)
+setattr(module, name, stall)
+
+def pytest_nsisolate_configure(item):
+    global armed
+    armed = item.name == "test_waits"
+"""
+
+
+@contextmanager
+def running(conftest: str, side: Side, *which: str, **env: str) -> Iterator[Running]:
+    """The suite under way, only with these tests."""
+    files = {**source("signalled"), "conftest.py": conftest}
+    tests = (f"test_signalled.py::{name}" for name in which)
+    with suite_folder(files, side) as folder, start(folder, side, *tests, **env) as run:
+        yield run
+        assert_nothing_alive(folder)
+
+
+def finished(run: Running) -> Result:
+    result = run.finish()
+    assert_clean(run.folder, result)
+    return result
+
+
+def notes(run: Running) -> list[str]:
+    return (run.folder / "notes").read_text(encoding="ascii").splitlines()
+
+
+# Somebody of the three is killed ------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize("side", [AS_ROOT, "user"])
+def test_pid1_is_killed(conftest: str, side: Side) -> None:
+    """A SIGKILL from outside fails the test that it hits, and the run goes on."""
+    with running(conftest, side, "test_waits", "test_next") as run:
+        run.wait_for("ready")
+        os.kill(run.pid1(), signal.SIGKILL)
+        result = finished(run)
+        assert verdict(result, "test_waits") == "call failed"
+        assert "crashed in call: killed by SIGKILL" in result.failure("test_waits")
+        assert verdict(result, "test_next") == "passed"
+        assert notes(run) == ["module setup", "module teardown"]
+
+
+@pytest.mark.parametrize("which", ["test_waits", "test_hard"])
+def test_usher_is_killed(which: str) -> None:
+    """Without its usher a test dies, whatever ids it has, is failed, and the run goes on."""
+    with running(THREADED, "user", which, "test_next") as run:
+        run.wait_for("ready")
+        usher = run.usher()
+        assert usher is not None
+        os.kill(usher, signal.SIGKILL)
+        result = finished(run)
+        assert verdict(result, which) == "call failed"
+        assert "supervisor was killed" in result.failure(which)
+        assert verdict(result, "test_next") == "passed"
+
+
+def test_warden_is_killed() -> None:
+    """A warden that dies is replaced before the next clone, and nobody notices."""
+    with running("", "user", "test_waits", "test_next") as run:
+        run.wait_for("ready")
+        warden = run.warden()
+        assert warden is not None
+        os.kill(warden, signal.SIGKILL)
+        os.kill(run.pid1(), signal.SIGKILL)
+        result = finished(run)
+        assert verdict(result, "test_waits") == "call failed"
+        assert verdict(result, "test_next") == "passed"
+
+
+# The runner is killed -----------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("side", "which"),
+    [
+        pytest.param("root", "test_hard", marks=NEEDS_ROOT),
+        pytest.param("root", "test_hard_in_setup", marks=NEEDS_ROOT),
+        pytest.param("root", "test_hard_in_teardown", marks=NEEDS_ROOT),
+        pytest.param("root", "test_hard_under_init", marks=NEEDS_ROOT),
+        pytest.param("root", "test_hard_without_pid_namespace", marks=NEEDS_ROOT),
+        ("user", "test_hard"),
+        ("user", "test_hard_without_pid_namespace"),
+    ],
+)
+def test_runner_is_killed(conftest: str, side: Side, which: str) -> None:
+    """Everything dies with the runner: a test of other ids, deaf to signals, and its daemon."""
+    with running(conftest, side, which) as run:
+        run.wait_for("ready")
+        assert is_locked(run.folder / "daemon.lock")
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+        assert_nothing_alive(run.folder)
+        assert not is_locked(run.folder / "daemon.lock")
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("side", "step"),
+    [
+        pytest.param("root", "kernel.process.die_with_parent", marks=NEEDS_ROOT),
+        pytest.param("root", "kernel.mounts.apply", marks=NEEDS_ROOT),
+        pytest.param("root", "kernel.network.bring_loopback_up", marks=NEEDS_ROOT),
+        ("user", "kernel.process.die_with_parent"),
+        ("user", "kernel.network.bring_loopback_up"),
+    ],
+)
+def test_runner_is_killed_on_the_way_in(conftest: str, side: Side, step: str) -> None:
+    """A child that is still on its way in when the runner dies does not get there."""
+    both = conftest + STALLING
+    with running(both, side, "test_first", "test_waits", STALL=step) as run:
+        run.wait_for("ready")
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+        (run.folder / "go").touch()
+        assert_nothing_alive(run.folder)
+
+
+@pytest.mark.parametrize("side", [AS_ROOT, "user"])
+def test_runner_is_killed_beside_a_new_usher(side: Side) -> None:
+    """An usher that has not made PID 1 yet when the runner dies makes none that stays."""
+    with running(
+        THREADED + STALLING,
+        side,
+        "test_first",
+        "test_waits",
+        STALL="kernel.namespaces.enter",
+    ) as run:
+        run.wait_for("ready")
+        os.kill(run.process.pid, signal.SIGKILL)
+        run.process.wait()
+        (run.folder / "go").touch()
+        assert_nothing_alive(run.folder)
+
+
+# Ctrl-C -------------------------------------------------------------------------------------------
+
+
+def assert_interrupted(run: Running) -> Result:
+    result = run.finish()
+    assert result.returncode == 2, result.text
+    assert len(re.findall(r"!! KeyboardInterrupt !!", result.stdout)) == 1, result.text
+    assert "INTERNALERROR" not in result.stdout
+    assert not result.of("test_next")
+    assert_clean(run.folder, result)
+    return result
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("side", "which"), [("user", "test_waits"), ("user", "test_waits_under_init")]
+)
+def test_ctrl_c(conftest: str, side: Side, which: str) -> None:
+    """Ctrl-C ends the run once: the child tears down its fixtures, the runner its own, once."""
+    with running(conftest, side, which, "test_next") as run:
+        run.wait_for("ready")
+        run.signal(signal.SIGINT)
+        assert_interrupted(run)
+        assert notes(run) == ["module setup", "function teardown", "module teardown"]
+
+
+@WAYS
+def test_second_ctrl_c(conftest: str) -> None:
+    """A second Ctrl-C does not wait for the child's teardown; here it might take ten minutes."""
+    patient = "import pytest_nsisolate.supervise as s\ns.INTERRUPT_GRACE = 600.0\n"
+    with running(conftest + patient, "user", "test_stubborn", "test_next") as run:
+        run.wait_for("ready")
+        run.signal(signal.SIGINT)
+        run.wait_for("in-teardown")
+        run.signal(signal.SIGINT)
+        assert_interrupted(run)
+        assert notes(run) == ["module setup", "module teardown"]
+
+
+@WAYS
+def test_ctrl_c_and_a_deaf_child(conftest: str) -> None:
+    """A child that ignores SIGINT is killed after a while, with its daemon."""
+    with running(conftest, "user", "test_deaf", "test_next") as run:
+        run.wait_for("ready")
+        run.signal(signal.SIGINT)
+        assert_interrupted(run)
+        assert notes(run) == ["module setup", "module teardown"]
+
+
+# The test asks for the end ------------------------------------------------------------------------
+
+EXITING = """
+import os, pytest
+from pathlib import Path
+
+pytestmark = pytest.mark.isolated
+HERE = Path(__file__).parent
+
+def end():
+    {end}
+
+@pytest.fixture(scope="module")
+def module():
+    yield
+    with open(HERE / "notes", "a") as file:
+        file.write("module teardown\\n")
+
+@pytest.fixture
+def setup(module):
+    if "setup" in {when!r}:
+        end()
+    yield
+    with open(HERE / "notes", "a") as file:
+        file.write("function teardown\\n")
+    if "teardown" in {when!r}:
+        end()
+
+def test_it(setup):
+    if "call" in {when!r}:
+        end()
+
+def test_next(module):
+    pass
+
+def test_notes():
+    pass
+"""
+
+KEEPING = """
+from pathlib import Path
+
+def pytest_unconfigure():
+    print("NOTES " + " ".join(Path(__file__).with_name("notes").read_text().splitlines()))
+"""
+
+
+@pytest.mark.parametrize("when", ["setup", "call", "teardown"])
+@pytest.mark.parametrize(
+    ("end", "status", "text"),
+    [
+        ("pytest.exit('enough', 42)", 42, "_pytest.outcomes.Exit: enough"),
+        ("raise KeyboardInterrupt", 2, "KeyboardInterrupt"),
+    ],
+    ids=["exit", "interrupt"],
+)
+def test_asked_for(when: str, end: str, status: int, text: str) -> None:
+    """``pytest.exit`` and a KeyboardInterrupt in the child end the session, with its status."""
+    files = {"test_it.py": EXITING.format(end=end, when=when), "conftest.py": KEEPING}
+    result = run_batch(files, "user", clean=False)
+    assert result.returncode == status, result.text
+    assert text in result.stdout
+    assert "INTERNALERROR" not in result.stdout
+    assert not result.of("test_next")
+    torn_down = "" if when == "setup" else "function teardown "
+    assert f"NOTES {torn_down}module teardown\n" in result.stdout, said(result, "test_it")
