@@ -138,7 +138,7 @@ def measured(options: argparse.Namespace, absent: list[str]) -> Iterator[tuple[s
         with runners(EVERYONE, options, absent) as ready:
             yield "cost", studies.cost(ready, options.rounds or 12, options.tests or 100, say)
     if options.drift:
-        with runners((PLAIN, ours()), options, absent) as ready:
+        with runners((PLAIN, FLOOR, ours()), options, absent) as ready:
             yield "drift", studies.drift(ready, options.rounds or 3, options.tests or 2000, say)
     if options.resident:
         with runners((PLAIN, FLOOR, FORKED, ours()), options, absent) as ready:

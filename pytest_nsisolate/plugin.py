@@ -47,12 +47,17 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # First, so that a bad marker is named also where -k or -m deselects its test.
-    reporting.check_markers(config.stash[RUN], items)
+    reporting.check_markers(config, config.stash[RUN], items)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Again, because conftests add markers and items in pytest_collection_modifyitems.
-    reporting.take_requests(session.config.stash[RUN], session.items)
+    reporting.take_requests(session.config, session.config.stash[RUN], session.items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    reporting.raise_for_worker(node)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -31,7 +31,7 @@ from pytest_nsisolate.remedies import explain
 from pytest_nsisolate.remedies.table import UserMode
 from pytest_nsisolate.trial import attempt
 
-
+#: Not for ever: descriptors, processes or memory were short.
 _TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 

@@ -13,11 +13,14 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.host import header_line
 from pytest_nsisolate.replay import REFUSED, headline
-from pytest_nsisolate.request import resolve_all
+from pytest_nsisolate.request import IsolationRequest, resolve_all
 from pytest_nsisolate.run import Run
 
 #: The reason of a skip by ``--nsisolate=none``.
 LEFT_OUT: Final = "left out by --nsisolate=none"
+
+#: Under this name a worker of pytest-xdist tells the controller of a usage error.
+_WORKER_ERROR: Final = "nsisolate_usage_error"
 
 
 def refuse_namesake(config: pytest.Config) -> None:
@@ -50,16 +53,19 @@ def header(run: Run) -> str:
     return header_line(run.host, run.settings.namespaces)
 
 
-def check_markers(run: Run, items: list[pytest.Item]) -> None:
+def check_markers(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
     """
     :raises pytest.UsageError: naming every test whose markers cannot be followed.
     """
-    resolve_all(items, run.settings, internals.known_fixtures)
+    _resolve(config, run, items)
 
 
-def take_requests(run: Run, items: list[pytest.Item]) -> None:
-    """Note what each selected test asks for; with ``--nsisolate=none``, skip those that do."""
-    requests = resolve_all(items, run.settings, internals.known_fixtures)
+def take_requests(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
+    """Note what each selected test asks for; with ``--nsisolate=none``, skip those that do.
+
+    :raises pytest.UsageError: naming every test whose markers cannot be followed.
+    """
+    requests = _resolve(config, run, items)
     run.requests = {
         item: request for item, request in zip(items, requests, strict=True) if request is not None
     }
@@ -68,6 +74,43 @@ def take_requests(run: Run, items: list[pytest.Item]) -> None:
             for item in run.requests:
                 item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
         run.requests = {}
+
+
+def _resolve(
+    config: pytest.Config, run: Run, items: list[pytest.Item]
+) -> list[IsolationRequest | None]:
+    """:func:`resolve_all`, for a worker of pytest-xdist too.
+
+    The controller would call a worker's usage error an internal error of its own. So the worker
+    runs nothing, and its last message has the error (:func:`raise_for_worker`).
+    """
+    try:
+        return resolve_all(items, run.settings, internals.known_fixtures)
+    except pytest.UsageError as error:
+        output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+        if output is None:
+            raise
+        if _WORKER_ERROR not in output:
+            output[_WORKER_ERROR] = str(error)
+            config.pluginmanager.register(_NothingToRun())
+        return [None] * len(items)
+
+
+class _NothingToRun:
+    """A worker whose collection has failed ends without running a test."""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool:
+        return True
+
+
+def raise_for_worker(node: Any) -> None:
+    """
+    :raises pytest.UsageError: in the controller, if a worker of pytest-xdist met one.
+    """
+    error = getattr(node, "workeroutput", {}).get(_WORKER_ERROR)
+    if error is not None:
+        raise pytest.UsageError(str(error))
 
 
 def show_side(config: pytest.Config, run: Run) -> None:

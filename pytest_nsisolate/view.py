@@ -19,7 +19,7 @@ class Pid1View:
 
     @property
     def pid(self) -> int:
-        """Its process number inside: 1, or 2 behind a reaper."""
+        """The process number inside, which is 1, or more behind a reaper."""
         return os.getpid()
 
     @property

@@ -20,9 +20,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import pytest
 
@@ -30,6 +30,8 @@ from tests.hostile import NEEDS_ROOT
 from tests.support import INNER, INNER_MODULES, Result, eventually, inner_environment, run_suite
 
 Side: TypeAlias = Literal["root", "user"]
+
+_Test = TypeVar("_Test", bound=Callable[..., None])
 
 #: The same suite as root, and as somebody without a name or a right on this machine.
 SIDES: Final = (pytest.param("root", marks=NEEDS_ROOT), pytest.param("user"))
@@ -48,7 +50,7 @@ _thread.start()
 """
 
 
-def cases(module: str) -> Any:
+def cases(module: str) -> Callable[[_Test], _Test]:
     """One test per side and per test of ``tests/inner/<module>.py``: (side, name, expectation)."""
     found = importlib.import_module(f"tests.inner.{module}")
     parameters = []
@@ -58,7 +60,12 @@ def cases(module: str) -> Any:
                 parameters.append(pytest.param(name, mark.args, id=name.removeprefix("test_")))
     sides = pytest.mark.parametrize("side", SIDES)
     expected = pytest.mark.parametrize(("name", "expected"), parameters)
-    return lambda function: sides(expected(function))
+
+    def parametrize(function: _Test) -> _Test:
+        decorated: _Test = sides(expected(function))
+        return decorated
+
+    return parametrize
 
 
 def prefix(side: Side, uid: int = NOBODY) -> tuple[str, ...]:
@@ -141,7 +148,7 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-# What a run came to ---------------------------------------------------------------------------
+# What a run came to ------------------------------------------------------------------------------
 
 
 def verdict(result: Result, name: str) -> str:
@@ -184,7 +191,7 @@ def assert_expected(result: Result, name: str, expected: tuple[str, ...]) -> Non
             assert text in everything, everything
 
 
-# Nothing left ---------------------------------------------------------------------------------
+# Nothing left ------------------------------------------------------------------------------------
 
 
 def assert_clean(folder: Path, result: Result) -> None:
@@ -234,7 +241,7 @@ def _still_alive(folder: Path) -> list[str]:
     return found
 
 
-# Runs steered from outside ----------------------------------------------------------------------
+# Runs steered from outside -----------------------------------------------------------------------
 
 
 class Running:
@@ -253,7 +260,8 @@ class Running:
         def made() -> bool:
             return (self.folder / mark).exists() or self.process.poll() is not None
 
-        assert eventually(made, 20) and (self.folder / mark).exists(), self.text()
+        assert eventually(made, 20), self.text()
+        assert (self.folder / mark).exists(), self.text()
 
     def text(self) -> str:
         return (self.folder / ".output").read_text(encoding="utf-8", errors="replace")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Every way to end, as the runner reports it: see ``inner/outcomes.py`` for the tests themselves."""
+"""Every way to end, as the runner reports it; the tests themselves are ``inner/outcomes.py``."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from tests.batch import SIDES, THREADED, Side, captured, run_batch, shared_batch, source, verdict
-from tests.inner.flood import LINES
 from tests.hostile import NEEDS_ROOT
+from tests.inner.flood import LINES
 from tests.support import NEEDS_NAMESPACES, Result
 
 pytestmark = NEEDS_NAMESPACES
@@ -27,7 +27,9 @@ LOST: Final = ("test_crash", "test_exit", "test_timeout")
 _PLACE: Final = re.compile(r"/tmp/nsisolate-\w+|0x[0-9a-f]+")
 
 #: What the tests of the suite write.
-_TEXT: Final = re.compile(r"(?:out|err) (?:module |function |broken )?[a-z]+$|<disabled \w+>", re.M)
+_TEXT: Final = re.compile(
+    r"(?:out|err) (?:module |function |broken )?[a-z]+$|<disabled \w+>", re.MULTILINE
+)
 
 MODES: Final = ("--capture=fd", "--capture=sys", "--capture=tee-sys", "-s")
 

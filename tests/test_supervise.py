@@ -86,7 +86,7 @@ def notes(run: Running) -> list[str]:
     return (run.folder / "notes").read_text(encoding="ascii").splitlines()
 
 
-# Somebody of the three is killed ------------------------------------------------------------------
+# Somebody of the three is killed -----------------------------------------------------------------
 
 
 @WAYS
@@ -130,7 +130,7 @@ def test_warden_is_killed() -> None:
         assert verdict(result, "test_next") == "passed"
 
 
-# The runner is killed -----------------------------------------------------------------------------
+# The runner is killed ----------------------------------------------------------------------------
 
 
 @WAYS
@@ -196,7 +196,7 @@ def test_runner_is_killed_beside_a_new_usher(side: Side) -> None:
         assert_nothing_alive(run.folder)
 
 
-# Ctrl-C -------------------------------------------------------------------------------------------
+# Ctrl-C ------------------------------------------------------------------------------------------
 
 
 def assert_interrupted(run: Running) -> Result:
@@ -245,7 +245,7 @@ def test_ctrl_c_and_a_deaf_child(conftest: str) -> None:
         assert notes(run) == ["module setup", "module teardown"]
 
 
-# The test asks for the end ------------------------------------------------------------------------
+# The test asks for the end -----------------------------------------------------------------------
 
 EXITING = """
 import os, pytest

@@ -47,6 +47,9 @@ SUITE = {
         import gc, os, sys, threading, warnings
         import pytest, library
         class Own(UserWarning): pass
+        def test_simplefilter():
+            warnings.simplefilter("ignore")
+            library.call()
         class Demanding(UserWarning):
             def __init__(self, one, *, two):
                 super().__init__(f"{one} and {two}")
@@ -102,11 +105,13 @@ SUITE = {
         @pytest.mark.filterwarnings("once")
         def test_once():
             for _ in range(3): warnings.warn("once only")
-        def test_simplefilter():
-            warnings.simplefilter("ignore")
-            library.call()
+        def test_last(): library.call()
     """,
 }
+
+
+#: As errors, these have a text that shows pytest's own frames, down to the caller of the hook.
+INTERNAL = ("-k", "not resource and not unraisable and not thread")
 
 
 @NEEDS_NAMESPACES
@@ -114,14 +119,13 @@ SUITE = {
     "arguments",
     [
         (),
-        ("-W", "error"),
+        ("-W", "error", *INTERNAL),
         ("-W", "always"),
         ("-W", "default"),
         ("-W", "once"),
         ("-W", "module"),
         ("-W", "ignore"),
         ("-W", "error::DeprecationWarning", "-W", "ignore:of the caller"),
-        ("-p", "no:warnings"),
     ],
     ids=lambda arguments: " ".join(arguments) or "none",
 )
@@ -230,7 +234,6 @@ def there_and_back(warning: Warning | str) -> warnings.WarningMessage:
         (Own(1, "two"), "(1, 'two')"),
         (Demanding(1, two=2), "1 and 2"),
         (Stateful("quiet"), "QUIET"),
-        (Unreadable(), "<Unreadable whose str() raised RuntimeError>"),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -241,6 +244,15 @@ def test_a_warning_arrives_with_its_category_and_text(warning: Warning | str, te
     assert message.category is expected
     assert isinstance(message.message, expected)
     assert str(message.message) == text
+
+
+def test_a_warning_without_a_text_gets_one() -> None:
+    """A str() that raises is told, and loses nothing else."""
+    issued = warnings.WarningMessage(Unreadable(), Unreadable, "file.py", 3)
+    with warnings.catch_warnings(record=True) as arrived:
+        warning_frames.replay(warning_frames.describe(issued))
+    assert str(arrived[0].message) == "<Unreadable whose str() raised RuntimeError>"
+    assert arrived[0].category is Unreadable
 
 
 def test_a_category_that_the_runner_does_not_know_looks_the_same() -> None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Two tests that both need port 80 of every address, and no lock between them.
 
-Run ``pytest -n 2`` on this file's ``left`` and ``right`` and they hold it at the same time: each
-waits, port in hand, until it has seen that the other holds it too. That needs a worker for each;
-with fewer they run one after the other, and nobody waits for somebody who cannot come.
+Under ``pytest -n 2 test_port_80.py::test_listen_on_port_80`` they hold it at the same time: each
+waits, port in hand, until it has seen that the other holds it too. That needs a worker for each. If
+they have to share one they run one after the other, and nobody waits for somebody who cannot come.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def test_both_listen_at_the_same_time(tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = shlex.split(f"-p nsisolate -p xdist -n 2 -p no:cacheprovider --basetemp='{run}'")
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, __file__, "-k", "left or right"],
+        [sys.executable, "-m", "pytest", *options, f"{__file__}::test_listen_on_port_80"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 
 import pytest
 
-pytestmark = pytest.mark.isolated(timeout=0.5)
+pytestmark = pytest.mark.isolated(timeout=0.4)
 
 expect = pytest.mark.expect
 
-HEAD = "timed out after 0.5 s in call"
+HEAD = "timed out after 0.4 s in call"
 STACKS = "Python stacks at the timeout:"
 PROCESSES = "Processes inside at the timeout:\n    PID    PPID S  COMMAND\n      1       0 "
 
@@ -140,14 +140,16 @@ def test_two_threads() -> None:
 
 
 @expect("call failed", "in test_children", PROCESSES, "S  sleep 4321", "Z  ")
-@pytest.mark.isolated(timeout=2)
+@pytest.mark.isolated(timeout=1.5)
 def test_children() -> None:
-    subprocess.Popen(["true"])
+    # Referred to, or the next Popen would reap it.
+    zombie = subprocess.Popen(["true"])
     subprocess.Popen(["sleep", "4321"]).wait()
+    zombie.wait()
 
 
-@expect("call failed", "... and 21 more", "timed out after 2 s", PROCESSES)
-@pytest.mark.isolated(timeout=2)
+@expect("call failed", "... and 21 more", "timed out after 1.5 s", PROCESSES)
+@pytest.mark.isolated(timeout=1.5)
 def test_many_children() -> None:
     for _ in range(60):
         if os.fork() == 0:
@@ -166,7 +168,7 @@ def hanging_setup() -> None:
     hang_here()
 
 
-@expect("setup failed", "timed out after 0.5 s in setup", STACKS, "in hanging_setup")
+@expect("setup failed", "timed out after 0.4 s in setup", STACKS, "in hanging_setup")
 def test_hanging_in_setup(hanging_setup: None) -> None:
     pass
 
@@ -177,12 +179,12 @@ def hanging_teardown() -> Iterator[None]:
     hang_here()
 
 
-@expect("teardown failed", "timed out after 0.5 s in teardown", STACKS, "in hanging_teardown")
+@expect("teardown failed", "timed out after 0.4 s in teardown", STACKS, "in hanging_teardown")
 def test_hanging_in_teardown(hanging_teardown: None) -> None:
     pass
 
 
-@expect("call failed, teardown failed", "assert 1 == 2", "timed out after 0.5 s in teardown")
+@expect("call failed, teardown failed", "assert 1 == 2", "timed out after 0.4 s in teardown")
 def test_failing_and_hanging_in_teardown(hanging_teardown: None) -> None:
     assert os.getpid() == 2
 
@@ -190,12 +192,12 @@ def test_failing_and_hanging_in_teardown(hanging_teardown: None) -> None:
 @expect("passed")
 @pytest.mark.isolated(timeout=None)
 def test_lifted() -> None:
-    threading.Event().wait(0.7)
+    threading.Event().wait(0.6)
 
 
 @pytest.fixture(scope="module")
 def slow_module() -> None:
-    threading.Event().wait(0.7)
+    threading.Event().wait(0.6)
 
 
 @expect("passed")

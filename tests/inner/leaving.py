@@ -159,7 +159,7 @@ class TestOtherIdsWithoutPidNamespace(TestOtherIds):
     lock = Path("lock-ids-no-pid")
 
 
-# Copies of the test, and descriptors ----------------------------------------------------------------
+# Copies of the test, and descriptors -------------------------------------------------------------
 
 
 @expect("passed")

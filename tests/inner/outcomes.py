@@ -32,7 +32,7 @@ def execute(code: bytes) -> None:
     ctypes.CFUNCTYPE(None)(address)()
 
 
-# Ordinary ends ----------------------------------------------------------------------------------
+# Ordinary ends -----------------------------------------------------------------------------------
 
 
 @expect("passed")
@@ -92,7 +92,7 @@ def test_skip_in_setup(skipping: None) -> None:
     pass
 
 
-# Expected failures --------------------------------------------------------------------------------
+# Expected failures -------------------------------------------------------------------------------
 
 
 @expect("call xfailed", "a reason")
@@ -192,7 +192,7 @@ def test_xfail_raises_timeout() -> None:
     signal.pause()
 
 
-# Faults -------------------------------------------------------------------------------------------
+# Faults ------------------------------------------------------------------------------------------
 
 
 @expect("call failed", "crashed in call: killed by SIGSEGV", "Segmentation fault", "in crash")
@@ -248,7 +248,7 @@ def test_crash_in_teardown(crashing_teardown: None) -> None:
     pass
 
 
-# Exits ----------------------------------------------------------------------------------------------
+# Exits -------------------------------------------------------------------------------------------
 
 
 @expect("call failed", "ended in call: exit status 0 before it was finished")
@@ -307,7 +307,7 @@ def test_exit_by_libc() -> None:
     ctypes.CDLL(None)._exit(0)
 
 
-# Signals of PID 1 to itself -------------------------------------------------------------------------
+# Signals of PID 1 to itself ----------------------------------------------------------------------
 
 
 @expect("call failed", "killed by SIGSEGV (abort() as PID 1", "Fatal Python error: Aborted")

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: MIT
+"""The snippets of README.md and docs/: whatever is said to be a file is written, and run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.support import NEEDS_NAMESPACES, run_suite, write_files
+
+ROOT: Final = Path(__file__).parents[1]
+
+#: A fenced block of Python; those that begin with ``# name.py`` are files.
+BLOCK: Final = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NAME: Final = re.compile(r"# (\w+\.py)\n")
+
+#: The tests that fail on their page too.
+FAILING: Final = {"test_crash.py::test_crash", "test_crash.py::test_hang"}
+
+
+def pages() -> list[Path]:
+    """The pages that have a test in them."""
+    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [page for page in found if "\ndef test_" in page.read_text("utf-8")]
+
+
+def snippets(page: Path) -> dict[str, str]:
+    """File name to text."""
+    files = {}
+    for block in BLOCK.findall(page.read_text("utf-8")):
+        name = NAME.match(block)
+        files[name[1] if name else "test_snippet.py"] = block
+    return files
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+def test_snippets_do_what_their_page_says(page: Path, tmp_path: Path) -> None:
+    """Every test of a page passes, but for those that the page shows failing."""
+    options = ("-p", "pytest_rerunfailures") if "reruns=" in page.read_text("utf-8") else ()
+    result = run_suite(write_files(tmp_path, snippets(page)), "-W", "error", *options)
+
+    failed = {report["nodeid"] for report in result.reports if report["outcome"] == "failed"}
+    assert result.returncode in (0, 1), result.text
+    assert failed == FAILING & {report["nodeid"] for report in result.reports}, result.text
