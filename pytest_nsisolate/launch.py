@@ -6,7 +6,7 @@ runner with threads inherits locks that nobody will release (it hung in up to on
 and so does libc's ``fork`` called through ctypes, which leaves the GIL unrepaired.
 
 Consequence: the fork is ``os.fork``. Everything that the child needs is worked out before it, in a
-:class:`LaunchPlan`; the child looks nothing up and imports nothing.
+:class:`~pytest_nsisolate.usher.LaunchPlan`; the child looks nothing up and imports nothing.
 
 The short way: a runner with one task, in the kernel's own count, has nobody who could hold a lock.
 Then one ``clone`` with all the flags makes PID 1 directly, which saves a third of the cost of a
@@ -28,48 +28,13 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pytest_nsisolate import usher
 from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.kernel import idmap, mounts, namespaces
 from pytest_nsisolate.kernel.clone import raw_clone
-from pytest_nsisolate.request import TimeOffsets
+from pytest_nsisolate.usher import LaunchPlan
 from pytest_nsisolate.wire import FrameWriter
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchPlan:
-    """What the forks do, worked out in the runner.
-
-    :param namespaces: the namespaces to create.
-    :param maps: the id map of the user namespace, None without one.
-    :param maps_by_runner: the runner holds the capabilities and writes the map; else the usher.
-    :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
-        None keeps what is.
-    :param cwd: where the test starts; entered again by path where mounts cover something.
-    """
-
-    namespaces: frozenset[str]
-    maps: idmap.IdMaps | None
-    maps_by_runner: bool
-    mounts: mounts.MountPlan | None
-    time: TimeOffsets | None
-    hostname: str | None
-    keep_capabilities: tuple[int, int] | None
-    init: bool
-    cwd: str
-
-    @property
-    def flags(self) -> int:
-        """``CLONE_NEW*`` of every namespace that can be entered at birth (clone(2))."""
-        return sum(namespaces.FLAGS[name] for name in self.namespaces - {"time"})
-
-    @property
-    def may_go_direct(self) -> bool:
-        """Nothing in this plan needs a usher."""
-        return "pid" in self.namespaces and self.time is None
 
 
 def launch(

@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 
 from pytest_nsisolate.kernel import idmap
-from pytest_nsisolate.launch import LaunchPlan
 from pytest_nsisolate.mount_plans import current_directory
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import Run
+from pytest_nsisolate.usher import LaunchPlan
 
 
 def plan_launch(config: pytest.Config, request: IsolationRequest, run: Run) -> LaunchPlan:

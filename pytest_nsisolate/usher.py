@@ -32,6 +32,7 @@ import posix
 import select
 import signal
 import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate import reaper, warden
@@ -42,13 +43,46 @@ from pytest_nsisolate.wire import Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.channel import Link
-    from pytest_nsisolate.launch import LaunchPlan
+    from pytest_nsisolate.request import TimeOffsets
 
 #: Exit status of a process of ours that could not do its part; the reason went over the pipe.
 EXIT_REFUSED: Final = 97
 
 #: What PID 1 unshares, in this order; user, time and pid are the usher's.
 _BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What the forks do, worked out in the runner.
+
+    :param namespaces: the namespaces to create.
+    :param maps: the id map of the user namespace, None without one.
+    :param maps_by_runner: the runner holds the capabilities and writes the map; else the usher.
+    :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
+        None keeps what is.
+    :param cwd: where the test starts; entered again by path where mounts cover something.
+    """
+
+    namespaces: frozenset[str]
+    maps: idmap.IdMaps | None
+    maps_by_runner: bool
+    mounts: mounts.MountPlan | None
+    time: TimeOffsets | None
+    hostname: str | None
+    keep_capabilities: tuple[int, int] | None
+    init: bool
+    cwd: str
+
+    @property
+    def flags(self) -> int:
+        """``CLONE_NEW*`` of every namespace that can be entered at birth (clone(2))."""
+        return sum(namespaces.FLAGS[name] for name in self.namespaces - {"time"})
+
+    @property
+    def may_go_direct(self) -> bool:
+        """Nothing in this plan needs a usher."""
+        return "pid" in self.namespaces and self.time is None
 
 
 def enter(plan: LaunchPlan, link: Link) -> None:

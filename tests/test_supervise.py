@@ -30,7 +30,7 @@ from tests.batch import (
     verdict,
 )
 from tests.hostile import NEEDS_ROOT
-from tests.support import NEEDS_NAMESPACES, Result
+from tests.support import NEEDS_NAMESPACES, Result, eventually
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -154,7 +154,7 @@ def test_runner_is_killed(conftest: str, side: Side, which: str) -> None:
         os.kill(run.process.pid, signal.SIGKILL)
         run.process.wait()
         assert_nothing_alive(run.folder)
-        assert not is_locked(run.folder / "daemon.lock")
+        assert eventually(lambda: not is_locked(run.folder / "daemon.lock"))
 
 
 @WAYS
