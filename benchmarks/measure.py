@@ -5,24 +5,20 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
-import shutil
-import subprocess
-import tempfile
 import time
 import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accounts import Account, run_as
 from contenders import Contender, suite, witness
 from environments import Interpreter, UnavailableError
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator, Mapping, Sequence
 
-HERE = Path(__file__).resolve().parent
 TOKEN = "NSIBENCH_TOKEN"
 # Variables that would load other plugins, move the tests' imports, start coverage, or forbid the
 # cache of rewritten modules, which is what makes a plugin's second start cheaper than its first.
@@ -36,24 +32,6 @@ DROPPED = (
     "NSIBENCH_",
     "NSISOLATE_",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """Whose process the session is; None where nothing is to be changed."""
-
-    name: str
-    uid: int
-    gid: int
-
-
-def account(name: str) -> Account:
-    """The account of this name, from the password database; UnavailableError if there is none."""
-    try:
-        entry = pwd.getpwnam(name)
-    except KeyError:
-        raise UnavailableError(f"there is no account {name!r} here") from None
-    return Account(name, entry.pw_uid, entry.pw_gid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +146,7 @@ class Runner:
         for plugin in plugins:
             command += ["-p", plugin]
         command += ["--basetemp", str(self.folder / "base"), *arguments]
-        return _run_as(self.account, command, self.folder, environment | dict(more), timeout)
+        return run_as(self.account, command, self.folder, environment | dict(more), timeout)
 
     def _checked(
         self, done: subprocess.CompletedProcess[str], record: Path, count: int
@@ -189,33 +167,6 @@ class Runner:
         return f"exit {done.returncode}: " + " / ".join(line.strip() for line in lines[-4:])
 
 
-def _run_as(
-    who: Account | None,
-    command: Sequence[str],
-    folder: Path,
-    environment: Mapping[str, str],
-    timeout: float | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Run to the end as this account, without its and our further groups; None: as we are."""
-    # A file and no pipe: a daemon that a test leaves behind would hold the pipe open for us.
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-            timeout=timeout,
-            user=None if who is None else who.uid,
-            group=None if who is None else who.gid,
-            extra_groups=None if who is None else (),
-        )
-        output.seek(0)
-        return subprocess.CompletedProcess(done.args, done.returncode, output.read())
-
-
 def _inode(name: str) -> int:
     return os.stat(f"/proc/self/ns/{name}").st_ino
 
@@ -229,35 +180,3 @@ def survivors(token: str) -> Iterator[int]:
                 yield int(entry.parent.name)
         except OSError:
             continue
-
-
-@contextmanager
-def workplace(who: Account | None) -> Iterator[Path]:
-    """A folder for one contender's sessions, with the plugins that are loaded with ``-p`` in it.
-
-    They are copied because an unprivileged account may not be able to read the repository.
-    """
-    with tempfile.TemporaryDirectory(prefix="nsibench-") as name:
-        folder = Path(name)
-        (folder / "tmp").mkdir()
-        (folder / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
-        for plugin in HERE.glob("bench_*.py"):
-            shutil.copy(plugin, folder / plugin.name)
-        if who is not None:
-            for path in (folder, *folder.iterdir()):
-                os.chown(path, who.uid, who.gid)
-        yield folder
-
-
-def reachable(interpreter: Interpreter, who: Account) -> None:
-    """Raise UnavailableError if this account cannot use that interpreter and its packages."""
-    command = [str(interpreter.python), "-c", "import pytest"]
-    try:
-        done = _run_as(who, command, Path("/"), dict(os.environ))
-    except OSError as error:
-        raise UnavailableError(f"{who.name} cannot start {interpreter.python}: {error}") from None
-    if done.returncode:
-        raise UnavailableError(
-            f"{who.name} cannot use {interpreter.python} (choose --envs and "
-            "--python where every account may read)"
-        )

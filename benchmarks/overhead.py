@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import studies
+from accounts import account, reachable, workplace
 from contenders import BY_KEY, DEFAULT_SET, EVERYONE, FLOOR, FORKED, IDLE, PLAIN, PYTEST, Contender
 from environments import REPOSITORY, Environments, UnavailableError
-from measure import Runner, account, reachable, workplace
+from measure import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -19,14 +19,19 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from behaviours import MARK, ROWS, Row, Seen
+from accounts import workplace
+from behaviours import MARK, ROWS, Row
 from contenders import DEFAULT_SET, FORKED, ISOLATE, ISOLATED, PLAIN, Contender
 from environments import REPOSITORY, Environments, UnavailableError
-from measure import TOKEN, Runner, survivors, workplace
+from measure import TOKEN, Runner, survivors
+from readings import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 COLUMNS = (PLAIN, FORKED, ISOLATE, ISOLATED, DEFAULT_SET)
 LIMIT = 60.0

@@ -22,7 +22,8 @@ def pytest_nsisolate_configure(
 
     :param item: the test that is about to be isolated.
     :param request: what its markers and the options ask for.
-    :returns: the request to use instead (see :meth:`~pytest_nsisolate.IsolationRequest.replace`), or None.
+    :returns: the request to use instead, or None. Make it by
+        :meth:`request.replace <pytest_nsisolate.IsolationRequest.replace>`.
 
     Use in conftest plugins: called for every isolated test at or below the conftest's directory.
     """

@@ -143,6 +143,9 @@ class OutermostHooks:
         except BaseException as error:
             if run.child is not None:
                 run.child.barrier(error)
+            if run.current is not None and isinstance(error, KeyboardInterrupt):
+                # It may have come while nobody waited for the child.
+                run.current.interrupt()
             raise
         if run.child is not None:
             run.child.barrier(None)

@@ -88,7 +88,7 @@ class Attempt:
             try:
                 self._step()
             except KeyboardInterrupt:
-                self._interrupt()
+                self.interrupt()
                 raise
             except BaseException:
                 # Another plugin's timer, say: nobody will ask for this child again.
@@ -319,8 +319,11 @@ class Attempt:
             self.outcome = outcome.TimedOut(self._budget, found)
         self.kill()
 
-    def _interrupt(self) -> None:
-        """Ctrl-C: the child may tear down for a while; a second Ctrl-C ends that at once."""
+    def interrupt(self) -> None:
+        """Ctrl-C: the child may tear down for a while; a second Ctrl-C ends that at once.
+
+        Does nothing to a child that has ended.
+        """
         until = time.monotonic() + INTERRUPT_GRACE
         try:
             self._signal(signal.SIGINT)

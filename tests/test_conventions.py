@@ -116,7 +116,7 @@ def test_no_nsisolate_disables_it(tmp_path: Path) -> None:
     assert on.passed() == {"test_it"}, on.text
 
 
-# Facts that break or help a plugin that forks ------------------------------------------------------
+# Facts that break or help a plugin that forks ----------------------------------------------------
 
 
 @pytest.mark.skipif(not PYTEST_9, reason="pytest 8.4 has no subtests of its own")

@@ -103,7 +103,7 @@ def test_the_package_can_be_imported_anywhere(platform: str) -> None:
 
 
 def test_loading_the_plugin_imports_nothing_heavy() -> None:
-    """What a run without isolated tests never needs is not loaded: prctl, coverage, ctypes' libc."""
+    """What a run without isolated tests never needs is not loaded."""
     # sys.modules is compared, because site may have loaded some of them already.
     code = """
 import sys

@@ -23,7 +23,7 @@ from tests.support import (
 
 pytestmark = NEEDS_NAMESPACES
 
-# pytest-rerunfailures -----------------------------------------------------------------------------
+# pytest-rerunfailures ----------------------------------------------------------------------------
 
 FLAKY = """
 import os, pytest
@@ -81,9 +81,8 @@ def test_each_rerun_is_a_fresh_child_and_wider_fixtures_live_on(tmp_path: Path) 
     assert result.returncode == 1, result.text
     assert result.summary == "2 failed, 5 passed, 7 rerun", result.text
     attempts = Counter((tmp_path / "attempts").read_text(encoding="utf-8").split())
-    assert attempts == {
-        **{"third": 3, "marked": 2, "never": 2, "only": 2, "slow": 2, "shaky": 2, "fine": 1},
-    }
+    twice = dict.fromkeys(("marked", "never", "only", "slow", "shaky"), 2)
+    assert attempts == {"third": 3, "fine": 1, **twice}
     assert result.journal == [
         "runner +module",
         *("child +function", "child -function") * 3,
@@ -127,7 +126,7 @@ def test_reruns_report_as_in_a_plain_run(tmp_path: Path) -> None:
     assert isolated.summary == plain.summary
 
 
-# pytest-xdist -------------------------------------------------------------------------------------
+# pytest-xdist ------------------------------------------------------------------------------------
 
 SPREAD = """
 import os, pytest, sys, warnings
@@ -224,12 +223,8 @@ def test_refusals_and_left_out_tests_are_summed_over_workers(tmp_path: Path) -> 
 
 def test_the_whole_suite_isolated_under_xdist(tmp_path: Path) -> None:
     """--nsisolate=all reaches the workers; the results are those of plain workers."""
-    write_files(
-        tmp_path,
-        {
-            "test_it.py": "import pytest\n@pytest.mark.parametrize('n', range(8))\ndef test_it(n): assert n % 3\n"
-        },
-    )
+    parametrized = "@pytest.mark.parametrize('n', range(8))\ndef test_it(n): assert n % 3\n"
+    write_files(tmp_path, {"test_it.py": f"import pytest\n{parametrized}"})
     plain, isolated = run_parity(tmp_path, "-p", "xdist", "-n", "2")
 
     def told(result: Result) -> set[tuple[str, ...]]:
@@ -239,7 +234,7 @@ def test_the_whole_suite_isolated_under_xdist(tmp_path: Path) -> None:
     assert isolated.summary == plain.summary == "3 failed, 5 passed"
 
 
-# pytest-timeout -------------------------------------------------------------------------------------
+# pytest-timeout ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["signal", "thread"])
@@ -250,7 +245,7 @@ def test_the_mark_of_pytest_timeout_is_the_budget(tmp_path: Path, method: str) -
         """
         import os, pytest, time, subprocess
         from pathlib import Path
-        @pytest.mark.isolated(user=False)
+        @pytest.mark.isolated
         @pytest.mark.timeout(1)
         def test_slow():
             daemon = subprocess.Popen(["sleep", "600"], start_new_session=True)
@@ -304,7 +299,7 @@ def test_the_ini_of_pytest_timeout_is_the_budget_too(tmp_path: Path) -> None:
     assert "Timeout" in result.failure("test_plain")
 
 
-# pytest-randomly ------------------------------------------------------------------------------------
+# pytest-randomly ---------------------------------------------------------------------------------
 
 RANDOM = """
 import random, pytest
@@ -339,7 +334,7 @@ def test_without_a_seed_two_children_have_different_numbers(tmp_path: Path) -> N
     assert first.journal != second.journal
 
 
-# pytest-cov, pytest-mock, pytest-asyncio ----------------------------------------------------------------
+# pytest-cov, pytest-mock, pytest-asyncio ---------------------------------------------------------
 
 
 def test_pytest_cov_present_and_idle_changes_nothing(tmp_path: Path) -> None:

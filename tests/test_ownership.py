@@ -334,16 +334,22 @@ def test_parametrized_wider_fixtures_change_with_the_runner_s_tests(tmp_path: Pa
         @pytest.mark.isolated
         def test_isolated(colour): note(colour)
         def test_plain(colour): note(colour)
+        @pytest.fixture(scope="module")
+        def shade(request):
+            note(f"+{request.param}")
+            yield request.param
+            note(f"-{request.param}")
         @pytest.mark.isolated
-        @pytest.mark.parametrize("colour", ["blue"], indirect=True)
-        def test_indirect(colour): note(colour)
+        @pytest.mark.parametrize("shade", ["blue"], indirect=True)
+        def test_indirect(shade): note(shade)
         """,
     )
     assert result.returncode == 0, result.text
-    blocks = [
-        [f"runner +{c}", f"child {c}", f"runner {c}", f"runner -{c}"] for c in ("red", "green")
+    assert result.journal == [
+        *("runner +red", "child red", "runner red", "runner -red"),
+        *("runner +green", "child green", "runner green"),
+        *("runner +blue", "child blue", "runner -blue", "runner -green"),
     ]
-    assert result.journal == [*blocks[0], *blocks[1], "runner +blue", "child blue", "runner -blue"]
 
 
 def test_a_failed_wider_fixture_fails_every_user_with_one_set_up(tmp_path: Path) -> None:
@@ -389,7 +395,7 @@ def test_a_pytest_exit_in_the_child_tears_down_what_each_side_owns(tmp_path: Pat
     ]
 
 
-# tmp_path ------------------------------------------------------------------------------------
+# tmp_path ----------------------------------------------------------------------------------------
 
 TMP_PATH = """
 import os, pytest
@@ -480,7 +486,7 @@ def test_the_base_temp_in_dev_shm_stays_in_use(tmp_path: Path) -> None:
     assert len(result.passed()) == 2, result.text
 
 
-# --setup-show -----------------------------------------------------------------------------------
+# --setup-show ------------------------------------------------------------------------------------
 
 SHOWN = """
 import pytest

@@ -112,7 +112,7 @@ def test_a_plain_test_in_the_same_run_keeps_its_hooks_in_the_runner(tmp_path: Pa
     assert not any("nsisolate" in line for line in result.journal)
 
 
-# Recipes of pytest's documentation -------------------------------------------------------------
+# Recipes of pytest's documentation ---------------------------------------------------------------
 
 INCREMENTAL = """
 from typing import Dict, Tuple
@@ -235,7 +235,7 @@ def test_the_rep_call_recipe_works(tmp_path: Path) -> None:
     ]
 
 
-# What a makereport hook of the runner sees ------------------------------------------------------
+# What a makereport hook of the runner sees -------------------------------------------------------
 
 LOOKING = """
 import pytest
@@ -290,11 +290,15 @@ def test_hooks_in_the_runner_see_the_child_s_exception_and_cannot_change_its_rep
         "runner test_skip call Skipped: no False True",
         "runner test_xfail call XFailed: known False True",
         "runner test_fail call Failed: plainly False True",
-        "runner test_exit call IsolatedCrash: isolated test ended in call: exit status 2 before it"
-        " was finished False True",
+        (
+            "runner test_exit call IsolatedCrash: isolated test ended in call:"
+            " exit status 2 before it was finished False True"
+        ),
         "runner test_group call ExceptionGroup: g (1 sub-exception) False True",
-        "runner test_unicode call UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff in"
-        " position 0: invalid start byte True True",
+        (
+            "runner test_unicode call UnicodeDecodeError:"
+            " 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte True True"
+        ),
     ]
     assert not any(["only here", "x"] in report["sections"] for report in result.reports)
 
@@ -324,7 +328,7 @@ def test_a_report_changed_in_the_child_is_the_report(tmp_path: Path) -> None:
     assert isolated.failure("test_turned") == "turned round"
 
 
-# The session goes on --------------------------------------------------------------------------
+# The session goes on -----------------------------------------------------------------------------
 
 FLOW = """
 import os, sys, pytest

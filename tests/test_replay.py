@@ -45,10 +45,12 @@ for _ in range(2000): deep = [deep]
 
 @pytest.mark.parametrize("value", [
     Colour.RED, Price(1.5), Name("n"), Silent(), Broken(), Point(1, 2), cycle, deep, 10**400,
-    float("nan"), float("-inf"), "\udc80", "\0", "\x1b[31m", b"\xff", {1: 2, (3,): 4}, {"$": "tuple"},
+    float("nan"), float("-inf"), "\udc80", "\0", "\x1b[31m", b"\xff",
+    {1: 2, (3,): 4}, {"$": "tuple"},
     {1, 2}, frozenset([1]), 1j, ..., NotImplemented, lambda: 1, sys, type, Exception("e"),
-    datetime.date(2020, 1, 1), decimal.Decimal("1.1"), pathlib.Path("x"), OrderedDict(a=1), range(3),
-], ids=str.__name__.__add__("{}").format)
+    datetime.date(2020, 1, 1), decimal.Decimal("1.1"), pathlib.Path("x"), OrderedDict(a=1),
+    range(3),
+], ids=lambda value: "x")
 def test_property(record_property, value):
     record_property("value", value)
 """
@@ -57,11 +59,7 @@ def test_property(record_property, value):
 @NEEDS_NAMESPACES
 def test_properties_of_any_kind_never_lose_a_report(tmp_path: Path) -> None:
     """What is no plain value arrives with its repr, or a placeholder; every test passes."""
-    result = run_source(
-        tmp_path,
-        VALUES.replace('str.__name__.__add__("{}").format', "lambda v: 'x'"),
-        "--nsisolate=all",
-    )
+    result = run_source(tmp_path, VALUES, "--nsisolate=all")
     assert result.returncode == 0, result.text
     assert "INTERNALERROR" not in result.text
     calls = [r for r in result.reports if r["when"] == "call"]
@@ -282,7 +280,7 @@ def test_a_hostile_name_makes_a_harmless_stand_in(frame: dict[str, object]) -> N
     assert set(sys.modules) == before
 
 
-# Reports from a child that is not trusted ----------------------------------------------------------
+# Reports from a child that is not trusted --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -325,7 +323,7 @@ def test_what_is_no_report_is_a_broken_stream(
         replay.read_report(item, frame, [], when="call")
 
 
-# Tracebacks and sections ---------------------------------------------------------------------------
+# Tracebacks and sections -------------------------------------------------------------------------
 
 
 def test_machinery_is_taken_out_of_tracebacks_but_for_its_own_errors() -> None:

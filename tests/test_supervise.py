@@ -222,6 +222,27 @@ def test_ctrl_c(conftest: str, side: Side, which: str) -> None:
         assert notes(run) == ["module setup", "function teardown", "module teardown"]
 
 
+#: A Ctrl-C for a runner that is busy with the report of the set-up, while its child runs on.
+BUSY = """
+import time
+from pathlib import Path
+
+def pytest_runtest_logreport(report):
+    while not Path(__file__).with_name("ready").exists():
+        time.sleep(0.005)
+    if report.when == "setup":
+        raise KeyboardInterrupt
+"""
+
+
+@WAYS
+def test_ctrl_c_while_nobody_waits(conftest: str) -> None:
+    """A Ctrl-C that comes while the runner does something else reaches the child all the same."""
+    with running(conftest + BUSY, "user", "test_waits", "test_next") as run:
+        assert_interrupted(run)
+        assert notes(run) == ["module setup", "function teardown", "module teardown"]
+
+
 @WAYS
 def test_second_ctrl_c(conftest: str) -> None:
     """A second Ctrl-C does not wait for the child's teardown; here it might take ten minutes."""

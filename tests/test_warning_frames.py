@@ -145,12 +145,8 @@ def test_max_warnings_counts_those_of_children(tmp_path: Path) -> None:
     """--max-warnings (pytest 9.1) fails a run that has more."""
     if not PYTEST_9_1:
         pytest.skip("pytest 9.1 has brought --max-warnings")
-    write_files(
-        tmp_path,
-        {
-            "test_it.py": "import warnings\ndef test_it():\n    warnings.warn('a')\n    warnings.warn('b')\n"
-        },
-    )
+    two = "warnings.warn('a'); warnings.warn('b')"
+    write_files(tmp_path, {"test_it.py": f"import warnings\ndef test_it(): {two}\n"})
     for limit, passes in ((2, True), (1, False)):
         plain, isolated = run_parity(tmp_path, f"--max-warnings={limit}")
         assert differences(plain, isolated) == []
@@ -180,7 +176,7 @@ def test_a_warning_survives_a_crash(tmp_path: Path) -> None:
     assert warning["filename"] == str(tmp_path / "test_it.py")
 
 
-# One warning, there and back -------------------------------------------------------------------
+# One warning, there and back ---------------------------------------------------------------------
 
 
 class Own(UserWarning):

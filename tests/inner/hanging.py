@@ -149,7 +149,7 @@ def test_children() -> None:
 
 
 @expect("call failed", "... and 6 more", "timed out after 2.5 s", PROCESSES)
-@pytest.mark.isolated(timeout=1.5)
+@pytest.mark.isolated(timeout=2.5)
 def test_many_children() -> None:
     for _ in range(45):
         if os.fork() == 0:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +27,9 @@ def note(text: str) -> None:
 
 
 def wait() -> None:
+    """Not by ``pause``: a signal that comes just before it would not be noticed."""
     while True:
-        signal.pause()
+        time.sleep(0.05)
 
 
 def ignore_everything() -> None:
