@@ -13,9 +13,8 @@ import pytest
 # ``-p nsisolate`` with autoload off marks the name "nsisolate", not this package's modules.
 pytest.register_assert_rewrite("pytest_nsisolate.view")
 
-from pytest_nsisolate.errors import NsisolateError, StepError  # noqa: E402
+from pytest_nsisolate.errors import IsolatedCrash, NsisolateError, StepError  # noqa: E402
 from pytest_nsisolate.marker import TimeOffsets  # noqa: E402
-from pytest_nsisolate.replay import IsolatedCrash  # noqa: E402
 from pytest_nsisolate.request import IsolationRequest  # noqa: E402
 from pytest_nsisolate.view import Pid1View  # noqa: E402
 

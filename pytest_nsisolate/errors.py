@@ -63,6 +63,16 @@ class BrokenStream(NsisolateError):
         return self.reason
 
 
+class IsolatedCrash(Exception):
+    """Stands in, for hooks of the runner, for an exception that nobody could raise.
+
+    You see it as ``call.excinfo`` in ``pytest_runtest_makereport`` when an isolated test crashed,
+    exited, timed out or was refused.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+
 @contextmanager
 def failing(step: str, namespace: str | None) -> Iterator[None]:
     """Name the step and the namespace of any :class:`OSError` raised inside the block.

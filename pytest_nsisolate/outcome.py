@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,9 @@ class Broken:
     reason: str
 
 
+#: How the text of a refusal begins, in a report and in a skip reason.
+REFUSED: Final = "isolation refused: "
+
 Outcome: TypeAlias = Finished | Crashed | Exited | TimedOut | Refused | Broken
 
 
@@ -121,3 +124,12 @@ def describe(outcome: Crashed | Exited | TimedOut | Broken, *, phase: str) -> st
             return f"isolated test timed out after {seconds:g} s in {phase}"
         case Broken(reason=reason):
             return f"isolated test lost in {phase}: {reason}"
+
+
+def headline(longrepr: object) -> str:
+    """The first line of a report's ``longrepr``, as summaries show it."""
+    if isinstance(longrepr, tuple):
+        return str(longrepr[2]).partition("\n")[0].removeprefix("Skipped: ")
+    crash = getattr(longrepr, "reprcrash", None)
+    text = longrepr if crash is None else crash.message
+    return text.partition("\n")[0] if isinstance(text, str) else ""

@@ -33,16 +33,13 @@ from pytest_nsisolate.isolation import Isolation
 from pytest_nsisolate.plan import plan_launch
 from pytest_nsisolate.remedies import Explanation
 from pytest_nsisolate.request import IsolationRequest
-from pytest_nsisolate.run import Run
+from pytest_nsisolate.run import SHOWN, Run
 from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.wire import FrameWriter
 
 #: The attempt at an item that is going on.
 ISOLATION = pytest.StashKey[Isolation]()
-
-#: The report that ``pytest_runtest_makereport`` gives the other plugins in the runner.
-SHOWN = pytest.StashKey[pytest.TestReport | None]()
 
 
 class Elsewhere(BaseException):

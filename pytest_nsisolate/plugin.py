@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import hookspecs, phases, replay, reporting
+from pytest_nsisolate import hookspecs, reporting
 from pytest_nsisolate.marker import MARKER_LINE
-from pytest_nsisolate.run import RUN, Run
+from pytest_nsisolate.run import RUN, SHOWN, Run
 from pytest_nsisolate.settings import add_options, read_settings
 
 __all__: list[str] = []
@@ -65,6 +65,8 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     run = session.config.stash[RUN]
     if not run.requests:
         return (yield)
+    from pytest_nsisolate.outermost import OutermostHooks, SetupShowHooks
+
     outermost = OutermostHooks(run)
     manager = session.config.pluginmanager
     if session.config.option.setupshow:
@@ -80,10 +82,8 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         run.close()
 
 
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> pytest.TestReport | None:
-    return item.stash.get(phases.SHOWN, None)
+def pytest_runtest_makereport(item: pytest.Item) -> pytest.TestReport | None:
+    return item.stash.get(SHOWN, None)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -98,101 +98,3 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
         return None
     run.budgets[item] = float(settings.timeout)
     return True
-
-
-class SetupShowHooks:
-    """``--setup-show``: each line of a fixture says on which side of the clone it is."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_setup(
-        self, request: pytest.FixtureRequest
-    ) -> Generator[None, object, object]:
-        try:
-            return (yield)
-        finally:
-            reporting.show_side(request.config, self._run)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_fixture_post_finalizer(
-        self, fixturedef: Any, request: pytest.FixtureRequest
-    ) -> Generator[None, object, object]:
-        shown = fixturedef.cached_result is not None
-        result = yield
-        if shown:
-            reporting.show_side(request.config, self._run)
-        return result
-
-
-class OutermostHooks:
-    """The hooks of a run that isolates something; registered last, so that they are outermost."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(
-        self, nextitem: pytest.Item | None
-    ) -> Generator[None, object, object]:
-        run = self._run
-        run.nextitem = nextitem
-        try:
-            result = yield
-        except BaseException as error:
-            if run.child is not None:
-                run.child.barrier(error)
-            if run.current is not None and isinstance(error, KeyboardInterrupt):
-                # It may have come while nobody waited for the child.
-                run.current.interrupt()
-            raise
-        if run.child is not None:
-            run.child.barrier(None)
-        return result
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        with phases.cloning_in_setup(item, self._run):
-            return (yield)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        if self._run.child is None:
-            phases.call(item)
-        return (yield)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(
-        self, item: pytest.Item, nextitem: pytest.Item | None
-    ) -> Generator[None, object, object]:
-        if self._run.child is None:
-            phases.tear_down(item, self._run, nextitem)
-        return (yield)
-
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        child = self._run.child
-        if child is None:
-            return (yield from phases.make_report(item, call))
-        if call.excinfo is not None:
-            replay.hide_machinery(call.excinfo.value)
-        report = yield
-        if call.when == "setup":
-            child.run_rest(call, report)
-        return report
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._run.child is not None:
-            self._run.child.hear_report(report)
-
-    def pytest_enter_pdb(self) -> None:
-        if self._run.child is not None:
-            self._run.child.stop_clock()
-
-    def pytest_leave_pdb(self) -> None:
-        if self._run.child is not None:
-            self._run.child.start_clock()

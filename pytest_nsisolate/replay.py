@@ -14,23 +14,21 @@ Nothing here trusts a child: whatever does not have the shape of a report is :cl
 
 from __future__ import annotations
 
-import itertools
 import copy
+import itertools
 import sys
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import pytest
 
 from pytest_nsisolate import outcome
 from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.errors import BrokenStream, StepError
+from pytest_nsisolate.errors import BrokenStream, IsolatedCrash, StepError
 from pytest_nsisolate.remedies import Explanation
 
 Sections: TypeAlias = list[tuple[str, str, str]]
 
-#: How the text of a refusal begins, in a report and in a skip reason.
-REFUSED: Final = "isolation refused: "
 
 #: Modules through which a test or a fixture is called.
 _MACHINERY = frozenset(
@@ -45,16 +43,6 @@ _OUTCOMES_OF_PYTEST = {
 }
 
 _OUTCOMES = ("passed", "failed", "skipped")
-
-
-class IsolatedCrash(Exception):
-    """Stands in, for hooks of the runner, for an exception that nobody could raise.
-
-    You see it as ``call.excinfo`` in ``pytest_runtest_makereport`` when an isolated test crashed,
-    exited, timed out or was refused.
-    """
-
-    __module__ = "pytest_nsisolate"
 
 
 def read_report(
@@ -169,7 +157,7 @@ def refusal_report(
 ) -> pytest.TestReport:
     """The report of a test that this host does not let in, whatever xfail says."""
     step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
-    head = f"{REFUSED}{step}"
+    head = f"{outcome.REFUSED}{step}"
     if skip:
         path, line = item.reportinfo()[:2]
         place = (str(path), (line or 0) + 1, f"Skipped: {head} ({why.cause})")
@@ -214,16 +202,7 @@ def _tell(ended: outcome.Outcome, when: str, *, faults: str, init: bool) -> tupl
 
 def crash_of(report: pytest.TestReport) -> IsolatedCrash:
     """What stands for the exception of a report that was made here."""
-    return IsolatedCrash(headline(report.longrepr))
-
-
-def headline(longrepr: object) -> str:
-    """The first line of a report's ``longrepr``, as summaries show it."""
-    if isinstance(longrepr, tuple):
-        return str(longrepr[2]).partition("\n")[0].removeprefix("Skipped: ")
-    crash = getattr(longrepr, "reprcrash", None)
-    text = longrepr if crash is None else crash.message
-    return text.partition("\n")[0] if isinstance(text, str) else ""
+    return IsolatedCrash(outcome.headline(report.longrepr))
 
 
 def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.host import header_line
-from pytest_nsisolate.replay import REFUSED, headline
+from pytest_nsisolate.outcome import REFUSED, headline
 from pytest_nsisolate.request import IsolationRequest, resolve_all
 from pytest_nsisolate.run import Run
 
@@ -38,7 +38,7 @@ def refuse_namesake(config: pytest.Config) -> None:
 def run_doctor() -> int:
     """Print what this host can do; the exit status is 1 if something is refused."""
     # Only this option needs it, and it takes its time to import.
-    from pytest_nsisolate.doctor import doctor  # noqa: PLC0415
+    from pytest_nsisolate.doctor import doctor
 
     text, status = doctor()
     sys.stdout.write(f"{text}\n")

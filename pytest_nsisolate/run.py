@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What the plugin keeps for one run of pytest, under one stash key.
 
-Everything is made when the first isolated test needs it, so that a run without one pays nothing.
+Everything is made, and most of the package imported, when the first isolated test needs it, so
+that a run without one pays nothing.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nsisolate import kernel, launch, warden
 from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.channel import Shared
-from pytest_nsisolate.child import Child
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.kernel import idmap, process
-from pytest_nsisolate.mount_plans import MountPlans
-from pytest_nsisolate.probe import HostCheck
-from pytest_nsisolate.request import IsolationRequest
-from pytest_nsisolate.settings import Settings
-from pytest_nsisolate.supervise import Attempt
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.channel import Shared
+    from pytest_nsisolate.child import Child
+    from pytest_nsisolate.kernel.idmap import IdMaps
+    from pytest_nsisolate.mount_plans import MountPlans
+    from pytest_nsisolate.probe import HostCheck
+    from pytest_nsisolate.request import IsolationRequest
+    from pytest_nsisolate.settings import Settings
+    from pytest_nsisolate.supervise import Attempt
+    from pytest_nsisolate.warden import Warden
 
 
 @dataclass(slots=True)
@@ -45,29 +49,36 @@ class Run:
     child: Child | None = None
     nextitem: pytest.Item | None = None
     budgets: dict[pytest.Item, float] = field(default_factory=dict)
-    _host: HostCheck | None = None
+    _host: Host | None = None
+    _host_check: HostCheck | None = None
     _capabilities: tuple[int, int] | None = None
     _shared: Shared | None = None
     _mount_plans: MountPlans | None = None
-    _maps: idmap.IdMaps | None = None
-    _warden: warden.Warden | None = None
-
-    @property
-    def host_check(self) -> HostCheck:
-        """The verdicts on this host; examining it happens at the first use."""
-        if self._host is None:
-            self._host = HostCheck(examine())
-        return self._host
+    _maps: IdMaps | None = None
+    _warden: Warden | None = None
 
     @property
     def host(self) -> Host:
-        """The runner's standing on this machine."""
-        return self.host_check.host
+        """The runner's standing on this machine, examined at the first use."""
+        if self._host is None:
+            self._host = examine()
+        return self._host
+
+    @property
+    def host_check(self) -> HostCheck:
+        """The verdicts on this host."""
+        if self._host_check is None:
+            from pytest_nsisolate.probe import HostCheck
+
+            self._host_check = HostCheck(self.host)
+        return self._host_check
 
     @property
     def capabilities(self) -> tuple[int, int]:
         """The runner's permitted and bounding capabilities (capabilities(7)), as masks."""
         if self._capabilities is None:
+            from pytest_nsisolate.kernel import process
+
             held = process.capabilities()
             self._capabilities = (held.permitted, held.bounding)
         return self._capabilities
@@ -76,12 +87,16 @@ class Run:
     def mount_plans(self) -> MountPlans:
         """Which mounts a child makes; opened at the first use."""
         if self._mount_plans is None:
+            from pytest_nsisolate.mount_plans import MountPlans
+
             self._mount_plans = MountPlans()
         return self._mount_plans
 
-    def identity_maps(self) -> idmap.IdMaps:
+    def identity_maps(self) -> IdMaps:
         """The runner's own ids one to one; they cannot change during a run."""
         if self._maps is None:
+            from pytest_nsisolate.kernel import idmap
+
             self._maps = idmap.identity_maps()
         return self._maps
 
@@ -90,6 +105,9 @@ class Run:
 
         :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
         """
+        from pytest_nsisolate import kernel, launch
+        from pytest_nsisolate.channel import Shared
+
         if self._shared is None:
             kernel.preload()
             try:
@@ -113,6 +131,8 @@ class Run:
         before = None if self._warden is None else self._warden.pidfd
         foreign = tuple(fd for fd in shared.foreign if fd != before)
         self._dismiss_warden()
+        from pytest_nsisolate import warden
+
         self._warden = new = warden.spawn(shared.runner_pidfd)
         if new is None:
             return dataclasses.replace(shared, warden=None, foreign=foreign)
@@ -148,6 +168,9 @@ class Run:
 
 #: The state of a run; absent before ``pytest_configure`` and after ``pytest_unconfigure``.
 RUN = pytest.StashKey[Run]()
+
+#: The report that ``pytest_runtest_makereport`` gives the other plugins in the runner.
+SHOWN = pytest.StashKey[pytest.TestReport | None]()
 
 
 def _execnet_descriptors(config: pytest.Config) -> tuple[int, ...]:

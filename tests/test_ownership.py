@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -170,7 +171,6 @@ def test_a_wider_scope_asked_for_inside_belongs_to_that_child(tmp_path: Path) ->
                 request.getfixturevalue(name)
             request.node.addfinalizer(lambda: note("item's finalizer"))
             request.session.addfinalizer(lambda: note("session's finalizer"))
-            request.getparent = None
             request.node.getparent(pytest.Module).addfinalizer(lambda: note("module's finalizer"))
             note("test")
         def test_plain(session, module): note("plain")
@@ -468,21 +468,17 @@ def test_children_share_the_base_temp_and_its_retention(
 def test_the_base_temp_in_dev_shm_stays_in_use(tmp_path: Path) -> None:
     """A base temp below a directory that the child covers is the runner's all the same."""
     folder = Path("/dev/shm") / f"nsisolate-test-{os.getpid()}"
-    result = run_source(
-        tmp_path,
-        """
+    source = """
         import pytest
         @pytest.mark.isolated
         def test_write(tmp_path): (tmp_path / "file").write_text("x")
         def test_read(tmp_path):
             assert (tmp_path.parent / "test_write0" / "file").read_text() == "x"
-        """,
-        f"--basetemp={folder}",
-        basetemp=False,
-    )
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.unlink() if path.is_symlink() or path.is_file() else path.rmdir()
-    folder.rmdir()
+    """
+    try:
+        result = run_source(tmp_path, source, f"--basetemp={folder}", basetemp=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     assert len(result.passed()) == 2, result.text
 
 

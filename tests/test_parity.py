@@ -459,3 +459,19 @@ def test_a_varied_suite_gives_the_same_results_isolated(
     assert differences(plain, isolated) == []
     assert terminal(isolated) == terminal(plain)
     assert isolated.returncode == plain.returncode == 1
+
+
+def test_the_comparison_finds_what_isolation_changes(tmp_path: Path) -> None:
+    """Negative control: tests that look at where they run differ, and each difference is told."""
+    source = """
+        import os
+        HERE = os.getpid()
+        def test_result(): assert os.getpid() == HERE
+        def test_output(): print(os.getpid() == HERE)
+        def test_property(record_property): record_property("here", os.getpid() == HERE)
+        def test_same(): assert HERE
+    """
+    plain, isolated = run_parity(write_files(tmp_path, {"test_it.py": source}))
+    found = {line.partition(" ")[0] for line in differences(plain, isolated)}
+    assert found == {f"test_it.py::test_{name}" for name in ("result", "output", "property")}
+    assert terminal(plain) != terminal(isolated)
