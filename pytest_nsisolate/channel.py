@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
-import signal
 import struct
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -107,10 +105,10 @@ class RunnerEnd:
         except (BrokenPipeError, ConnectionResetError):
             pass
 
-    def close(self) -> None:
-        """Close everything; what was forked must have been reaped before."""
-        for fd in (self.forked_pidfd, self.control, self.frames):
-            os.close(fd)
+    def close_channels(self) -> None:
+        """Close everything but the pidfd of what was forked; once."""
+        os.close(self.control)
+        os.close(self.frames)
         if self.pid1_pidfd is not None and not self.direct:
             os.close(self.pid1_pidfd)
         self.output.close()
@@ -145,25 +143,21 @@ class Link:
     writer: FrameWriter
     not_ours: tuple[int, ...]
     shared: Shared
-    mask: set[signal.Signals | int]
+    mask: frozenset[int]
     collecting: bool
 
     def tell(self, letter: Letter, number: int = 0) -> None:
-        """One message to the runner.
-
-        :raises OSError: EPIPE when the runner is gone.
-        """
-        os.write(self.control, MESSAGE.pack(letter, number))
+        """One message to the runner; whether it is alive is told by its pidfd, not here."""
+        try:
+            os.write(self.control, MESSAGE.pack(letter, number))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has let go of a finished child, or is dead
 
     def await_word(self) -> None:
-        """Block until the runner has said ``G``, within the machinery's deadline.
+        """Block until the runner has said ``G``. It has a deadline; without it, there is an EOF.
 
-        :raises StepError: ETIMEDOUT, or ECONNRESET when the runner is gone.
+        :raises StepError: ECONNRESET when the runner is gone.
         """
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        if not poller.poll(STEP_SECONDS * 1000):
-            raise StepError("wait for the id map", "user", errno.ETIMEDOUT)
         if not os.read(self.control, MESSAGE.size):
             raise StepError("wait for the id map", "user", errno.ECONNRESET)
 

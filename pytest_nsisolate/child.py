@@ -35,6 +35,11 @@ from pytest_nsisolate.wire import FrameWriter, Kind
 
 Phase: TypeAlias = Literal["setup", "call", "teardown"]
 
+#: The reports of phases about which there is nothing else to say (see ``PlainPass``).
+_PASSED: Final = {
+    when: b'{"passed": "%s"}' % when.encode() for when in ("setup", "call", "teardown")
+}
+
 #: Exit status of a copy of the child that came back from the test body.
 EXIT_STRAY: Final = 98
 
@@ -68,6 +73,7 @@ class Child:
         self._fault = files.fault
         self._redirection = output.Redirection(files, config)
         self._adoption = ownership.Adoption(item, inside)
+        self._plain = internals.PlainPass(item)
         self._watchdog = _watchdog(config)
         self._silence = internals.Silence(config, _is_kept)
         self._records_warnings = config.pluginmanager.hasplugin("warnings")
@@ -99,7 +105,7 @@ class Child:
             warning_frames.divert(lambda data: self._send(Kind.WARNING, data))
         self._silence.fall()
         self._adoption.apply()
-        self._send(Kind.READY, {})
+        writer.send_encoded(Kind.READY, b"{}")
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"
@@ -180,6 +186,10 @@ class Child:
             self._item.ihook.pytest_exception_interact(node=self._item, call=call, report=report)
 
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        if call.excinfo is None and self._says_nothing(report):
+            assert self._writer is not None
+            self._writer.send_encoded(Kind.REPORT, _PASSED[call.when])
+            return
         # Every report repeats what the earlier phases captured; the wire does not.
         data = {**self._serialize(report), "sections": []}
         captured = internals.report_sections(self._item)
@@ -198,6 +208,16 @@ class Child:
             frame["error"] = _describe_error(call.excinfo.value)
         self._add_session_state(frame)
         self._send(Kind.REPORT, frame)
+
+    def _says_nothing(self, report: pytest.TestReport) -> bool:
+        """Whether "passed" is all that there is to say, as it is of most phases."""
+        session = self._item.session
+        return (
+            self._plain.fits(report)
+            and not os.fstat(self._fault).st_size
+            and (session.shouldstop, session.shouldfail) == self._stop
+            and len(internals.testsuite_properties(self._item.config) or ()) == self._properties
+        )
 
     def _serialize(self, report: pytest.TestReport) -> dict[str, Any]:
         config = self._item.config

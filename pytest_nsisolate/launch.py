@@ -32,13 +32,18 @@ from collections.abc import Callable
 from pytest_nsisolate import usher
 from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.usher import LaunchPlan
 from pytest_nsisolate.wire import FrameWriter
 
 
 def launch(
-    plan: LaunchPlan, output: Output, shared: Shared, register: Callable[[RunnerEnd], None]
+    plan: LaunchPlan,
+    output: Output,
+    shared: Shared,
+    held: tuple[int, ...],
+    register: Callable[[RunnerEnd], None],
 ) -> FrameWriter | None:
     """Clone the runner into new namespaces. Returns twice.
 
@@ -46,6 +51,7 @@ def launch(
     on. In the test's own process: the way to the runner, when everything in the plan stands.
     A child that cannot get there says why on its pipe and ends.
 
+    :param held: descriptors of other children, which this one must not have.
     :raises StepError: in the runner, when it cannot fork or has no descriptor left; ``output`` is
         still the caller's then, and nothing else is left open.
     """
@@ -53,17 +59,17 @@ def launch(
     frames, frames_write, control, child_control = _open_channel()
     # Blocked so that a Ctrl-C cannot fall between the fork and its registration in the runner, and
     # so that no handler of the runner's runs in the usher.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    mask = process.block_signals()
     try:
         direct, pid = _clone(plan, shared)
     except OSError as error:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        process.restore_signals(mask)
         for fd in (frames, frames_write, control, child_control):
             os.close(fd)
         raise StepError("fork", None, error.errno or 0) from error
     if pid == 0:
         writer = FrameWriter(frames_write, nonce)
-        not_ours = (frames, control, *shared.foreign)
+        not_ours = (frames, control, *shared.foreign, *held)
         link = Link(child_control, writer, not_ours, shared, mask, gc.isenabled())
         if direct:
             usher.enter_directly(plan, link)
@@ -76,7 +82,7 @@ def launch(
         pidfd = _pidfd(pid, frames, control)
         register(RunnerEnd(pid, pidfd, direct, control, frames, nonce, output))
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        process.restore_signals(mask)
     return None
 
 

@@ -83,9 +83,9 @@ class Adoption:
         self._inside = tuple(inside)
         stack = internals.setup_stack(item)
         self._order = list(stack)
-        # gc.collect runs after every other finalizer: garbage with a __del__ that raises is
+        # The collection runs after every other finalizer: garbage with a __del__ that raises is
         # noticed while pytest can still say so. Un-isolated, a later collection would do it.
-        self._own: list[Callable[[], object]] = [gc.collect] if gc.isenabled() else []
+        self._own: list[Callable[[], object]] = [_collect_garbage] if gc.isenabled() else []
         self._own.append(item.teardown)
         self._first_wider = len(self._own) - 1
         self._depths: list[int] = []
@@ -110,3 +110,12 @@ class Adoption:
         at = bisect.bisect_right(self._depths, depth)
         self._depths.insert(at, depth)
         self._own.insert(self._first_wider + at, finalizer)
+
+
+def _collect_garbage() -> None:
+    """Everything that was made in this child; what it inherited is frozen.
+
+    While nothing has been moved to the oldest generation it need not be looked at, and its
+    collection clears every free list.
+    """
+    gc.collect(2 if gc.get_count()[2] else 1)

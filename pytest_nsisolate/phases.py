@@ -118,7 +118,6 @@ def _prepare(
         _refuse(item, isolation, outcome.refused_by(found), why)
     if verdict.leave_out_user:
         request = isolation.request = request.replace(user="none")
-    run.bury_outstanding()
     try:
         files = Output.create()
     except StepError as error:
@@ -148,13 +147,16 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                 end, maps=plan.maps, budget=budget, init=plan.init
             )
 
-        writer = launch.launch(plan, files, shared, register)
+        writer = launch.launch(plan, files, shared, run.held(), register)
     except StepError as error:
         if isolation.attempt is None:
             files.close()
         _refuse(item, isolation, outcome.refused_by(error))
-    if writer is None and moved:
-        output.forget_moved(item.config)
+    if writer is None:
+        # Now, while the new child is busy: the exit of the last one is over by then.
+        run.bury_outstanding()
+        if moved:
+            output.forget_moved(item.config)
     return writer
 
 
@@ -217,6 +219,7 @@ def _release(run: Run, isolation: Isolation) -> None:
     if attempt is None:
         return
     if attempt.outcome == outcome.Finished(alone=True):
+        attempt.let_go()
         run.outstanding = attempt
     else:
         attempt.kill()

@@ -42,7 +42,8 @@ def fork_test(control: int) -> None:
             _serve(test, control)
         finally:
             posix._exit(0)
-    signal.signal(signal.SIGCHLD, before)
+    if before is not None:  # None: a handler that Python did not install
+        signal.signal(signal.SIGCHLD, before)
     os.setsid()
 
 

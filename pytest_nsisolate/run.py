@@ -143,6 +143,10 @@ class Run:
             self._warden.dismiss()
             self._warden = None
 
+    def held(self) -> tuple[int, ...]:
+        """What the runner holds of a child that is not reaped yet; the next one must not."""
+        return () if self.outstanding is None else (self.outstanding.end.forked_pidfd,)
+
     def bury_outstanding(self) -> None:
         """Reap the child that was not waited for. Bounded."""
         if self.outstanding is not None:

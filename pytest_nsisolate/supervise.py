@@ -32,7 +32,8 @@ from pytest_nsisolate.wire import Frame, FrameReader, Kind
 #: Seconds that the child has for its teardown after a Ctrl-C.
 INTERRUPT_GRACE: Final = 2.0
 
-_CHUNK: Final = 1 << 20
+#: More would be mapped and unmapped at every read.
+_CHUNK: Final = 1 << 16
 
 
 class Attempt:
@@ -63,6 +64,7 @@ class Attempt:
         self._pid1_status: int | None = None
         self._lost_sight = False
         self._forked_reaped = False
+        self._open = True
         self._buried = False
         self._deaf = False
         # The reaper holds the other end too: when the usher is gone, a read would block.
@@ -116,26 +118,35 @@ class Attempt:
         self._frames.clear()
         self.kill()
 
+    def let_go(self) -> None:
+        """Nothing more is wanted from the child: close every descriptor but its pidfd."""
+        if self._open:
+            self._open = False
+            # A usher that still waits for a word takes the closed socket for it.
+            self.end.close_channels()
+
     def bury(self) -> None:
-        """Reap the usher and close every descriptor. Bounded; may be called again."""
+        """Reap what was forked and close the rest. Bounded; may be called again."""
         if self._buried:
             return
         self._buried = True
-        if self.end.pid1_pidfd is None:
-            # The test was over before its number had been read: the usher still waits for a word.
-            self.end.tell(b"G")
         waiter = select.poll()
         waiter.register(self.end.forked_pidfd, select.POLLIN)
+        if self.end.pid1_pidfd is None:
+            # The test was over before its number had been read: the usher still waits for a word.
+            self.let_go()
         if not waiter.poll(STEP_SECONDS * 1000):
             signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
-            self._signal(signal.SIGKILL)
+            if self._open:
+                self._signal(signal.SIGKILL)
             waiter.poll(STEP_SECONDS * 1000)
         if not self._forked_reaped:
             try:
                 os.waitpid(self.end.forked, 0)
             except ChildProcessError:
                 pass  # SIGCHLD is ignored in this runner, or somebody waited for every child
-        self.end.close()
+        self.let_go()
+        os.close(self.end.forked_pidfd)
 
     def pause(self) -> None:
         """Stop the clock: somebody is typing at a prompt inside."""

@@ -98,7 +98,8 @@ def enter(plan: LaunchPlan, link: Link) -> None:
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         pid, at_once = _unshare_and_fork(plan, link)
         if pid == 0:
-            signal.signal(signal.SIGCHLD, before)
+            if before is not None:  # None: a handler that Python did not install
+                signal.signal(signal.SIGCHLD, before)
             process.die_with_parent(parent)
             os.dup2(link.shared.null, parent, inheritable=False)
             if link.shared.warden is not None:
@@ -213,7 +214,7 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     link.cover(link.control, link.shared.runner_pidfd)
     if link.collecting:
         gc.enable()
-    signal.pthread_sigmask(signal.SIG_SETMASK, link.mask)
+    process.restore_signals(link.mask)
 
 
 def _watch(pid: int, plan: LaunchPlan, link: Link) -> None:

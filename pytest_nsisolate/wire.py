@@ -104,7 +104,11 @@ class FrameWriter:
 
         :raises OSError: from write(2); EMSGSIZE, with nothing written, beyond MAX_FRAME.
         """
-        frame = self._build(kind, tagged.encode(data))
+        self.send_encoded(kind, tagged.encode(data))
+
+    def send_encoded(self, kind: Kind, payload: bytes) -> None:
+        """As :meth:`send`, with data that :func:`tagged.encode` has written, or would have."""
+        frame = self._build(kind, payload)
         with self._lock:
             self._unsent.append((memoryview(frame), []))
             # A loop, for the handler that comes when the drain has ended but not yet said so.

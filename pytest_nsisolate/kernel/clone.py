@@ -23,7 +23,10 @@ import itertools
 import operator
 import os
 import sys
+import threading
 from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_nsisolate.kernel.libc import function, last_error, libc
@@ -53,21 +56,46 @@ def raw_clone(flags: int) -> int:
     :returns: 0 in the child, the child's pid in the parent.
     :raises OSError: from clone(2); ENOSYS on an architecture whose number is not known here.
     """
+    prepared = _prepare(flags, threading.get_ident())
+    outcomes = prepared.outcomes
+    outcomes.clear()
+    outcomes[0] = prepared.after_child
+    deque(map(_call, prepared.steps), maxlen=0)
+    pid: int = next(reversed(outcomes))
+    if pid < 0:
+        raise last_error()
+    return pid
+
+
+_call = operator.methodcaller("__call__")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is made once for all clones of a thread with the same flags."""
+
+    steps: tuple[Callable[[], object], Callable[[], object]]
+    outcomes: defaultdict[int, object]
+    after_child: object
+
+
+@functools.cache
+def _prepare(flags: int, thread: int) -> _Prepared:
+    """
+    :param thread: its identity; the address at which the kernel writes the tid is its own.
+    """
+    del thread
     before, after_parent, after_child = map(_hook, ("BeforeFork", *_AFTER))
     for after in (after_parent, after_child):
         # ctypes passes the function and its arguments to errcheck, which passes them on. C
         # functions that take nothing ignore them.
         after.argtypes = (ctypes.py_object, ctypes.py_object)
-    outcomes = defaultdict(itertools.repeat(after_parent).__next__, {0: after_child})
+    outcomes: defaultdict[int, object] = defaultdict(itertools.repeat(after_parent).__next__)
     clone: Any = libc()["syscall"]  # an object of its own, because it gets attributes
     clone.restype = outcomes.__getitem__
     clone.errcheck = operator.call
-    steps = (before, functools.partial(clone, *_arguments(flags | _SIGCHLD)))
-    deque(map(operator.methodcaller("__call__"), steps), maxlen=0)
-    pid: int = next(reversed(outcomes))
-    if pid < 0:
-        raise last_error()
-    return pid
+    clone_now = functools.partial(clone, *_arguments(flags | _SIGCHLD))
+    return _Prepared((before, clone_now), outcomes, after_child)
 
 
 _AFTER: Final = ("AfterFork_Parent", "AfterFork_Child")

@@ -16,7 +16,7 @@ import functools
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,6 +54,7 @@ def preload() -> None:
     _prctl()
     _every_capability()
     _core_limit()
+    _sigmask()
 
 
 @functools.cache
@@ -78,6 +79,29 @@ def die_with_parent(parent_pidfd: int) -> None:
     poller.register(parent_pidfd, select.POLLIN)
     if poller.poll(0):
         raise StepError("parent-death check", None, errno.ESRCH)
+
+
+def block_signals() -> frozenset[int]:
+    """Block all that can be blocked (pthread_sigmask(3)).
+
+    The functions of :mod:`signal` turn each of 64 numbers into an enum, three times for each
+    child; these do not.
+
+    :returns: what was blocked before, for :func:`restore_signals`.
+    """
+    change, everything = _sigmask()
+    return frozenset(change(signal.SIG_BLOCK, everything))
+
+
+def restore_signals(mask: frozenset[int]) -> None:
+    """Back to the mask that :func:`block_signals` found."""
+    _sigmask()[0](signal.SIG_SETMASK, mask)
+
+
+@functools.cache
+def _sigmask() -> tuple[Callable[[int, frozenset[int]], Iterable[int]], frozenset[int]]:
+    change: Any = signal.pthread_sigmask
+    return getattr(change, "__wrapped__", change), frozenset(map(int, signal.valid_signals()))
 
 
 def forbid_core_files() -> None:
