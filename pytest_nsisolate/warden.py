@@ -13,7 +13,8 @@ nothing but the standard library. This file is also its program: it is run by pa
 (``python -I -S``), with the two descriptors that it uses at fixed numbers.
 
 What still fails: a runner and a warden that are killed in the same moment leave a child whose test
-has changed its ids. The runner replaces a warden that has died before it clones again.
+has changed its ids. The runner replaces a warden that has died before it clones again; one that
+dies between a clone and the child's report costs that one test, which is refused.
 """
 
 from __future__ import annotations

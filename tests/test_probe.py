@@ -534,12 +534,3 @@ def test_notes_tell_each_surprise_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @NEEDS_HOSTS
-def test_a_check_takes_milliseconds(host: Host) -> None:
-    """It is paid once for each kind of request and run."""
-
-    def once() -> float:
-        begin = time.perf_counter()
-        attempt(ALL, "map", host)
-        return time.perf_counter() - begin
-
-    assert min(once() for _ in range(10)) < 0.03

@@ -12,6 +12,7 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -124,6 +125,7 @@ def test_warden_is_killed() -> None:
         warden = run.warden()
         assert warden is not None
         os.kill(warden, signal.SIGKILL)
+        assert eventually(lambda: " Z " in Path(f"/proc/{warden}/stat").read_text())
         os.kill(run.pid1(), signal.SIGKILL)
         result = finished(run)
         assert verdict(result, "test_waits") == "call failed"

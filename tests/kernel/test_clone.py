@@ -99,7 +99,7 @@ def test_without_the_chain_of_c_functions_it_would_hang(in_child: InChild) -> No
 
     def body() -> bool:
         with busy_threads():
-            for _ in range(CLONES):
+            for _ in range(30 * CLONES):
                 pid = naive_clone()
                 if pid == 0:
                     os._exit(7)
