@@ -122,7 +122,10 @@ class Attempt:
         """Nothing more is wanted from the child: close every descriptor but its pidfd."""
         if self._open:
             self._open = False
-            # A usher that still waits for a word takes the closed socket for it.
+            if self.end.pid1_pidfd is None:
+                # The test was over before its number had been read: the usher waits for a word,
+                # and no EOF will come, because it holds a copy of this end as well.
+                self.end.tell(b"G")
             self.end.close_channels()
 
     def bury(self) -> None:
@@ -133,7 +136,6 @@ class Attempt:
         waiter = select.poll()
         waiter.register(self.end.forked_pidfd, select.POLLIN)
         if self.end.pid1_pidfd is None:
-            # The test was over before its number had been read: the usher still waits for a word.
             self.let_go()
         if not waiter.poll(STEP_SECONDS * 1000):
             signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)

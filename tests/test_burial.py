@@ -24,7 +24,7 @@ def test_an_usher_that_waits_for_a_word_gets_it_at_the_burial() -> None:
     if usher == 0:
         try:
             ours.close()
-            os.write(says, theirs.recv(MESSAGE.size) or b"closed")
+            os.write(says, theirs.recv(MESSAGE.size)[:1])
         finally:
             os._exit(0)
     for fd in (frames_write, says, theirs.detach()):
@@ -36,4 +36,4 @@ def test_an_usher_that_waits_for_a_word_gets_it_at_the_burial() -> None:
     Attempt(end, maps=None, budget=None, init=False).bury()
 
     with os.fdopen(heard, "rb") as pipe:
-        assert pipe.read() == b"closed"
+        assert pipe.read() == b"G"

@@ -531,6 +531,3 @@ def test_notes_tell_each_surprise_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ["nsisolate", "refused", "unshare(CLONE_NEWNET) for the net namespace"],
         ["nsisolate", "without user", "unshare(CLONE_NEWUSER) for the user namespace"],
     ]
-
-
-@NEEDS_HOSTS
