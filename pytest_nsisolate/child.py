@@ -40,6 +40,10 @@ _PASSED: Final = {
     when: b'{"passed": "%s"}' % when.encode() for when in ("setup", "call", "teardown")
 }
 
+#: The completion record of nearly every test.
+_EVERY_PHASE: Final = ["setup", "call", "teardown"]
+_DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
+
 #: Exit status of a copy of the child that came back from the test body.
 EXIT_STRAY: Final = 98
 
@@ -238,8 +242,12 @@ class Child:
     # The end --------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
+        _finish_multiprocessing()
         alone = self._own_pid and process.alone()
-        self._send(Kind.DONE, {"phases": self._phases, "alone": alone})
+        if alone and self._phases == _EVERY_PHASE and self._writer is not None:
+            self._writer.send_encoded(Kind.DONE, _DONE)
+        else:
+            self._send(Kind.DONE, {"phases": self._phases, "alone": alone})
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
@@ -322,7 +330,8 @@ def _watchdog(config: pytest.Config) -> tuple[float, int, bool] | None:
 def _end_twinship() -> None:
     """Runner and child may have one pid between them, which some libraries take for "no fork".
 
-    OpenSSL then does not reseed and ``tempfile`` repeats its names.
+    OpenSSL then does not reseed, ``tempfile`` repeats its names, and :mod:`multiprocessing` would
+    run the runner's finalizers.
     """
     ssl: Any = sys.modules.get("_ssl")
     if ssl is not None:
@@ -330,3 +339,14 @@ def _end_twinship() -> None:
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile._name_sequence = None
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        # The runner's: by pid they would be taken for this process's own.
+        util._finalizer_registry.clear()
+
+
+def _finish_multiprocessing() -> None:
+    """What the test has left to :mod:`multiprocessing` to clean up at exit, which never comes."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._run_finalizers()

@@ -91,6 +91,7 @@ def _set_up(
         internals.disown(item)
         raise
     isolation = item.stash[ISOLATION] = Isolation(item, request, run)
+    announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
     files, child = _prepare(item, run, isolation, inside)
     writer = _clone(item, run, isolation, files)
     if writer is None:
@@ -98,7 +99,8 @@ def _set_up(
         raise Elsewhere(*isolation.await_phase("setup"))
     run.child = child
     child.settle_in(writer)
-    item.ihook.pytest_nsisolate_ready(item=item, pid1=Pid1View())
+    if announced:
+        item.ihook.pytest_nsisolate_ready(item=item, pid1=Pid1View())
     original()
 
 
