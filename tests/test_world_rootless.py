@@ -67,7 +67,8 @@ def _reaches(prefix: tuple[str, ...]) -> bool:
     """Can it import everything, and read the tests?"""
     script = "import pytest_nsisolate.plugin, prctl, sys; open(sys.argv[1]).close()"
     done = subprocess.run(
-        [*prefix, sys.executable, "-c", script, INNER_MODULES / "recording.py"],
+        # Through env: setpriv itself still has root's rights when it looks for the program.
+        [*prefix, "env", sys.executable, "-c", script, INNER_MODULES / "recording.py"],
         cwd=HERE.parent,
         capture_output=True,
         check=False,

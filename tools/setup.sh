@@ -52,6 +52,13 @@ python_is_packaged() {
     [[ $("$1" -c 'import sys; print(sys.base_prefix)') == /usr ]]
 }
 
+# Root's tests run as an ordinary user too, who cannot reach an interpreter in root's home. Through
+# env, because setpriv itself still has root's rights when it looks for the program.
+python_is_for_all() {
+    ((EUID != 0)) ||
+        setpriv --reuid=65534 --regid=65534 --clear-groups env "$1" -c '' >/dev/null 2>&1
+}
+
 python_candidates() {
     local name
     for name in python3.13 python3.12 python3.11 python3; do
@@ -59,8 +66,8 @@ python_candidates() {
     done
 }
 
-# Sets `python`: what PYTHON= says, else the first complete one, else the first that packages can
-# complete, else nothing.
+# Sets `python`: what PYTHON= says, else the first complete one (for root: that others can run too, if
+# there is one), else the first that packages can complete, else nothing.
 choose_python() {
     local path
     python=""
@@ -72,12 +79,20 @@ choose_python() {
         python=$(python_itself "$python")
         return
     fi
+    local complete=""
     while read -r path; do
         if python_starts "$path" && python_has_venv "$path" && python_has_headers "$path"; then
             python=$(python_itself "$path")
-            return
+            if python_is_for_all "$python"; then
+                return
+            fi
+            : "${complete:=$python}"
         fi
     done < <(python_candidates)
+    python=$complete
+    if [[ -n $python ]]; then
+        return
+    fi
     while read -r path; do
         if python_starts "$path" && python_is_packaged "$path"; then
             python=$(python_itself "$path")
