@@ -100,7 +100,9 @@ def test_every_plain_value_arrives_as_it_was(value: object) -> None:
         [[], {}, (), set(), b"", ""],
         Opaque("module.Type", "text", "<repr \ud83d\ude00>"),
     ],
-    ids=lambda value: ascii(value)[:30] if not isinstance(value, int) else f"{value:x}"[:30],
+    # By kind and number: the order of a set's repr depends on whether the module was compiled or
+    # read from its cache, and so differs between two workers.
+    ids=lambda value: type(value).__name__,
 )
 def test_the_awkward_values_arrive_as_they_were(value: object) -> None:
     """Each of these is lost, changed or refused by plain JSON or by a naive tag."""
