@@ -62,3 +62,34 @@ def test_only_a_whole_and_true_record_passes(tmp_path: Path) -> None:
     }
     assert "its completion record names the phases ['call', 'teardown']" in result.text
     assert "exit status 0 before it was finished" in result.text
+
+
+BEFORE = """
+import logging, os
+import pytest
+
+@pytest.fixture(scope="module")
+def wide():
+    print("printed before")
+    logging.getLogger().warning("logged before")
+
+@pytest.mark.isolated
+def test_exits(wide): os._exit(3)
+
+@pytest.mark.isolated
+def test_passes(): pass
+"""
+
+
+def test_text_from_before_the_clone_is_reported_once(tmp_path: Path) -> None:
+    """Each report of a test that dies has it once, those that the runner makes itself too."""
+    result = run_source(tmp_path, BEFORE)
+
+    reports = [r for r in result.reports if r["nodeid"].endswith("test_exits")]
+    assert [(r["when"], r["outcome"]) for r in reports] == [
+        *(("setup", "passed"), ("call", "failed"), ("teardown", "passed")),
+    ]
+    for report in reports:
+        texts = "".join(text for _, text in report["sections"])
+        assert (texts.count("printed before"), texts.count("logged before")) == (1, 1), report
+    assert "before" not in str([r for r in result.reports if r["nodeid"].endswith("test_passes")])
