@@ -6,7 +6,7 @@ pytest that returns through all of them goes on with the next test: two sessions
 
 Consequence: the child goes back up through the set-up hooks, because their second halves belong to
 the phase, but only as far as our ``pytest_runtest_makereport``, the outermost. There
-:meth:`Child.run_rest` takes over, runs call and teardown itself and ends the process by
+:meth:`Child.end_phase` takes over, runs call and teardown itself and ends the process by
 ``posix._exit`` in a ``finally``. (``os._exit`` may be somebody's patch: coverage's saves data, and
 so does a test's own mock.) ``atexit``, ``multiprocessing``'s finalizers and the reporters never
 run. Whatever slips past that meets :meth:`Child.barrier` round the protocol and round the loop.
@@ -23,7 +23,7 @@ import posix
 import random
 import sys
 import traceback
-from typing import Any, Final, Literal, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn
 
 import pytest
 
@@ -32,8 +32,6 @@ from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.wire import FrameWriter, Kind
-
-Phase: TypeAlias = Literal["setup", "call", "teardown"]
 
 #: The reports of phases about which there is nothing else to say (see ``PlainPass``).
 _PASSED: Final = {
@@ -85,6 +83,8 @@ class Child:
         self._randomness = random.getstate()
         self._writer: FrameWriter | None = None
         self._stray = False
+        #: Whether a phase's hooks are at work; reports that are made then are those of subtests.
+        self.in_phase = True
         self._phases: list[str] = []
         self._properties = len(internals.testsuite_properties(config) or ())
         self._sections = len(internals.report_sections(item))
@@ -117,7 +117,7 @@ class Child:
 
     def hear_report(self, report: pytest.TestReport) -> None:
         """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
-        self._leave_if_stray()
+        self.leave_if_stray()
         failed = internals.failed_subtests(self._item)
         frame = {"sub": True, "report": self._serialize(report), "failed": failed}
         self._send(Kind.REPORT, frame)
@@ -132,22 +132,23 @@ class Child:
 
     # The phases -----------------------------------------------------------------------------------
 
-    def run_rest(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> NoReturn:
+    def _run_rest(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> NoReturn:
         """From the end of set-up to the end of this process (``_pytest.runner.runtestprotocol``).
 
         :param call: of the set-up phase, which has just ended here.
         :param report: its report.
         """
         try:
-            self._leave_if_stray()
-            option = self._item.config.option
-            self._end_phase("setup", call, report)
+            item, option = self._item, self._item.config.option
+            self._tell(call, report)
+            if internals.check_interactive_exception(call, report):
+                item.ihook.pytest_exception_interact(node=item, call=call, report=report)
             if report.passed:
                 if option.setupshow:
-                    internals.show_item(self._item)
+                    internals.show_item(item)
                 if not option.setuponly:
-                    self._run_phase("call")
-            self._run_phase("teardown", nextitem=self._nextitem)
+                    internals.call_and_report(item, "call", log=False)
+            internals.call_and_report(item, "teardown", log=False, nextitem=self._nextitem)
             self._finish()
         except BaseException as error:
             self._give_up(error)
@@ -161,33 +162,21 @@ class Child:
             Ctrl-C, or an error in another plugin's hook.
         """
         try:
-            self._leave_if_stray()
+            self.leave_if_stray()
             self._give_up(error or RuntimeError("the child came back from the test's protocol"))
         finally:
             self._exit(0)
 
-    def _run_phase(self, when: Phase, **arguments: Any) -> None:
-        """One phase, as ``_pytest.runner.call_and_report`` runs it, but for the log."""
-        item = self._item
-        hook = getattr(item.ihook, f"pytest_runtest_{when}")
-        reraise: tuple[type[BaseException], ...] = (pytest.exit.Exception,)
-        if not item.config.getoption("usepdb", False):
-            reraise += (KeyboardInterrupt,)
-        call = pytest.CallInfo.from_call(
-            lambda: hook(item=item, **arguments), when=when, reraise=reraise
-        )
-        self._leave_if_stray()
-        report = item.ihook.pytest_runtest_makereport(item=item, call=call)
-        self._end_phase(when, call, report)
+    def end_phase(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        """A phase has its report. After set-up this does not return."""
+        if call.when == "setup":
+            self._run_rest(call, report)
+        self._tell(call, report)
 
-    def _end_phase(
-        self, when: Phase, call: pytest.CallInfo[None], report: pytest.TestReport
-    ) -> None:
+    def _tell(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         output.flush_streams()
-        self._phases.append(when)
+        self._phases.append(call.when)
         self._send_report(call, report)
-        if internals.check_interactive_exception(call, report):
-            self._item.ihook.pytest_exception_interact(node=self._item, call=call, report=report)
 
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if call.excinfo is None and self._says_nothing(report):
@@ -282,7 +271,8 @@ class Child:
         if self._writer is not None:
             _cover(self._writer.abandon())
 
-    def _leave_if_stray(self) -> None:
+    def leave_if_stray(self) -> None:
+        """End a copy of this process that the test has forked, and that has come back from it."""
         if self._stray:
             text = f"pytest-nsisolate: a process forked by {self._item.nodeid} returned from it\n"
             os.write(2, text.encode())

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import phases, replay, reporting
+from pytest_nsisolate import phases, reporting, tracebacks
 from pytest_nsisolate.run import Run
 
 
@@ -72,14 +72,21 @@ class OutermostHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
-        with phases.cloning_in_setup(item, self._run):
-            return (yield)
+        try:
+            with phases.cloning_in_setup(item, self._run):
+                return (yield)
+        finally:
+            self._mark(in_phase=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         if self._run.child is None:
             phases.call(item)
-        return (yield)
+        self._mark(in_phase=True)
+        try:
+            return (yield)
+        finally:
+            self._mark(in_phase=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(
@@ -87,7 +94,11 @@ class OutermostHooks:
     ) -> Generator[None, object, object]:
         if self._run.child is None:
             phases.tear_down(item, self._run, nextitem)
-        return (yield)
+        self._mark(in_phase=True)
+        try:
+            return (yield)
+        finally:
+            self._mark(in_phase=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
@@ -96,12 +107,17 @@ class OutermostHooks:
         child = self._run.child
         if child is None:
             return (yield from phases.make_report(item, call))
+        child.leave_if_stray()
         if call.excinfo is not None:
-            replay.hide_machinery(call.excinfo.value)
+            tracebacks.hide_machinery(call.excinfo.value)
         report = yield
-        if call.when == "setup":
-            child.run_rest(call, report)
+        if not child.in_phase:
+            child.end_phase(call, report)
         return report
+
+    def _mark(self, *, in_phase: bool) -> None:
+        if self._run.child is not None:
+            self._run.child.in_phase = in_phase
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

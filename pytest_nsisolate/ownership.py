@@ -36,9 +36,9 @@ def set_up_higher_scopes(item: pytest.Item, inside: frozenset[str]) -> None:
     :param inside: names that are left to the child (see :func:`left_to_child`).
     :raises BaseException: whatever a fixture raises, as un-isolated pytest would see it.
     """
-    for name in internals.higher_scope_names(item):
-        if name not in inside:
-            internals.request_fixture(item, name)
+    names = [name for name in internals.higher_scope_names(item) if name not in inside]
+    if names:
+        internals.set_up_fixtures(item, names)
 
 
 def left_to_child(item: pytest.Item, inside: frozenset[str] | Literal[True]) -> frozenset[str]:

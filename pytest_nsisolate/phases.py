@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import pytest
 
-from pytest_nsisolate import launch, outcome, output, ownership, replay
+from pytest_nsisolate import launch, outcome, output, ownership, replay, tracebacks
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
@@ -238,7 +238,7 @@ def make_report(
     value = None if call_info.excinfo is None else call_info.excinfo.value
     if not isinstance(value, Elsewhere):
         if value is not None:
-            replay.hide_machinery(value)
+            tracebacks.hide_machinery(value)
         return (yield)
     report = value.report
     error = value.error

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from types import MethodType
+from typing import Any, TypeAlias, cast
 
 import pytest
 from _pytest._code.code import (
@@ -24,7 +25,7 @@ from _pytest._code.code import (
 from _pytest.capture import CaptureIO
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.junitxml import xml_key
-from _pytest.runner import check_interactive_exception, show_test_item
+from _pytest.runner import call_and_report, check_interactive_exception, show_test_item
 from _pytest.scope import Scope
 from _pytest.skipping import xfailed_key
 
@@ -33,7 +34,7 @@ try:
 except ImportError:  # pytest 8.4 has no subtests of its own
     failed_subtests_key = None  # type: ignore[assignment]
 
-__all__ = ["CaptureIO", "check_interactive_exception"]
+__all__ = ["CaptureIO", "call_and_report", "check_interactive_exception"]
 
 Finalizer: TypeAlias = Callable[[], object]
 
@@ -68,11 +69,33 @@ def higher_scope_names(item: pytest.Item) -> Iterator[str]:
             yield name
 
 
-def request_fixture(item: pytest.Item, name: str) -> None:
-    """Set one fixture up as ``FixtureRequest._fillfixtures`` would (no public neighbour)."""
-    funcargs: dict[str, object] = item.funcargs  # type: ignore[attr-defined]
-    if name not in funcargs:
-        funcargs[name] = item._request.getfixturevalue(name)  # type: ignore[attr-defined]
+def set_up_fixtures(item: pytest.Item, names: Iterable[str]) -> None:
+    """Set some of the item's fixtures up, as its ``setup`` sets up all of them.
+
+    Public neighbour: ``FixtureRequest.getfixturevalue``, which leaves ``item.funcargs`` alone.
+    Through pytest's own functions, because ``--full-trace`` shows their frames.
+    """
+    request: Any = item._request  # type: ignore[attr-defined]
+    filling = _StandIn(
+        request,
+        _pyfuncitem=_StandIn(item, fixturenames=[*names], funcargs=item.funcargs),  # type: ignore[attr-defined]
+        getfixturevalue=request.getfixturevalue,
+    )
+    fill = MethodType(type(request)._fillfixtures, filling)
+    pytest.Function.setup(
+        cast("Any", _StandIn(item, _request=_StandIn(request, _fillfixtures=fill)))
+    )
+
+
+class _StandIn:
+    """Some attributes of an object, under the name of the whole."""
+
+    def __init__(self, whole: object, **attributes: object) -> None:
+        self._whole = whole
+        vars(self).update(attributes)
+
+    def __repr__(self) -> str:
+        return repr(self._whole)
 
 
 def fixture_arguments(item: pytest.Item, name: str) -> tuple[str, ...]:

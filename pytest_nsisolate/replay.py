@@ -15,9 +15,7 @@ Nothing here trusts a child: whatever does not have the shape of a report is :cl
 from __future__ import annotations
 
 import copy
-import itertools
 import sys
-from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import pytest
@@ -28,10 +26,6 @@ from pytest_nsisolate.errors import BrokenStream, IsolatedCrash, StepError
 from pytest_nsisolate.remedies import Explanation
 
 Sections: TypeAlias = list[tuple[str, str, str]]
-
-#: Whatever is in this package may stand between pytest and a test; what users call is no machinery.
-_PACKAGE = str(Path(__file__).parent)
-_FOR_USERS = ("view.py", "fixtures.py")
 
 #: Exceptions of pytest that do not say where they are from.
 _OUTCOMES_OF_PYTEST = {
@@ -236,27 +230,6 @@ def raised(error: BaseException) -> pytest.ExceptionInfo[BaseException]:
         raise error
     except BaseException:
         return pytest.ExceptionInfo.from_current()
-
-
-def hide_machinery(error: BaseException) -> None:
-    """Take the frames of our hooks out of a traceback, so that it reads as without the plugin.
-
-    pytest drops its own frames and pluggy's by their path; ours would stay. An error that comes
-    from one of them keeps them all.
-    """
-    entries = []
-    entry = error.__traceback__
-    while entry is not None:
-        entries.append(entry)
-        entry = entry.tb_next
-    kept = [e for e in entries[1:] if not _is_machinery(e.tb_frame.f_code.co_filename)]
-    if kept[-1:] == entries[-1:]:
-        for before, after in itertools.pairwise((*entries[:1], *kept)):
-            before.tb_next = after
-
-
-def _is_machinery(filename: str) -> bool:
-    return filename.startswith(_PACKAGE) and not filename.endswith(_FOR_USERS)
 
 
 def copied(report: pytest.TestReport) -> pytest.TestReport:

@@ -198,10 +198,6 @@ NEEDS_NAMESPACES = _needs(_can_isolate(), "this machine refuses namespaces")
 #: Times; and the class of a text that crossed the wire (pytest-xdist makes it a str too).
 _NOT_COMPARED = {"duration", "longrepr"}
 
-#: Frames of pytest and pluggy, which --tb=native and the traceback of a group show.
-_INTERNAL_FRAME = re.compile(
-    r'^(?:  \| )?  File "[^"]*/(?:pluggy|_pytest)/.*\n(?:(?:  \| )?    .*\n)*', re.MULTILINE
-)
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _SECONDS = re.compile(r"\b\d+\.\d\ds( \(\d+:\d\d:\d\d\))?")
 
@@ -234,7 +230,7 @@ def _comparable(result: Result) -> list[dict[str, Any]]:
 
 def _neutral(value: Any) -> Any:
     if isinstance(value, str):
-        return _ADDRESS.sub("0x...", _INTERNAL_FRAME.sub("", value))
+        return _ADDRESS.sub("0x...", value)
     return [_neutral(part) for part in value] if isinstance(value, list) else value
 
 

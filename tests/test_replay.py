@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -324,35 +322,6 @@ def test_what_is_no_report_is_a_broken_stream(
 
 
 # Tracebacks and sections -------------------------------------------------------------------------
-
-
-def test_machinery_is_taken_out_of_tracebacks_but_for_its_own_errors() -> None:
-    """Frames of our hooks go, unless the error is theirs."""
-
-    def raised_through(filename: str, *, innermost: bool) -> BaseException:
-        source = (
-            "def outer(inner):\n    inner()\n"
-            if not innermost
-            else "def outer(inner):\n    1 / 0\n"
-        )
-        scope: dict[str, Any] = {}
-        exec(compile(source, filename, "exec"), scope)
-        try:
-            scope["outer"](lambda: 1 / 0)
-        except ZeroDivisionError as error:
-            return error
-        raise AssertionError("it did not raise")
-
-    ours = str(Path(replay.__file__).with_name("phases.py"))
-    other = os.path.join(os.sep, "elsewhere", "phases.py")
-    for filename, innermost, left in (
-        (ours, False, 2),
-        (ours, True, 2),
-        (other, False, 3),
-    ):
-        error = raised_through(filename, innermost=innermost)
-        replay.hide_machinery(error)
-        assert len(traceback.extract_tb(error.__traceback__)) == left, (filename, innermost)
 
 
 def test_sections_of_both_sides_become_one_text() -> None:
