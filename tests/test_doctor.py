@@ -17,6 +17,7 @@ from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.trial import Denial
 from tests.hostile import NEEDS_HOSTS, run_on
+from tests.support import ON_THE_HOST
 
 DOCTOR = (sys.executable, "-m", "pytest_nsisolate", "doctor")
 
@@ -87,6 +88,7 @@ def test_without_user_namespaces_root_has_the_rest() -> None:
 
 
 @NEEDS_HOSTS
+@ON_THE_HOST
 def test_a_masked_proc_is_found_at_the_step_that_it_breaks() -> None:
     """The PID namespace itself can be had."""
     status, report = doctor_on("masked-proc")

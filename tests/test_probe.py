@@ -8,7 +8,6 @@ import json
 import os
 import select
 import signal
-import socket
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from pytest_nsisolate.probe import HostCheck, Refusal, probe
 from pytest_nsisolate.remedies.table import UserMode
 from pytest_nsisolate.trial import Denial, attempt
 from tests.hostile import NEEDS_HOSTS, NEEDS_ROOT, run_on
+from tests.support import ON_THE_HOST
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="namespaces are Linux's")
 
@@ -207,8 +207,8 @@ def test_without_a_user_namespace_the_own_capabilities_count(
     [
         ("no-user-root", "unshare(CLONE_NEWUSER)"),
         ("no-setfcap", "write uid_map"),
-        ("masked-proc", "mount proc"),
-        pytest.param("masked-proc-root", "mount proc", marks=NEEDS_ROOT),
+        pytest.param("masked-proc", "mount proc", marks=ON_THE_HOST),
+        pytest.param("masked-proc-root", "mount proc", marks=(NEEDS_ROOT, ON_THE_HOST)),
         ("masked-sys", "mount sysfs"),
     ],
 )
@@ -379,7 +379,7 @@ def test_what_fails_in_the_runner_is_a_refusal_too(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "injected")
 
-    owner = {"socketpair": socket, "pidfd_open": os, "fork": trial}[call]
+    owner = {"socketpair": trial, "pidfd_open": os, "fork": trial}[call]
     monkeypatch.setattr(owner, call, fail)
 
     denial = attempt(ALL, "map", host)

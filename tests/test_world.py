@@ -15,6 +15,7 @@ import signal
 import socket
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from typing import Any, Final
 import pytest
 
 from tests.hostile import NEEDS_ROOT
-from tests.support import NEEDS_NAMESPACES, eventually
+from tests.support import NEEDS_NAMESPACES, ON_THE_HOST, eventually
 from tests.witness import (
     Outside,
     connect_errno,
@@ -116,6 +117,7 @@ def runner_stays_as_it_was(runner: Facts) -> Iterator[None]:
 
 
 class TestWhichNamespaces:
+    @ON_THE_HOST
     def test_plain_test_is_where_the_runner_is(self, runner: Facts, outside: Outside) -> None:
         """An unmarked test stays in every namespace of the runner."""
         assert namespaces() == runner.namespaces == outside("namespaces()")
@@ -154,6 +156,7 @@ class TestWhichNamespaces:
 
 
 class TestPid:
+    @ON_THE_HOST
     def test_plain_test_is_an_ordinary_process(self, runner: Facts) -> None:
         """Control: unmarked, it has the runner's number, a parent, and company."""
         assert os.getpid() == int(runner.status["Pid"])
@@ -278,7 +281,15 @@ def bits(*numbers: int) -> int:
     return sum(1 << number - 1 for number in numbers)
 
 
+class TestThreads:
+    @pytest.mark.parametrize((), [isolated(), isolated(init=True)])
+    def test_the_main_thread_knows_its_number(self) -> None:
+        """A fork leaves the runner's in the object (``Thread.native_id``)."""
+        assert threading.main_thread().native_id == threading.get_native_id()
+
+
 class TestSignals:
+    @ON_THE_HOST
     def test_plain_test_has_the_runners(self, unusual_signals: dict[str, str]) -> None:
         """Control: the fixture has changed what an unmarked test has."""
         here = status()
@@ -388,6 +399,7 @@ class TestNet:
         assert os.listdir("/sys/class/net") == ["lo"]
         assert int(read("/sys/class/net/lo/flags"), 16) & 1  # IFF_UP
 
+    @ON_THE_HOST
     def test_plain_test_sees_the_hosts_interfaces(self, outside: Outside) -> None:
         """Control: unmarked, the interfaces are the host's."""
         assert socket.if_nameindex() == outside("socket.if_nameindex()")
@@ -540,6 +552,7 @@ class TestMount:
         assert outside("os.listdir('/etc')") == before
         assert outside("mounts()") == runner.mounts
 
+    @ON_THE_HOST
     def test_plain_test_has_the_runners_mounts(self, runner: Facts, outside: Outside) -> None:
         """Control: unmarked, there is one table of mounts."""
         assert mounts() == runner.mounts == outside("mounts()")
@@ -733,6 +746,7 @@ class TestProtection:
 
     @NEEDS_ROOT
     @pytest.mark.skipif(is_read_only("/proc/sys"), reason="/proc/sys is read-only on this host")
+    @ON_THE_HOST
     def test_plain_test_can_write_them(self) -> None:
         """Control: unmarked, root can open them for writing (and does not write)."""
         assert [open_errno(f"/proc/sys/{name}") for name in HOSTS] == [None] * len(HOSTS)

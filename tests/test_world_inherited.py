@@ -21,7 +21,7 @@ from typing import IO, Any, Final
 
 import pytest
 
-from tests.support import NEEDS_NAMESPACES
+from tests.support import NEEDS_NAMESPACES, ON_THE_HOST
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -124,6 +124,7 @@ class TestCoreFiles:
         """A crash inside leaves no core file behind: 1 byte also keeps pipes from it (core(5))."""
         assert resource.getrlimit(resource.RLIMIT_CORE)[0] in (0, 1)
 
+    @ON_THE_HOST
     def test_plain_test_has_the_runners_limit(self, core_files_allowed: None) -> None:
         """Control: unmarked, the limit is what the fixture made it."""
         soft, hard = resource.getrlimit(resource.RLIMIT_CORE)

@@ -173,8 +173,32 @@ def _mount_points() -> tuple[str, ...]:
     """The mount points at and below ``/sys`` and those below ``/proc``, each once."""
     with open("/proc/self/mountinfo", "rb") as file:
         content = file.read()
-    raw = re.findall(rb"^\d+ \d+ \S+ \S+ (/sys(?:/\S*)?|/proc/\S+) ", content, re.MULTILINE)
-    return tuple(sorted({_unescaped(path) for path in raw}))
+    found = {_unescaped(point) for point in _uncovered(content)}
+    return tuple(sorted(point for point in found if point.startswith(("/sys", "/proc/"))))
+
+
+def _uncovered(content: bytes) -> Iterator[bytes]:
+    """Points of mounts that a path can reach, of those at and below ``/``, ``/proc`` and ``/sys``.
+
+    A later mount further up hides them: ``unshare --mount-proc`` leaves everything listed that was
+    mounted below the old ``/proc``. Such a cover is mounted on the same parent, at a point above.
+    """
+    line = rb"^(\d+) (\d+) \S+ \S+ (/|/(?:sys|proc)(?:/\S*)?) "
+    mounts = re.findall(line, content, re.MULTILINE)
+    hidden: set[bytes] = set()
+    beside: dict[bytes, list[bytes]] = {}
+    for _, parent, point in mounts:
+        beside.setdefault(parent, []).append(point)
+    for number, parent, point in mounts:  # parents come before what is mounted on them
+        covers = (cover for cover in beside[parent] if cover != point)
+        if parent in hidden or any(_is_below(point, cover) for cover in covers):
+            hidden.add(number)
+        else:
+            yield point
+
+
+def _is_below(path: bytes, folder: bytes) -> bool:
+    return path.startswith(folder.rstrip(b"/") + b"/")
 
 
 def _unescaped(path: bytes) -> str:

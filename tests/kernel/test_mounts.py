@@ -17,6 +17,7 @@ import pytest
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import mounts, namespaces, readonly, syscalls
+from tests.support import ON_THE_HOST
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
@@ -426,7 +427,7 @@ class TestAsInAContainer:
                 path = f"/proc/{name}"
                 if os.path.exists(path):
                     syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
-                    syscalls.mount_setattr(path, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+                    syscalls.mount_setattr(path, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
             syscalls.mount("tmpfs", "/proc/fs", "tmpfs", syscalls.MS_RDONLY)
             syscalls.mount("/dev/null", "/proc/keys", None, syscalls.MS_BIND)
 
@@ -441,6 +442,7 @@ class TestAsInAContainer:
         # What still fails, as the module says: the net part was read-only before.
         assert world.run(body, own=EVERYTHING - {"pid"}) == (refusal_of(world), "EROFS")
 
+    @ON_THE_HOST
     def test_a_fresh_proc_is_refused_in_a_user_namespace(self, world: World) -> None:
         if world.kind == "root without user":
             assert world.run(os.getpid) == 1
@@ -467,6 +469,23 @@ def test_a_sysctl_tree_mounted_apart_stays_writable_if_own(world: World) -> None
         return write_back("/proc/sys/net/ipv4/ip_forward"), write_back("/proc/sys/vm/swappiness")
 
     assert world.run(body, own=EVERYTHING - {"pid"}) == ("written", refusal_of(world))
+
+
+def test_mounts_that_a_later_one_covers_are_left_out(world: World) -> None:
+    """``unshare --mount-proc`` leaves what was mounted below the old ``/proc`` in the list."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to prepare such a host")
+
+    def prepare() -> None:
+        syscalls.mount("/proc/sys/vm", "/proc/sys/vm", None, syscalls.MS_BIND)
+        syscalls.mount("/proc", "/proc", None, syscalls.MS_BIND)
+
+    world.prepare = prepare
+
+    def body() -> Any:
+        return write_back("/proc/sys/vm/swappiness")
+
+    assert world.run(body, own=EVERYTHING - {"pid"}) == refusal_of(world)
 
 
 def test_mounts_below_sys_with_strange_names_are_kept(world: World) -> None:
