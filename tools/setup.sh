@@ -126,6 +126,7 @@ find_missing() {
     # The programs that examples/system looks at.
     command -v ps >/dev/null || missing+=(procps)
     command -v ip >/dev/null || [[ -x /sbin/ip ]] || missing+=(iproute2)
+    command -v capsh >/dev/null || [[ -x /sbin/capsh ]] || missing+=(libcap2-bin)
     command -v unshare >/dev/null || missing+=(util-linux)
     command -v mount >/dev/null || missing+=(mount)
 }
