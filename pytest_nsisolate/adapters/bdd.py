@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""pytest-bdd: the steps of a scenario, which it keeps beside the report, by its identity."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Final, cast
+
+import pytest
+from pytest_bdd.reporting import ReportContext, ScenarioReportDict
+from pytest_bdd.reporting import test_report_context_registry as contexts
+
+#: The attribute under which they cross with the report.
+_SCENARIO: Final = "_nsisolate_scenario"
+
+
+class Adapter:
+    """Hooks on both sides of the clone."""
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        context = contexts.get(report)
+        if context is not None:
+            setattr(report, _SCENARIO, (context.scenario, context.name))
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        scenario, name = vars(report).pop(_SCENARIO, (None, None))
+        if isinstance(scenario, dict) and isinstance(name, str):
+            contexts[report] = ReportContext(
+                scenario=cast("ScenarioReportDict", scenario), name=name
+            )
