@@ -46,4 +46,9 @@ _known_roots = "|".join(
     map(re.escape, sorted({*sys.stdlib_module_names, "pytest", "_pytest", "pluggy", "coverage"}))
 )
 _known_names = "|".join(map(re.escape, dir(builtins)))
-nitpick_ignore_regex = [("py:.*", rf"(?:{_known_roots})\..*"), ("py:.*", rf"(?:{_known_names})")]
+nitpick_ignore_regex = [
+    ("py:.*", rf"(?:{_known_roots})\..*"),
+    ("py:.*", rf"(?:{_known_names})"),
+    ("py:.*", r"(?:pytest_nsisolate\.\w+\.)?[PT]"),  # type variables
+    ("py:.*", r"(?:pytest_nsisolate\.view\.\w+\.)?(?:HasPid|Which)"),  # said in words there
+]

@@ -8,23 +8,60 @@ running an isolated test needs Linux.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 # ``-p nsisolate`` with autoload off marks the name "nsisolate", not this package's modules.
 pytest.register_assert_rewrite("pytest_nsisolate.view")
 
-from pytest_nsisolate.errors import IsolatedCrash, NsisolateError, StepError  # noqa: E402
+from pytest_nsisolate.errors import (  # noqa: E402
+    IsolatedCrash,
+    IsolatedError,
+    IsolatedExit,
+    IsolatedLoss,
+    IsolatedRefusal,
+    IsolatedSignal,
+    IsolatedTimeout,
+    NotAwaitedError,
+    NotPlainError,
+    NsisolateError,
+    StepError,
+)
 from pytest_nsisolate.marker import TimeOffsets  # noqa: E402
 from pytest_nsisolate.request import IsolationRequest  # noqa: E402
-from pytest_nsisolate.view import Pid1View  # noqa: E402
 
 __all__ = [
+    "Difference",
     "IsolatedCrash",
+    "IsolatedError",
+    "IsolatedExit",
+    "IsolatedLoss",
+    "IsolatedRefusal",
+    "IsolatedSignal",
+    "IsolatedTimeout",
     "IsolationRequest",
+    "NotAwaitedError",
+    "NotPlainError",
     "NsisolateError",
     "Pid1View",
+    "Snapshot",
     "StepError",
     "TimeOffsets",
 ]
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.view import Difference, Pid1View, Snapshot
+
+_IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})
+
+
+def __getattr__(name: str) -> object:
+    # Only a test that looks at its world pays for the means to do so.
+    if name in _IN_VIEW:
+        from pytest_nsisolate import view
+
+        return getattr(view, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -83,6 +83,7 @@ class RunnerEnd:
     :param forked: the process that the runner made: the usher, or PID 1 itself.
     :param direct: there is no usher.
     :param pid1_pidfd: of PID 1, once its number is known.
+    :param pid1: that number.
     """
 
     forked: int
@@ -93,10 +94,17 @@ class RunnerEnd:
     nonce: bytes
     output: Output
     pid1_pidfd: int | None = None
+    pid1: int | None = None
 
     def __post_init__(self) -> None:
         if self.direct:
-            self.pid1_pidfd = self.forked_pidfd
+            self.pid1_pidfd, self.pid1 = self.forked_pidfd, self.forked
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Everything that is open while the child is at work; another child must not have it."""
+        pidfds = {self.forked_pidfd, self.pid1_pidfd} - {None}
+        files = (self.output.stdout, self.output.stderr, self.output.log, self.output.fault)
+        return (self.control, self.frames, *files, *(fd for fd in pidfds if fd is not None))
 
     def tell(self, letter: Letter, number: int = 0) -> None:
         """Send one message; a peer that is gone is noticed by its pidfd, not here."""

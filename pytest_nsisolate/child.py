@@ -21,17 +21,31 @@ import faulthandler
 import os
 import posix
 import random
-import sys
 import traceback
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate import evidence, output, ownership, warning_frames
+from pytest_nsisolate import (
+    copies,
+    evidence,
+    inherited,
+    interrupts,
+    longrepr,
+    output,
+    ownership,
+    remarks,
+    typenames,
+    warning_frames,
+)
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output
 from pytest_nsisolate.kernel import process
+from pytest_nsisolate.live import Stage, Turns
 from pytest_nsisolate.wire import FrameWriter, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.coverage import Measurement
 
 #: The reports of phases about which there is nothing else to say (see ``PlainPass``).
 _PASSED: Final = {
@@ -57,6 +71,8 @@ class Child:
     :param files: where output goes.
     :param inside: higher-scope fixtures that are set up in the child.
     :param own_pid: whether "am I alone?" has an answer there.
+    :param turns: who may write to the terminal.
+    :param measurement: of coverage, if it is under way.
     """
 
     def __init__(
@@ -67,27 +83,34 @@ class Child:
         *,
         inside: frozenset[str],
         own_pid: bool,
+        turns: Turns,
+        measurement: Measurement | None = None,
     ) -> None:
         config, session = item.config, item.session
         self._item = item
         self._nextitem = nextitem
         self._own_pid = own_pid
+        self._measurement = measurement
         self._fault = files.fault
         self._redirection = output.Redirection(files, config)
         self._adoption = ownership.Adoption(item, inside)
         self._plain = internals.PlainPass(item)
         self._watchdog = _watchdog(config)
-        self._silence = internals.Silence(config, _is_kept)
+        self._silence = internals.Silence(config, self._is_kept)
         self._records_warnings = config.pluginmanager.hasplugin("warnings")
+        self._carries = bool(item.ihook.pytest_nsisolate_carry.get_hookimpls())
         # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
         self._randomness = random.getstate()
+        self.stage = Stage(config, turns)
         self._writer: FrameWriter | None = None
         self._stray = False
         #: Whether a phase's hooks are at work; reports that are made then are those of subtests.
         self.in_phase = True
         self._phases: list[str] = []
         self._properties = len(internals.testsuite_properties(config) or ())
+        self._attributes = dict(internals.junit_attributes(item))
         self._sections = len(internals.report_sections(item))
+        self._stashed = remarks.stashed(item)
         self._stop = (session.shouldstop, session.shouldfail)
 
     # Before the first fixture ---------------------------------------------------------------------
@@ -96,6 +119,7 @@ class Child:
         """Make this copy of pytest the child's own: output, faults, warnings, finalizers."""
         self._writer = writer
         self._redirection.apply()
+        self.stage.enter(self._send)
         faulthandler.enable(file=self._fault)
         faulthandler.register(evidence.stack_signal(), file=self._fault, all_threads=True)
         if self._watchdog is not None:
@@ -103,32 +127,40 @@ class Child:
             timeout, descriptor, leave = self._watchdog
             faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
         os.register_at_fork(after_in_child=self._after_fork)
-        _end_twinship()
+        copies.end_twinship()
+        copies.renew_thread_id()
+        inherited.stay_visible()
         random.setstate(self._randomness)
         if self._records_warnings:
             warning_frames.divert(lambda data: self._send(Kind.WARNING, data))
         self._silence.fall()
         self._adoption.apply()
+        if self._measurement is not None:
+            self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
         writer.send_encoded(Kind.READY, b"{}")
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"
-        self._writer.send(kind, data)
+        if not self._stray:  # a copy that warns, say: it has nobody to tell
+            self._writer.send(kind, data)
 
     def hear_report(self, report: pytest.TestReport) -> None:
         """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
         self.leave_if_stray()
+        self.stage.say_done()
         failed = internals.failed_subtests(self._item)
-        frame = {"sub": True, "report": self._serialize(report), "failed": failed}
+        frame = {**self._serialize(report), "sub": True, "failed": failed}
         self._send(Kind.REPORT, frame)
+        self.stage.wait()
 
-    def stop_clock(self) -> None:
-        """``pytest_enter_pdb``: nobody's budget runs while somebody types."""
-        self._send(Kind.PAUSE, {})
-
-    def start_clock(self) -> None:
-        """``pytest_leave_pdb``."""
-        self._send(Kind.RESUME, {})
+    def _is_kept(self, plugin: object) -> bool:
+        """Who hears of subtests in the child: the session (``-x``), live logs, and us."""
+        kind = type(plugin)
+        return (
+            isinstance(plugin, pytest.Session)
+            or kind.__name__ in {"LoggingPlugin", "OutermostHooks"}
+            or internals.shows_subtests(self._item, plugin)
+        )
 
     # The phases -----------------------------------------------------------------------------------
 
@@ -176,7 +208,12 @@ class Child:
     def _tell(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         output.flush_streams()
         self._phases.append(call.when)
+        if self._measurement is not None:
+            self._measurement.hand_over()
+        self.stage.say_done()
         self._send_report(call, report)
+        if call.when != "teardown":
+            self.stage.wait()
 
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if call.excinfo is None and self._says_nothing(report):
@@ -184,7 +221,7 @@ class Child:
             self._writer.send_encoded(Kind.REPORT, _PASSED[call.when])
             return
         # Every report repeats what the earlier phases captured; the wire does not.
-        data = {**self._serialize(report), "sections": []}
+        frame = self._serialize(report)
         captured = internals.report_sections(self._item)
         fresh = captured[self._sections :]
         self._sections = len(captured)
@@ -193,10 +230,8 @@ class Child:
             for at, (phase, kind, text) in enumerate(captured)
         }
         sections = [known.get((title, text), (title, text)) for title, text in report.sections]
-        faults = os.fstat(self._fault).st_size
-        frame = {"report": data, "fresh": fresh, "sections": sections, "faults": faults}
-        if hasattr(report.longrepr, "toterminal") and isinstance(data["longrepr"], str):
-            frame["shown"] = True
+        frame["report"]["sections"] = []
+        frame |= {"fresh": fresh, "sections": sections, "faults": os.fstat(self._fault).st_size}
         if call.excinfo is not None:
             frame["error"] = _describe_error(call.excinfo.value)
         self._add_session_state(frame)
@@ -210,14 +245,17 @@ class Child:
             and not os.fstat(self._fault).st_size
             and (session.shouldstop, session.shouldfail) == self._stop
             and len(internals.testsuite_properties(self._item.config) or ()) == self._properties
+            and not self._new_junit_attributes()
         )
 
     def _serialize(self, report: pytest.TestReport) -> dict[str, Any]:
         config = self._item.config
-        data: dict[str, Any] = config.hook.pytest_report_to_serializable(
-            config=config, report=report
-        )
-        return data
+        try:
+            data = config.hook.pytest_report_to_serializable(config=config, report=report)
+        except Exception:  # an attribute that a hook has added raises when it is looked at
+            report = longrepr.harmless(report)
+            data = config.hook.pytest_report_to_serializable(config=config, report=report)
+        return longrepr.pack(report, data, config)
 
     def _add_session_state(self, frame: dict[str, object]) -> None:
         session = self._item.session
@@ -227,27 +265,48 @@ class Child:
         if properties is not None and len(properties) > self._properties:
             frame["properties"] = properties[self._properties :]
             self._properties = len(properties)
+        if attributes := self._new_junit_attributes():
+            frame["attributes"] = attributes
+            self._attributes |= attributes
+
+    def _new_junit_attributes(self) -> dict[str, str]:
+        attributes = internals.junit_attributes(self._item)
+        return {k: v for k, v in attributes.items() if self._attributes.get(k) != v}
 
     # The end --------------------------------------------------------------------------------------
 
+    def _carry(self) -> None:
+        """What other plugins want to keep of this process's memory."""
+        carried: dict[str, object] = {}
+        for part in self._item.ihook.pytest_nsisolate_carry(item=self._item):
+            carried.update(part)
+        if carried:
+            self._send(Kind.CARRIED, {"data": carried})
+
     def _finish(self) -> None:
-        _finish_multiprocessing()
+        if self._carries:
+            self._carry()
+        copies.finish_multiprocessing()
+        if self._measurement is not None:
+            self._measurement.hand_over()
         alone = self._own_pid and process.alone()
-        if alone and self._phases == _EVERY_PHASE and self._writer is not None:
+        stashed = remarks.stashed(self._item) != self._stashed
+        if alone and not stashed and self._phases == _EVERY_PHASE and self._writer is not None:
             self._writer.send_encoded(Kind.DONE, _DONE)
         else:
-            self._send(Kind.DONE, {"phases": self._phases, "alone": alone})
+            self._send(Kind.DONE, {"phases": self._phases, "alone": alone, "stashed": stashed})
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
         frame: dict[str, object]
-        if isinstance(error, pytest.exit.Exception):
-            frame = {"kind": "exit", "reason": error.msg, "status": error.returncode}
-        elif isinstance(error, KeyboardInterrupt):
-            frame = {"kind": "interrupt"}
+        kind = type(error)  # asked instead of the exception, which may raise at being looked at
+        if issubclass(kind, pytest.exit.Exception):
+            asked: Any = error
+            frame = {"kind": "exit", "reason": asked.msg, "status": asked.returncode}
+        elif issubclass(kind, KeyboardInterrupt):
+            frame = {"kind": "interrupt", "place": interrupts.place(error)}
         else:
-            text = "".join(traceback.format_exception(error))
-            self._send(Kind.BROKEN, {"text": text})
+            self._send(Kind.BROKEN, {"text": _explain(error)})
             return
         try:
             internals.tear_everything_down(self._item.session)
@@ -268,8 +327,11 @@ class Child:
     def _after_fork(self) -> None:
         """In a process that the test has forked: it has nothing to tell the runner."""
         self._stray = True
+        self.stage.leave()
+        if self._measurement is not None:
+            self._measurement.leave()
         if self._writer is not None:
-            _cover(self._writer.abandon())
+            copies.cover(self._writer.abandon())
 
     def leave_if_stray(self) -> None:
         """End a copy of this process that the test has forked, and that has come back from it."""
@@ -279,33 +341,22 @@ class Child:
             posix._exit(EXIT_STRAY)
 
 
-def _cover(descriptor: int) -> None:
-    """Put ``/dev/null`` over the frame pipe: what a copy writes to that number reaches nobody."""
+def _explain(error: BaseException) -> str:
     try:
-        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        os.dup2(null, descriptor, inheritable=False)
-        os.close(null)
-    except OSError:
-        pass  # abandoned before, or closed by the test
-
-
-def _is_kept(plugin: object) -> bool:
-    """Who hears the reports of subtests in the child: the session (``-x``), live logs, and us."""
-    kind = type(plugin)
-    return isinstance(plugin, pytest.Session) or kind.__name__ in {
-        "LoggingPlugin",
-        "OutermostHooks",
-    }
+        return "".join(traceback.format_exception(error))
+    except Exception:  # of an exception that raises when it is looked at
+        return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 def _describe_error(error: BaseException) -> dict[str, object]:
     """Enough for plugins that look at an exception's type and text in the runner."""
-    kind = type(error)
     try:
         text = str(error)
-    except Exception as broken:  # the report must get out all the same
+    except KeyboardInterrupt:
+        raise
+    except BaseException as broken:  # the report must get out all the same
         text = f"<str() raised {type(broken).__name__}>"
-    return {"module": kind.__module__, "name": kind.__qualname__, "text": text}
+    return {"lineage": typenames.lineage(type(error)), "text": text}
 
 
 def _watchdog(config: pytest.Config) -> tuple[float, int, bool] | None:
@@ -315,28 +366,3 @@ def _watchdog(config: pytest.Config) -> tuple[float, int, bool] | None:
     if timeout <= 0 or descriptor is None:
         return None
     return timeout, descriptor, internals.exits_on_fault_timeout(config)
-
-
-def _end_twinship() -> None:
-    """Runner and child may have one pid between them, which some libraries take for "no fork".
-
-    OpenSSL then does not reseed, ``tempfile`` repeats its names, and :mod:`multiprocessing` would
-    run the runner's finalizers.
-    """
-    ssl: Any = sys.modules.get("_ssl")
-    if ssl is not None:
-        ssl.RAND_add(os.urandom(32), 32.0)
-    tempfile: Any = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile._name_sequence = None
-    util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        # The runner's: by pid they would be taken for this process's own.
-        util._finalizer_registry.clear()
-
-
-def _finish_multiprocessing() -> None:
-    """What the test has left to :mod:`multiprocessing` to clean up at exit, which never comes."""
-    util: Any = sys.modules.get("multiprocessing.util")
-    if util is not None:
-        util._run_finalizers()

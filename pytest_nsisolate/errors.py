@@ -63,14 +63,175 @@ class BrokenStream(NsisolateError):
         return self.reason
 
 
-class IsolatedCrash(Exception):
-    """Stands in, for hooks of the runner, for an exception that nobody could raise.
+class IsolatedError(NsisolateError):
+    """A function that ran in a child has given no value, and no exception that crosses by its type.
 
-    You see it as ``call.excinfo`` in ``pytest_runtest_makereport`` when an isolated test crashed,
-    exited, timed out or was refused.
+    You get this class itself for an exception that cannot be made again here: its type is not found
+    by name in this process, or its arguments are not plain values. Everything else that can become
+    of a call is a subclass.
+
+    :param type_name: module and name of the type of the child's exception.
+    :param text: its ``str()``.
+    :param traceback: the child's, as text; empty where there is none.
     """
 
     __module__ = "pytest_nsisolate"
+
+    def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
+        super().__init__(type_name, text, traceback)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}" if self.text else self.type_name
+
+
+class NotPlainError(IsolatedError, TypeError):
+    """What a function has returned is not plain data.
+
+    :param what: the function.
+    :param type_name: of the value that does not cross.
+    :param where: its place in what was returned: ``result[0].name``.
+    :param why: one clause.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, what: str, type_name: str, where: str, why: str) -> None:
+        super().__init__(type_name, why)
+        self.args = (what, type_name, where, why)
+        self.what = what
+        self.where = where
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} ran, but its value does not cross: {self.where} is of type "
+            f"{self.type_name}, {self.text}; return plain data, or say trusted=True"
+        )
+
+
+class IsolatedCrash(IsolatedError):
+    """The child has ended without an answer.
+
+    In ``pytest_runtest_makereport`` of the runner it stands, as ``call.excinfo``, for an exception
+    that nobody could raise: the isolated test crashed, exited, timed out or was refused. A call by
+    ``isolate`` raises one of the subclasses.
+
+    :param text: what happened, in one line.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, text: str) -> None:
+        super().__init__("IsolatedCrash", text)
+        self.args = (text,)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class IsolatedSignal(IsolatedCrash):
+    """A signal has ended the child.
+
+    :param what: the function that it ran.
+    :param signal: the number (signal(7)).
+    :param name: its symbol, ``"SIGSEGV"``.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, what: str, signal: int, name: str) -> None:
+        super().__init__(f"{what} was killed by {name}")
+        self.args = (what, signal, name)
+        self.signal = signal
+        self.name = name
+
+
+class IsolatedExit(IsolatedCrash):
+    """The child has ended by itself before it was finished (``os._exit``, ``execve``).
+
+    :param what: the function that it ran.
+    :param status: its exit status.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, what: str, status: int) -> None:
+        super().__init__(f"{what} ended with exit status {status} before it was finished")
+        self.args = (what, status)
+        self.status = status
+
+
+class IsolatedTimeout(IsolatedCrash):
+    """The budget ran out, and the child was killed.
+
+    No :class:`TimeoutError`: that is what ``task.result(timeout=...)`` raises while the child goes
+    on.
+
+    :param what: the function that it ran.
+    :param seconds: the budget.
+    :param evidence: stacks and processes as they were just before the kill, as text.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, what: str, seconds: float, evidence: str = "") -> None:
+        super().__init__(f"{what} timed out after {seconds:g} s")
+        self.args = (what, seconds, evidence)
+        self.seconds = seconds
+        self.evidence = evidence
+
+
+class IsolatedRefusal(IsolatedCrash):
+    """This host has denied a step on the way in; not a line of the function has run.
+
+    :param step: the failing step, with its namespace and the error number.
+    :param cause: what about this host makes the kernel refuse.
+    :param remedy: what to type or to change.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, step: StepError, cause: str, remedy: str) -> None:
+        super().__init__(f"isolation refused: {step}\ncause: {cause}\nremedy: {remedy}")
+        self.args = (step, cause, remedy)
+        self.step = step
+        self.cause = cause
+        self.remedy = remedy
+
+
+class IsolatedLoss(IsolatedCrash):
+    """The child was lost: its stream is broken, or its supervisor was killed.
+
+    :param what: the function that it ran.
+    :param reason: in one clause.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} was lost: {reason}")
+        self.args = (what, reason)
+        self.reason = reason
+
+
+class NotAwaitedError(IsolatedError):
+    """Tasks were started, and nobody has asked what became of them; they were ended.
+
+    :param names: the functions that they ran, with the state that they were in.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        listed = ", ".join(names)
+        super().__init__("NotAwaitedError", f"isolate started and nobody awaited: {listed}")
+        self.args = (names,)
+        self.names = names
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @contextmanager

@@ -40,6 +40,11 @@ def stack_signal() -> int:
     return signal.SIGRTMAX - 2
 
 
+def coverage_signal() -> int:
+    """The signal on which a child whose budget is over hands over what it has measured."""
+    return signal.SIGRTMAX - 3
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """One process, read from outside; numbers inside its PID namespace where it has one."""

@@ -8,19 +8,34 @@ the outcome of the child becomes one.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate import outcome, output, replay, warning_frames
+from pytest_nsisolate import (
+    interrupts,
+    jobcontrol,
+    live,
+    outcome,
+    output,
+    remarks,
+    replay,
+    warning_frames,
+)
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import BrokenStream
 from pytest_nsisolate.remedies import Explanation, explain
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.supervise import Attempt
+from pytest_nsisolate.tagged import text_of
 from pytest_nsisolate.wire import Frame, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.coverage import Measurement
 
 #: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
 MUST_WORK: Final = "NSISOLATE_MUST_WORK"
@@ -39,6 +54,8 @@ class Isolation:
         self.item = item
         self.request = request
         self.attempt: Attempt | None = None
+        self.measurement: Measurement | None = None
+        self._measured = False
         self.over = False
         self._run = run
         self._setup_show = False
@@ -46,6 +63,10 @@ class Isolation:
         self._phases: list[str] = []
         self._exit: dict[str, Any] | None = None
         self._done: dict[str, Any] | None = None
+        self._last: pytest.TestReport | None = None
+        self._owes_word = False
+        #: The child waits for the report of its tear-down to be logged, to open a debugger then.
+        self.unfinished = False
         self._faults_read = 0
         self._faults_said = 0
         self._call_is_void = False
@@ -61,12 +82,19 @@ class Isolation:
         attempt = self.attempt
         assert attempt is not None
         try:
+            self._in_spite_of_ctrl_c(attempt, self._give_word)
             found = self._receive(attempt, when)
             if when == "teardown" or found is None:
                 self._complete(attempt)
         except BrokenStream as error:
             attempt.lose(f"its stream is broken: {error}")
             found = None
+        except KeyboardInterrupt as error:
+            self.over = True
+            try:
+                self._end_by_interrupt(attempt, error)
+            finally:
+                self.take_coverage()
         if self._exit is not None:
             self.over = True
             _end_session(self._exit)
@@ -125,9 +153,35 @@ class Isolation:
         """Read on to the end, and hold the completion record against what has been reported."""
         while (frame := attempt.next_frame()) is not None:
             self._take(attempt, frame)
+            if self._prompts_after_log(frame):
+                self.unfinished = True
+                return
+        if self._done is not None and self._done.get("stashed") is True:
+            self._run.remarks.add(remarks.STASH, self.item.nodeid)
         said = self._phases if self._done is None else self._done.get("phases")
         if said != self._phases and self._exit is None:
             raise BrokenStream(f"its completion record names the phases {said!r}")
+
+    def _prompts_after_log(self, frame: Frame) -> bool:
+        """``--pdb`` shows what has failed in tear-down when pytest has reported it, not before."""
+        return frame.kind is Kind.PAUSE and self._owes_word and not self.unfinished
+
+    def finish(self) -> None:
+        """The report of a failed tear-down has been logged: now the debugger, and the end.
+
+        :raises pytest.exit.Exception: when it is left by "quit".
+        """
+        attempt = self.attempt
+        assert attempt is not None
+        try:
+            self._give_word()
+            self._complete(attempt)
+        except BrokenStream as error:
+            attempt.lose(f"its stream is broken: {error}")  # failed already
+        except KeyboardInterrupt as error:
+            self._end_by_interrupt(attempt, error)
+        if self._exit is not None:
+            _end_session(self._exit)
 
     def _take(self, attempt: Attempt, frame: Frame) -> None:
         match frame.kind:
@@ -135,14 +189,58 @@ class Isolation:
                 self._replay_warning(frame.data)
             case Kind.REPORT:
                 self._log_subtest(frame.data)
+                self._give_word()
+            case Kind.TURN | Kind.PAUSE | Kind.RESUME:
+                self._in_spite_of_ctrl_c(attempt, lambda: self._take_turn(frame))
             case Kind.EXIT:
                 self._exit = frame.data
             case Kind.DONE:
                 self._done = frame.data
+            case Kind.COVERAGE if self.measurement is not None:
+                self.measurement.merge(frame.data)
+                self._measured |= frame.data.get("final") is True
+            case Kind.CARRIED:
+                self._hand_over(frame.data.get("data"))
             case Kind.BROKEN:
                 attempt.lose(str(frame.data.get("text")))
             case _:
                 raise BrokenStream(f"an unexpected frame ({frame.kind.name})")
+
+    def take_coverage(self) -> None:
+        """After a Ctrl-C: of what an ended child has sent, this still counts."""
+        if self.measurement is None or self.attempt is None:
+            return
+        while (frame := self.attempt.next_frame()) is not None:
+            if frame.kind is Kind.COVERAGE:
+                with contextlib.suppress(BrokenStream):
+                    self.measurement.merge(frame.data)
+
+    def _take_turn(self, frame: Frame) -> None:
+        """The child has written to the terminal, and waits, or has somebody at a prompt."""
+        live.adopt(self.item.config, frame.data)
+        self._owes_word = frame.kind is not Kind.RESUME
+        shown = self._last if frame.data.get("shown") is True else None
+        if shown is not None:
+            internals.mark_as_shown(shown)
+        later = shown is not None and shown.when == "teardown" and not self.unfinished
+        if frame.kind is Kind.PAUSE and not later:
+            jobcontrol.await_foreground(internals.standard_input(self.item.config))
+            self._give_word()
+
+    def _in_spite_of_ctrl_c(self, attempt: Attempt, action: Callable[[], None]) -> None:
+        """A Ctrl-C that comes just now is for the debugger in the child, if there is one."""
+        while True:
+            try:
+                return action()
+            except KeyboardInterrupt:
+                if not attempt.pass_on():
+                    raise
+
+    def _give_word(self) -> None:
+        """Everything that the runner has to write is written: the child may go on."""
+        if self._owes_word:
+            self._owes_word = False
+            self._run.turns.give()
 
     def _read_report(
         self, frame: dict[str, Any], when: str
@@ -156,7 +254,16 @@ class Isolation:
         self.item.user_properties[:] = report.user_properties
         self._adopt_session_state(frame)
         error = replay.stand_in(frame, report) if "error" in frame else None
+        self._last = report
         return report, error
+
+    def _hand_over(self, data: object) -> None:
+        if not isinstance(data, dict):
+            raise BrokenStream("it carried something of the wrong shape")
+        try:
+            self.item.ihook.pytest_nsisolate_receive(item=self.item, data=data)
+        except Exception as error:  # of another plugin, or because of what the child made up
+            raise BrokenStream(f"what it carried could not be taken in ({error!r})") from error
 
     def _replay_warning(self, data: dict[str, Any]) -> None:
         try:
@@ -170,20 +277,36 @@ class Isolation:
         if not isinstance(failed, int):
             raise BrokenStream("a subtest without a count")
         internals.set_failed_subtests(self.item, failed)
-        self.item.ihook.pytest_runtest_logreport(report=report)
+        with internals.silent_terminal(self.item):
+            self.item.ihook.pytest_runtest_logreport(report=report)
 
     def _adopt_session_state(self, frame: dict[str, Any]) -> None:
         session = self.item.session
         for name in ("shouldstop", "shouldfail"):
             value = frame.get(name)
-            if value and isinstance(value, (bool, str)):
-                setattr(session, name, value)
+            if value:
+                setattr(session, name, value if value is True else text_of(value))
         mine = internals.testsuite_properties(self.item.config)
         for entry in frame.get("properties") or ():
             if mine is not None and isinstance(entry, tuple) and len(entry) == 2:
                 mine.append((str(entry[0]), str(entry[1])))
+        attributes = frame.get("attributes")
+        if isinstance(attributes, dict):
+            internals.add_junit_attributes(
+                self.item, {str(name): str(value) for name, value in attributes.items()}
+            )
 
     # The end ------------------------------------------------------------------------------------
+
+    def _end_by_interrupt(self, attempt: Attempt, error: KeyboardInterrupt) -> NoReturn:
+        """Ctrl-C here: shown as where it has hit the child, if that could still tell."""
+        attempt.interrupt()  # it may have come while nobody waited for the child
+        if (wish := attempt.last_wish()) is not None:
+            _end_session(wish)
+        if attempt.debugged:
+            # With --pdb pytest would take a KeyboardInterrupt for a failure of this test.
+            raise pytest.exit.Exception("KeyboardInterrupt", pytest.ExitCode.INTERRUPTED) from None
+        raise error
 
     def _new_faults(self, attempt: Attempt, until: int | None = None) -> str:
         """What the fault handler has written since the last phase.
@@ -208,7 +331,16 @@ class Isolation:
             report = replay.crash_report(
                 self.item, ended, when, self._captured, faults=faults, init=self.request.init
             )
+            if self.measurement is not None and isinstance(ended, _LOST):
+                self._close_measurement(self.measurement, report)
         return report, replay.crash_of(report)
+
+    def _close_measurement(self, measurement: Measurement, report: pytest.TestReport) -> None:
+        measurement.forget_context()
+        if not self._measured:
+            done = f"after its {self._phases[-1]} phase" if self._phases else "in its child"
+            text = f"What this attempt ran {done} is missing: it ended without handing it over."
+            report.sections.append(("Coverage", text))
 
 
 _LOST = (outcome.Crashed, outcome.Exited, outcome.TimedOut, outcome.Refused, outcome.Broken)
@@ -222,7 +354,7 @@ def _phase(frame: dict[str, Any]) -> object:
 def _end_session(wish: dict[str, Any]) -> None:
     """``pytest.exit()`` or a KeyboardInterrupt in the child ends the session here."""
     if wish.get("kind") == "interrupt":
-        raise KeyboardInterrupt
+        interrupts.raise_at(KeyboardInterrupt(), wish.get("place"))
     status = wish.get("status")
     raise pytest.exit.Exception(
         str(wish.get("reason")), status if isinstance(status, int) else None

@@ -27,6 +27,7 @@ import os
 import signal
 import socket
 import warnings
+from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections.abc import Callable
 
 from pytest_nsisolate import usher
@@ -130,7 +131,7 @@ def _open_channel() -> tuple[int, int, int, int]:
     except OSError as error:
         raise StepError("pipe2", None, error.errno or 0) from error
     try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError as error:
         os.close(frames)
         os.close(frames_write)

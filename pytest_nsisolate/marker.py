@@ -8,7 +8,7 @@ A marker is checked for itself here, and merged with the others of its test in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -54,13 +54,25 @@ def check_mark(mark: pytest.Mark) -> dict[str, Any] | None:
         if len(mark.args) == 1 and mark.args[0] is False and not mark.kwargs:
             return None
         raise MarkerProblem(_positional(mark))
+    return check_keywords(mark.kwargs)
+
+
+def check_keywords(
+    keywords: Mapping[str, object], without: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Keywords of the marker, their values checked and normalized.
+
+    :param without: those that have no meaning where these were given.
+    :raises MarkerProblem: with one sentence for each keyword that is wrong.
+    """
     values = {}
     problems = []
-    for key, value in mark.kwargs.items():
-        check = _CHECKS.get(key)
+    known = _CHECKS.keys() - without
+    for key, value in keywords.items():
+        check = _CHECKS[key] if key in known else None
         said = spelled({key: value})
         if check is None:
-            problems.append(f"{said}: unknown keyword {key!r}, {suggestion(key, _CHECKS)}")
+            problems.append(f"{said}: unknown keyword {key!r}, {suggestion(key, known)}")
             continue
         try:
             values[key] = check(value)

@@ -53,10 +53,12 @@ class OutermostHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(
-        self, nextitem: pytest.Item | None
+        self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         run = self._run
         run.nextitem = nextitem
+        if item not in run.requests:
+            run.end_own_children()
         try:
             result = yield
         except BaseException as error:
@@ -65,9 +67,11 @@ class OutermostHooks:
             if run.current is not None and isinstance(error, KeyboardInterrupt):
                 # It may have come while nobody waited for the child.
                 run.current.interrupt()
+                phases.take_coverage(item)
             raise
         if run.child is not None:
             run.child.barrier(None)
+        phases.finish(run)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -106,9 +110,9 @@ class OutermostHooks:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         child = self._run.child
         if child is None:
-            return (yield from phases.make_report(item, call))
+            return (yield from phases.make_report(item, call, self._run))
         child.leave_if_stray()
-        if call.excinfo is not None:
+        if call.excinfo is not None and not child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
         if not child.in_phase:
@@ -123,11 +127,20 @@ class OutermostHooks:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if self._run.child is not None:
             self._run.child.hear_report(report)
+        elif report.when == "teardown":
+            phases.finish(self._run)
 
-    def pytest_enter_pdb(self) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_exception_interact(self) -> Generator[None, object, object]:
+        if self._run.child is None:
+            return (yield)
+        with self._run.child.stage.post_mortem():
+            return (yield)
+
+    def pytest_enter_pdb(self, pdb: object) -> None:
         if self._run.child is not None:
-            self._run.child.stop_clock()
+            self._run.child.stage.watch(pdb)
 
     def pytest_leave_pdb(self) -> None:
         if self._run.child is not None:
-            self._run.child.start_clock()
+            self._run.child.stage.unwatch()

@@ -27,33 +27,28 @@ from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output
 
 _KINDS = ("stdout", "stderr", "log")
+_OF_LOGS = "surrogatepass"
 
 
 class MemoryFile(internals.CaptureIO):
     """A text file over a memfd, where pytest insists on its ``CaptureIO``.
 
     :param fd: the memfd; it stays the caller's.
-    :param tee: a second stream that gets everything too (``--capture=tee-sys``).
+    :param errors: what becomes of a lone surrogate. In ``CaptureIO`` it is an error of the test,
+        the ``StringIO`` of a log keeps it.
     """
 
-    def __init__(self, fd: int, tee: TextIO | None = None) -> None:
+    def __init__(self, fd: int, *, errors: str = "strict") -> None:
         raw: Any = io.FileIO(fd, "r+", closefd=False)
         io.TextIOWrapper.__init__(
-            self, raw, encoding="utf-8", errors="replace", newline="", write_through=True
+            self, raw, encoding="UTF-8", errors=errors, newline="", write_through=True
         )
         self._fd = fd
-        self._tee = tee
         self.seek(0, os.SEEK_END)
-
-    def write(self, text: str, /) -> int:
-        """Write to the file, and to the second stream if there is one."""
-        if self._tee is not None:
-            self._tee.write(text)
-        return super().write(text)
 
     def getvalue(self) -> str:
         """Everything that is in the file now."""
-        return read_text(self._fd)
+        return read_text(self._fd, self.errors or "replace")
 
     def clear(self) -> None:
         """Start over with an empty file."""
@@ -61,8 +56,25 @@ class MemoryFile(internals.CaptureIO):
         self.truncate()
 
 
-def read_text(fd: int) -> str:
-    """The whole content of a memfd, wherever its offset stands."""
+class _Tee(MemoryFile, internals.TeeCaptureIO):
+    """With a second stream that gets everything too (``--capture=tee-sys``)."""
+
+    def __init__(self, fd: int, other: TextIO) -> None:
+        MemoryFile.__init__(self, fd)
+        self._other = other
+
+
+def _memory(fd: int, before: Any) -> MemoryFile:
+    """What takes the place of one of pytest's own."""
+    other = getattr(before, "_other", None)
+    return MemoryFile(fd) if other is None else _Tee(fd, other)
+
+
+def read_text(fd: int, errors: str = "replace") -> str:
+    """The whole content of a memfd, wherever its offset stands.
+
+    :param errors: as of ``bytes.decode``; bytes that it does not admit are replaced.
+    """
     size = os.fstat(fd).st_size
     if not size:
         return ""
@@ -71,7 +83,11 @@ def read_text(fd: int) -> str:
     while offset < size and (part := os.pread(fd, size - offset, offset)):
         parts.append(part)
         offset += len(part)
-    return b"".join(parts).decode("utf-8", "replace")
+    data = b"".join(parts)
+    try:
+        return data.decode("utf-8", errors)
+    except UnicodeDecodeError:  # the test has found the descriptor, and written what it liked
+        return data.decode("utf-8", "replace")
 
 
 def move_to(output: Output, config: pytest.Config) -> bool:
@@ -89,7 +105,7 @@ def move_to(output: Output, config: pytest.Config) -> bool:
     text = handler.stream.getvalue() if handler is not None else ""
     if text:
         moved = True
-        _write_all(output.log, text.encode("utf-8", "replace"))
+        _write_all(output.log, text.encode("utf-8", _OF_LOGS))
     return moved
 
 
@@ -106,12 +122,12 @@ class Redirection:
             (capture, fd, capture.tmpfile.fileno()) for capture, fd in pairs if _has_file(capture)
         ]
         self._memories = [
-            (capture, MemoryFile(fd, getattr(capture.tmpfile, "_other", None)))
+            (capture, _memory(fd, capture.tmpfile))
             for capture, fd in pairs
             if not _has_file(capture)
         ]
         self._handler: Any = internals.report_log_handler(config)
-        self._log = MemoryFile(output.log)
+        self._log = MemoryFile(output.log, errors=_OF_LOGS)
 
     def apply(self) -> None:
         """In the child, before anything else is written."""
@@ -148,7 +164,7 @@ def lost_text(output: Output) -> list[tuple[str, str]]:
     """In the runner, after a death: (kind, text) of what the last phase had captured."""
     found = []
     for kind, fd in zip(_KINDS, (output.stdout, output.stderr, output.log), strict=True):
-        text = read_text(fd)
+        text = read_text(fd, _OF_LOGS if kind == "log" else "replace")
         if kind == "log":
             text = text.strip()
         if text:

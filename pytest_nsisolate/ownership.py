@@ -30,15 +30,31 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 
 
-def set_up_higher_scopes(item: pytest.Item, inside: frozenset[str]) -> None:
+def set_up_higher_scopes(
+    item: pytest.Item, inside: frozenset[str], *, before: Callable[[], None]
+) -> None:
     """Set up, in the runner, every fixture of the item whose scope is wider than function.
 
     :param inside: names that are left to the child (see :func:`left_to_child`).
+    :param before: called if one of them is not there yet.
     :raises BaseException: whatever a fixture raises, as un-isolated pytest would see it.
     """
     names = [name for name in internals.higher_scope_names(item) if name not in inside]
     if names:
+        if not all(internals.is_set_up(item, name) for name in names):
+            before()
         internals.set_up_fixtures(item, names)
+
+
+def ends_wider_fixtures(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+    """Whether tear-down in the runner is going to finalize a wider fixture."""
+    chain = [] if nextitem is None else nextitem.listchain()
+    # Each node has a finalizer of its own: its ``teardown``.
+    return any(
+        len(finalizers) > 1
+        for node, (finalizers, _) in internals.setup_stack(item).items()
+        if node not in chain
+    )
 
 
 def left_to_child(item: pytest.Item, inside: frozenset[str] | Literal[True]) -> frozenset[str]:
@@ -93,12 +109,16 @@ class Adoption:
             node: ([], stack[node][1]) for node in self._order
         }
         self._stack[item] = (self._own, None)
+        self._cleanups = internals.ClassCleanups(item)
 
     def apply(self) -> None:
         """In the child: from here on every finalizer that is registered is the item's."""
         for name in self._inside:
             internals.forget_fixture(self._item, name)
         internals.replace_stack(self._item, self._stack, self._adopt)
+        if self._cleanups.node is not None:
+            self._cleanups.forget()
+            self._adopt(self._cleanups.run, self._cleanups.node)
 
     def _adopt(self, finalizer: Callable[[], object], node: object) -> None:
         """Finalizers of wider nodes go below those of the item: they run after, widest last."""

@@ -29,13 +29,13 @@ from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
 from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.fixtures import make_view
 from pytest_nsisolate.isolation import Isolation
 from pytest_nsisolate.plan import plan_launch
 from pytest_nsisolate.remedies import Explanation
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import SHOWN, Run
 from pytest_nsisolate.supervise import Attempt
-from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.wire import FrameWriter
 
 #: The attempt at an item that is going on.
@@ -81,15 +81,17 @@ def _set_up(
     item: pytest.Item, run: Run, request: IsolationRequest, original: Callable[[], None]
 ) -> None:
     """Higher scopes in the runner, the clone, function scope in the child."""
+    finish(run)  # whoever repeats a test need not have logged its last attempt
     try:
         changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
         request = request if changed is None else changed
         inside = ownership.left_to_child(item, request.inside)
-        ownership.set_up_higher_scopes(item, inside)
+        ownership.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
         internals.disown(item)
         raise
+    run.remarks.look_at(item)
     isolation = item.stash[ISOLATION] = Isolation(item, request, run)
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
     files, child = _prepare(item, run, isolation, inside)
@@ -100,7 +102,7 @@ def _set_up(
     run.child = child
     child.settle_in(writer)
     if announced:
-        item.ihook.pytest_nsisolate_ready(item=item, pid1=Pid1View())
+        item.ihook.pytest_nsisolate_ready(item=item, pid1=make_view(isolation.request, run))
     original()
 
 
@@ -121,11 +123,22 @@ def _prepare(
     if verdict.leave_out_user:
         request = isolation.request = request.replace(user="none")
     try:
+        with failing("open what all children share", None):
+            run.turns.forget()
         files = Output.create()
     except StepError as error:
         _refuse(item, isolation, outcome.refused_by(error))
     own_pid = "pid" in request.namespaces
-    return files, Child(item, run.nextitem, files, inside=inside, own_pid=own_pid)
+    isolation.measurement = measurement = run.measurement(item.config)
+    return files, Child(
+        item,
+        run.nextitem,
+        files,
+        inside=inside,
+        own_pid=own_pid,
+        turns=run.turns,
+        measurement=measurement,
+    )
 
 
 def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> FrameWriter | None:
@@ -133,7 +146,8 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
     request = isolation.request
     try:
         with failing("prepare the launch", None):
-            shared = run.shared(item.config)
+            # A warden costs more than it saves one test.
+            shared = run.shared(item.config, warden=run.nextitem in run.requests)
             plan = plan_launch(item.config, request, run)
             moved = output.move_to(files, item.config)
         output.flush_streams()
@@ -146,10 +160,17 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
         def register(end: RunnerEnd) -> None:
             budget = _budget(item, run, request)
             run.current = isolation.attempt = Attempt(
-                end, maps=plan.maps, budget=budget, init=plan.init
+                end,
+                maps=plan.maps,
+                budget=budget,
+                init=plan.init,
+                measured=isolation.measurement is not None,
             )
+            run.current.debugged = bool(item.config.option.usepdb)
 
-        writer = launch.launch(plan, files, shared, run.held(), register)
+        measurement = isolation.measurement
+        with contextlib.nullcontext() if measurement is None else measurement.cloning():
+            writer = launch.launch(plan, files, shared, run.held(), register)
     except StepError as error:
         if isolation.attempt is None:
             files.close()
@@ -201,6 +222,8 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
         elsewhere = Elsewhere(*isolation.await_phase("teardown"))
     _release(run, isolation)
     captured = len(internals.report_sections(item))
+    if ownership.ends_wider_fixtures(item, nextitem):
+        run.end_own_children()
     try:
         internals.tear_down_runner(item, nextitem)
     except (KeyboardInterrupt, pytest.exit.Exception):
@@ -208,6 +231,7 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
     except BaseException as error:
         if elsewhere.report is None or not elsewhere.report.failed:
             # Alone, it is an ordinary error of this phase; what the child captured is in the item.
+            replay.join_captured(internals.report_sections(item), captured)
             raise
         replay.add_error(elsewhere.report, pytest.ExceptionInfo.from_exception(error), item)
     if elsewhere.report is not None:
@@ -217,6 +241,9 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
 
 def _release(run: Run, isolation: Isolation) -> None:
     """The child has nothing more to say: reap it, now or when the next one is launched."""
+    if isolation.unfinished:
+        run.unfinished = isolation
+        return
     attempt, run.current = isolation.attempt, None
     if attempt is None:
         return
@@ -228,11 +255,32 @@ def _release(run: Run, isolation: Isolation) -> None:
         attempt.bury()
 
 
+def finish(run: Run) -> None:
+    """When the report of a failed tear-down has been logged: what ``--pdb`` has to show of it.
+
+    :raises pytest.exit.Exception: when the debugger is left by "quit".
+    """
+    isolation, run.unfinished = run.unfinished, None
+    if isolation is not None:
+        try:
+            isolation.finish()
+        finally:
+            isolation.unfinished = False
+            _release(run, isolation)
+
+
+def take_coverage(item: pytest.Item) -> None:
+    """A Ctrl-C has ended the child: what it had measured is all that still counts."""
+    isolation = item.stash.get(ISOLATION, None)
+    if isolation is not None:
+        isolation.take_coverage()
+
+
 # Reports ----------------------------------------------------------------------------------------
 
 
 def make_report(
-    item: pytest.Item, call_info: pytest.CallInfo[None]
+    item: pytest.Item, call_info: pytest.CallInfo[None], run: Run
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In the runner: the other plugins see a copy and a stand-in; the child's report stands."""
     value = None if call_info.excinfo is None else call_info.excinfo.value
@@ -252,10 +300,19 @@ def make_report(
     shown = item.stash.get(SHOWN, None)
     try:
         result = yield
+    except Exception as failure:
+        if shown is None or isinstance(failure, pytest.exit.Exception):
+            raise
+        replay.warn_of_hook(item, failure)
+        result = shown
     finally:
-        # pytest_exception_interact has run in the child, where there is something to look at.
-        call_info.excinfo = None
+        if not run.keeps_calls:
+            # pytest_exception_interact has run in the child, where there is something to look at.
+            call_info.excinfo = None
         item.stash[SHOWN] = None
         if call_info.when == "teardown":
             del item.stash[ISOLATION]
-    return result if report is None or result is not shown else report
+    if report is None or result is not shown:
+        return result
+    replay.adopt_attributes(report, result)
+    return report

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from pytest_nsisolate import hookspecs, reporting
+from pytest_nsisolate.fixtures import isolate, pid1  # a fixture of this plugin by being here
 from pytest_nsisolate.marker import MARKER_LINE
 from pytest_nsisolate.run import RUN, SHOWN, Run
 from pytest_nsisolate.settings import add_options, read_settings
 
-__all__: list[str] = []
+__all__ = ["isolate", "pid1"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,6 +58,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[RUN].remarks.take_over(node)
     reporting.raise_for_worker(node)
 
 
@@ -64,11 +66,18 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     run = session.config.stash[RUN]
     if not run.requests:
-        return (yield)
+        try:
+            return (yield)
+        finally:
+            run.close()
+    from pytest_nsisolate import adapters, fixtures
     from pytest_nsisolate.outermost import OutermostHooks, SetupShowHooks
 
     outermost = OutermostHooks(run)
     manager = session.config.pluginmanager
+    adapters.register(session.config)
+    fixtures.prepare(run)
+    run.keeps_calls = adapters.keeps_calls(session.config)
     if session.config.option.setupshow:
         manager.register(SetupShowHooks(run), "nsisolate-setup-show")
     # Now, when every conftest has been loaded: the last one registered is the outermost.
@@ -79,6 +88,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
         if run.child is not None:
             run.child.barrier(None)
         manager.unregister(outermost)
+        run.remarks.hand_over(session.config)
         run.close()
 
 
@@ -86,8 +96,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> pytest.TestReport | None:
     return item.stash.get(SHOWN, None)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    reporting.summarize(terminalreporter)
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    return reporting.explain_comparison(op, left, right)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    reporting.summarize(terminalreporter, config.stash[RUN])
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

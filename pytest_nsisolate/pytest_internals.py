@@ -7,13 +7,14 @@ pytest 8.4 and the newest; when a release moves one of these, this is the only f
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import MethodType
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import pytest
 from _pytest._code.code import (
@@ -22,19 +23,24 @@ from _pytest._code.code import (
     ReprFileLocation,
     ReprTraceback,
 )
-from _pytest.capture import CaptureIO
+from _pytest._io import TerminalWriter
+from _pytest.capture import CaptureIO, TeeCaptureIO
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.junitxml import xml_key
 from _pytest.runner import call_and_report, check_interactive_exception, show_test_item
 from _pytest.scope import Scope
 from _pytest.skipping import xfailed_key
+from _pytest.terminal import TerminalReporter
+from _pytest.threadexception import collect_thread_exception, thread_exceptions
+from _pytest.unittest import TestCaseFunction
+from _pytest.unraisableexception import collect_unraisable, unraisable_exceptions
 
 try:
     from _pytest.subtests import failed_subtests_key
 except ImportError:  # pytest 8.4 has no subtests of its own
     failed_subtests_key = None  # type: ignore[assignment]
 
-__all__ = ["CaptureIO", "call_and_report", "check_interactive_exception"]
+__all__ = ["CaptureIO", "TeeCaptureIO", "call_and_report", "check_interactive_exception"]
 
 Finalizer: TypeAlias = Callable[[], object]
 
@@ -67,6 +73,15 @@ def higher_scope_names(item: pytest.Item) -> Iterator[str]:
             continue
         if scope > Scope.Function:
             yield name
+
+
+def is_set_up(item: pytest.Item, name: str) -> bool:
+    """Whether a fixture has its value, or its error, for this item's parameter already."""
+    definitions = item._request._arg2fixturedefs.get(name)  # type: ignore[attr-defined]
+    cached = definitions[-1].cached_result if definitions else None
+    callspec: Any = getattr(item, "callspec", None)
+    parameter = None if callspec is None else callspec.params.get(name)
+    return cached is not None and cached[1] is parameter
 
 
 def set_up_fixtures(item: pytest.Item, names: Iterable[str]) -> None:
@@ -150,6 +165,33 @@ def disown(item: pytest.Item) -> None:
     setup_stack(item)[item] = ([], None)
 
 
+class ClassCleanups:
+    """What a ``unittest`` test registers by ``addClassCleanup``.
+
+    Public neighbour: pytest's fixture round ``setUpClass``, which runs in the runner and sees the
+    class as it was before the test.
+
+    :param item: any test; of one that is not ``unittest``'s there is nothing to clean up.
+    """
+
+    def __init__(self, item: pytest.Item) -> None:
+        self.node = item.getparent(pytest.Class) if isinstance(item, TestCaseFunction) else None
+        self._class: Any = None if self.node is None else self.node.obj
+
+    def forget(self) -> None:
+        """In the child: those of ``setUpClass`` are the runner's."""
+        self._class._class_cleanups = []
+
+    def run(self) -> None:
+        """Those registered since. What they raise is raised as pytest would have it."""
+        self._class.doClassCleanups()
+        errors = [error for _, error, _ in self._class.tearDown_exceptions]
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise ExceptionGroup("Unittest class cleanup errors", errors)
+
+
 # Hooks ---------------------------------------------------------------------------------------
 
 
@@ -190,6 +232,29 @@ def failed_subtests(item: pytest.Item) -> int:
     return count
 
 
+def shows_subtests(item: pytest.Item, plugin: object) -> bool:
+    """Whether this plugin is the terminal, and the child shows the item's subtests itself.
+
+    Those of ``unittest`` are logged while pytest captures, so their letters are captured text.
+    """
+    return type(plugin) is TerminalReporter and isinstance(item, TestCaseFunction)
+
+
+@contextmanager
+def silent_terminal(item: pytest.Item) -> Iterator[None]:
+    """While the runner logs a subtest that the child has shown: the terminal only counts it."""
+    reporter: Any = item.config.pluginmanager.getplugin("terminalreporter")
+    if not shows_subtests(item, reporter):
+        yield
+        return
+    writer = reporter._tw
+    file, writer._file = writer._file, io.StringIO()
+    try:
+        yield
+    finally:
+        writer._file = file
+
+
 def set_failed_subtests(item: pytest.Item, count: int) -> None:
     """Book them here as the child has booked them.
 
@@ -201,10 +266,14 @@ def set_failed_subtests(item: pytest.Item, count: int) -> None:
 
 
 def restore_subtest(report: pytest.TestReport, data: dict[str, Any]) -> None:
-    """Undo the second ``saferepr`` of a subtest's keywords: ``i=1`` would read ``i='1'``."""
+    """Undo the second ``saferepr`` of a subtest's keywords: ``i=1`` would read ``i='1'``.
+
+    pytest-subtests, for pytest 8.4, sends the values themselves.
+    """
     context = getattr(report, "context", None)
     sent = data.get("_subtest.context")
-    if context is not None and isinstance(sent, dict) and isinstance(sent.get("kwargs"), dict):
+    native = type(report).__module__ == "_pytest.subtests"
+    if native and isinstance(sent, dict) and isinstance(sent.get("kwargs"), dict):
         object.__setattr__(context, "kwargs", {k: str(v) for k, v in sent["kwargs"].items()})
 
 
@@ -243,8 +312,9 @@ def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     hook(item=item, nextitem=nextitem)
 
 
-#: Names under which plugins register whose tear-down hook works on the runner's SetupState.
-_STEERING = frozenset({"rerunfailures", "pytest_rerunfailures"})
+#: Names under which plugins register whose tear-down hook works on the runner's SetupState, or
+#: undoes there what their set-up hook has done (pytest-socket's guard).
+_STEERING = frozenset({"rerunfailures", "pytest_rerunfailures", "socket", "pytest_socket"})
 
 
 # Results -------------------------------------------------------------------------------------
@@ -307,6 +377,25 @@ def text_representation(item: pytest.Item, text: str) -> ExceptionChainRepr:
     return ExceptionChainRepr([(ReprTraceback([entry], None, "native"), crash, None)])
 
 
+def rendered(config: pytest.Config, representation: Any) -> tuple[str, str]:
+    """What a ``TerminalRepr`` shows: plain, and as on this run's terminal.
+
+    Public neighbour: ``str()`` of it, which strips what stands at its ends, and has no colours.
+    """
+    shown: Any = config.pluginmanager.getplugin("terminalreporter")
+    shown = getattr(shown, "_tw", None)
+    texts = []
+    for markup in (False, True):
+        file = io.StringIO()
+        writer = TerminalWriter(file)
+        if markup and shown is not None:
+            writer.hasmarkup, writer.fullwidth = shown.hasmarkup, shown.fullwidth
+            writer.code_highlight = shown.code_highlight
+        representation.toterminal(writer)
+        texts.append(file.getvalue())
+    return texts[0], texts[1]
+
+
 def report_sections(item: pytest.Item) -> list[tuple[str, str, str]]:
     """(phase, kind, text) of everything captured for the item so far."""
     return item._report_sections
@@ -316,6 +405,21 @@ def testsuite_properties(config: pytest.Config) -> list[tuple[str, str]] | None:
     """``record_testsuite_property``'s list, None without ``--junitxml``."""
     xml = config.stash.get(xml_key, None)
     return None if xml is None else xml.global_properties
+
+
+def junit_attributes(item: pytest.Item) -> dict[str, str]:
+    """What ``record_xml_attribute`` has recorded for the item so far."""
+    xml: Any = item.config.stash.get(xml_key, None)
+    key = item.id if _STRUCTURED_IDS else item.nodeid
+    reporter = None if xml is None else xml.node_reporters.get((key, None))
+    return {} if reporter is None else reporter.attrs
+
+
+def add_junit_attributes(item: pytest.Item, attributes: Mapping[str, str]) -> None:
+    """Record them; without ``--junitxml`` nothing happens."""
+    xml: Any = item.config.stash.get(xml_key, None)
+    if xml is not None:
+        xml.node_reporter(item.nodeid).attrs.update(attributes)
 
 
 def fault_handler_descriptor(config: pytest.Config) -> int | None:
@@ -378,6 +482,14 @@ def global_captures(config: pytest.Config) -> list[Any]:
     return [capture for capture in (capturing.out, capturing.err) if capture is not None]
 
 
+def standard_input(config: pytest.Config) -> int:
+    """The descriptor of standard input as it is without capture."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    capture = getattr(getattr(manager, "_global_capturing", None), "in_", None)
+    saved = getattr(capture, "targetfd_save", 0)
+    return saved if isinstance(saved, int) else 0
+
+
 def capture_disabled(config: pytest.Config) -> AbstractContextManager[None]:
     """``capsys.disabled()`` for whoever has no fixture at hand."""
     manager: Any = config.pluginmanager.getplugin("capturemanager")
@@ -392,3 +504,123 @@ def report_log_handler(config: pytest.Config) -> logging.Handler | None:
     plugin: Any = config.pluginmanager.getplugin("logging-plugin")
     handler: logging.Handler | None = getattr(plugin, "report_handler", None)
     return handler
+
+
+# What pytest notices beside the test -----------------------------------------------------------
+
+
+def forget_noticed(config: pytest.Config) -> None:
+    """In a copy: what was noticed before, and is still to be told, is told by the original."""
+    for key in _NOTICED:
+        noticed: Any = config.stash.get(key, None)
+        if noticed is not None:
+            noticed.clear()
+
+
+def collect_noticed(config: pytest.Config) -> None:
+    """Warn now of exceptions that nobody could raise: of threads, and of ``__del__``.
+
+    Public neighbour: the hooks round each phase, of which there is none in a call by ``isolate``.
+    """
+    for key, collect in _NOTICED.items():
+        if config.stash.get(key, None):
+            collect(config)
+
+
+_NOTICED: dict[pytest.StashKey[Any], Callable[[pytest.Config], None]] = {
+    thread_exceptions: collect_thread_exception,
+    unraisable_exceptions: collect_unraisable,
+}
+
+
+# The terminal ---------------------------------------------------------------------------------
+
+
+class LiveLog(NamedTuple):
+    """What the handler of live logs remembers; no public neighbour."""
+
+    first_record: bool
+    outcome_written: bool
+    title_shown: bool
+    when: str | None
+
+
+class TerminalState(NamedTuple):
+    """Where the terminal's reporter believes to stand; no public neighbour."""
+
+    line: str
+    on_a_line: bool
+    log: LiveLog | None
+
+
+def writes_live(config: pytest.Config) -> bool:
+    """Whether tests write to the terminal while they run, or may stop there at a prompt."""
+    option = config.option
+    return bool(
+        option.capture in ("no", "tee-sys")
+        or option.setupshow
+        or option.usepdb
+        or option.trace
+        or _live_log_handler(config) is not None
+    )
+
+
+def terminal_state(config: pytest.Config) -> TerminalState:
+    """As it is in this process."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    handler = _live_log_handler(config)
+    log = None
+    if handler is not None:
+        written = handler._first_record_emitted, handler._test_outcome_written
+        log = LiveLog(*written, handler._section_name_shown, handler._when)
+    if reporter is None:
+        return TerminalState("", False, log)
+    return TerminalState(reporter._tw._current_line, bool(reporter.currentfspath), log)
+
+
+def adopt_line(config: pytest.Config, text: str, *, added: bool) -> None:
+    """Somebody else has written this to the reporter's line, or a new line."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter._tw._current_line = reporter._tw._current_line + text if added else text
+
+
+def leave_line(config: pytest.Config) -> None:
+    """Somebody else has ended the line on which the reporter had named a file or a test."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.currentfspath = None
+
+
+def adopt_live_log(config: pytest.Config, state: LiveLog) -> None:
+    """Go on with the live log of the child.
+
+    A title counts within its phase, and in the runner the tear-down phase of the logging plugin
+    begins when the child's is over.
+    """
+    handler = _live_log_handler(config)
+    if handler is None:
+        return
+    handler._first_record_emitted = state.first_record
+    handler._test_outcome_written = state.outcome_written
+    if state.title_shown and state.when == "teardown":
+        vars(handler).pop("set_when", None)
+        original = handler.set_when
+
+        def set_when(when: str | None) -> None:
+            del handler.set_when
+            original(when)
+            handler._section_name_shown = when == "teardown"
+
+        handler.set_when = set_when
+
+
+def _live_log_handler(config: pytest.Config) -> Any:
+    plugin: Any = config.pluginmanager.getplugin("logging-plugin")
+    handler: Any = getattr(plugin, "log_cli_handler", None)
+    return handler if hasattr(handler, "_first_record_emitted") else None
+
+
+def mark_as_shown(report: pytest.TestReport) -> None:
+    """The debugger has shown this failure, so the summary does not repeat it (``PdbInvoke``)."""
+    report._pdbshown = True  # type: ignore[attr-defined]

@@ -23,12 +23,15 @@ from typing import NoReturn
 
 from pytest_nsisolate.channel import MESSAGE
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.jobcontrol import hold_signal
+from pytest_nsisolate.kernel import process
 
 
-def fork_test(control: int) -> None:
+def fork_test(control: int, *, lean: bool = False) -> None:
     """Stay behind as the reaper. Returns in the test's own process (PID 2), and nowhere else.
 
     :param control: the socket over which the test's wait status goes to the runner.
+    :param lean: keep no other descriptor.
     :raises StepError: when there cannot be another process.
     """
     # An inherited SIG_IGN would have the kernel reap the test, and its status would be lost.
@@ -39,6 +42,8 @@ def fork_test(control: int) -> None:
         raise StepError("fork", "pid", error.errno or 0) from error
     if test:
         try:
+            if lean:
+                process.close_all_but(control)
             _serve(test, control)
         finally:
             posix._exit(0)
@@ -48,11 +53,11 @@ def fork_test(control: int) -> None:
 
 
 def _serve(test: int, control: int) -> NoReturn:
-    signals = signal.valid_signals()
+    signals, hold = signal.valid_signals(), hold_signal()
     while True:
         number = signal.sigwait(signals)
         if number != signal.SIGCHLD:
-            os.kill(test, number)
+            os.kill(test, signal.SIGSTOP if number == hold else number)
             continue
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)

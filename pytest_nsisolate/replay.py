@@ -14,16 +14,18 @@ Nothing here trusts a child: whatever does not have the shape of a report is :cl
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import sys
+import warnings
 from typing import Any, TypeAlias, cast
 
 import pytest
 
-from pytest_nsisolate import outcome
+from pytest_nsisolate import longrepr, outcome, typenames
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import BrokenStream, IsolatedCrash, StepError
 from pytest_nsisolate.remedies import Explanation
+from pytest_nsisolate.tagged import opaque, text_of
 
 Sections: TypeAlias = list[tuple[str, str, str]]
 
@@ -32,6 +34,9 @@ _OUTCOMES_OF_PYTEST = {
     ("builtins", "Failed"): pytest.fail.Exception,
     ("builtins", "Skipped"): pytest.skip.Exception,
 }
+
+#: Numbers up to here have less than the 640 digits below which Python's limit cannot be set.
+_MAX_BITS = 2000
 
 _OUTCOMES = ("passed", "failed", "skipped")
 
@@ -59,42 +64,45 @@ def read_report(
         data["sections"] = _sections(frame.get("sections"), captured)
     config = item.config
     try:
-        report = config.hook.pytest_report_from_serializable(config=config, data=data)
+        report = config.hook.pytest_report_from_serializable(config=config, data=_attributes(data))
     except Exception as error:  # whatever a plugin's own implementation meets
         raise BrokenStream(f"a report that pytest cannot read ({error!r})") from error
     if not isinstance(report, pytest.TestReport):
         raise BrokenStream("a report of an unknown type")
     if when is None:
         internals.restore_subtest(report, data)
-    if frame.get("shown") is True and isinstance(report.longrepr, str):
-        report.longrepr = cast("Any", _Shown(report.longrepr))
+    longrepr.unpack(report, frame.get("shown"))
     return report
 
 
-class _Shown:
-    """The text of a representation that pytest cannot take apart (a doctest's, say).
+def _attributes(data: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a report, but for those that would take the place of a method.
 
-    Of a plain string, the short summary would repeat the first line.
+    A hook of the child's side may have put them there; as functions they cannot cross.
     """
+    if "wasxfail" in data:
+        data["wasxfail"] = text_of(data["wasxfail"])  # pytest looks at how it starts
+    properties = data.get("user_properties")
+    if isinstance(properties, list):
+        data["user_properties"] = [_property(entry) for entry in properties]
+    return {k: v for k, v in data.items() if not callable(getattr(pytest.TestReport, k, None))}
 
-    def __init__(self, text: str) -> None:
-        self._text = text
 
-    def __str__(self) -> str:
-        return self._text
-
-    def toterminal(self, tw: Any) -> None:
-        """As ``TerminalRepr`` of pytest."""
-        tw.line(self._text)
+def _property(entry: object) -> object:
+    """As it is, but for an int of more digits than ``str()`` writes: reporters ask for that."""
+    if isinstance(entry, tuple) and len(entry) == 2:
+        name, value = entry
+        if type(value) is int and value.bit_length() > _MAX_BITS:
+            return name, opaque(value)
+    return entry
 
 
 def _texts(fresh: object) -> Sections:
     if not isinstance(fresh, list):
         raise BrokenStream("captured text of the wrong shape")
-    for entry in fresh:
-        if not isinstance(entry, tuple) or [type(part) for part in entry] != [str, str, str]:
-            raise BrokenStream("captured text of the wrong shape")
-    return fresh
+    if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in fresh):
+        raise BrokenStream("captured text of the wrong shape")
+    return [(text_of(when), text_of(kind), text_of(text)) for when, kind, text in fresh]
 
 
 def _sections(sections: object, captured: Sections) -> list[tuple[str, str]]:
@@ -105,8 +113,8 @@ def _sections(sections: object, captured: Sections) -> list[tuple[str, str]]:
         if isinstance(section, int) and 0 <= section < len(captured):
             when, kind, text = captured[section]
             found.append((f"Captured {kind} {when}", text))
-        elif isinstance(section, tuple) and [type(part) for part in section] == [str, str]:
-            found.append(section)
+        elif isinstance(section, tuple) and len(section) == 2:
+            found.append((text_of(section[0]), text_of(section[1])))
         else:
             raise BrokenStream("sections of the wrong shape")
     return found
@@ -160,16 +168,14 @@ def refusal_report(
 
 
 def _report(
-    item: pytest.Item, result: str, when: str, longrepr: Any, captured: Sections
+    item: pytest.Item, result: str, when: str, told: Any, captured: Sections
 ) -> pytest.TestReport:
     return pytest.TestReport(
         nodeid=item.nodeid,
         location=item.location,
         keywords=dict.fromkeys(item.keywords, 1),
         outcome=cast("Any", result),
-        longrepr=internals.text_representation(item, longrepr)
-        if isinstance(longrepr, str)
-        else longrepr,
+        longrepr=internals.text_representation(item, told) if isinstance(told, str) else told,
         when=cast("Any", when),
         sections=[(f"Captured {kind} {phase}", text) for phase, kind, text in captured],
         user_properties=item.user_properties,
@@ -201,16 +207,15 @@ def crash_of(report: pytest.TestReport) -> IsolatedCrash:
 def stand_in(frame: dict[str, Any], report: pytest.TestReport) -> BaseException:
     """An exception that looks like the child's, for hooks that ask for its type or text.
 
-    Of the same class where the runner knows it, built without running its ``__init__``.
+    Of the same class, or the nearest that the runner knows, built without running its ``__init__``.
     """
     error = frame.get("error")
     if not isinstance(error, dict):
         return crash_of(report)
-    module, name, text = (str(error.get(key)) for key in ("module", "name", "text"))
-    found: Any = _OUTCOMES_OF_PYTEST.get((module, name), sys.modules.get(module))
-    for part in () if isinstance(found, type) else name.split("."):
-        found = getattr(found, part, None)
-    base: Any = found if isinstance(found, type) and issubclass(found, BaseException) else Exception
+    lineage, text = error.get("lineage"), text_of(error.get("text"))
+    module, name = typenames.first(lineage)
+    base: Any = _OUTCOMES_OF_PYTEST.get((module, name))
+    base = base or typenames.nearest(lineage, BaseException) or Exception
     looks = {"__module__": module, "__qualname__": name, "__str__": lambda self: text}
     try:
         imitation: Any = type(name.rpartition(".")[2], (base,), looks)
@@ -232,11 +237,35 @@ def raised(error: BaseException) -> pytest.ExceptionInfo[BaseException]:
         return pytest.ExceptionInfo.from_current()
 
 
+def warn_of_hook(item: pytest.Item, error: Exception) -> None:
+    """Another plugin's hook missed in the runner what its others have done in the child.
+
+    There it has not failed, else there were no report; the run goes on, under ``-W error`` too.
+    """
+    text = (
+        f"pytest_runtest_makereport of another plugin failed for {item.nodeid} on the runner's "
+        f"side, where it sees a copy of the child's report: {error!r}"
+    )
+    with contextlib.suppress(pytest.PytestWarning):
+        warnings.warn(pytest.PytestWarning(text), stacklevel=2)
+
+
 def copied(report: pytest.TestReport) -> pytest.TestReport:
     """A copy that other plugins may change without changing the report."""
     twin = copy.copy(report)
     twin.sections, twin.user_properties = report.sections[:], report.user_properties[:]
     return twin
+
+
+def adopt_attributes(report: pytest.TestReport, twin: pytest.TestReport) -> None:
+    """What hooks have added to the copy, and the report does not have.
+
+    One that was made here, for a child that crashed, has none of what the child's hooks add.
+    Whether the test was expected to fail is not theirs to say.
+    """
+    for name, value in vars(twin).items():
+        if name not in vars(report) and name != "wasxfail":
+            setattr(report, name, value)
 
 
 def merge_sections(report: pytest.TestReport, extra: Sections) -> None:
@@ -245,13 +274,26 @@ def merge_sections(report: pytest.TestReport, extra: Sections) -> None:
         title = f"Captured {kind} {when}"
         for at, (name, before) in enumerate(report.sections):
             if name == title:
-                report.sections[at] = (
-                    title,
-                    f"{before}\n{text}" if kind == "log" else before + text,
-                )
+                report.sections[at] = (title, _joined(kind, before, text))
                 break
         else:
             report.sections.append((title, text))
+
+
+def join_captured(captured: Sections, start: int) -> None:
+    """The same, for what has been captured for an item: from ``start`` on it is the runner's."""
+    extra, captured[start:] = captured[start:], []
+    for when, kind, text in extra:
+        for at, (phase, name, before) in enumerate(captured):
+            if (phase, name) == (when, kind):
+                captured[at] = (when, kind, _joined(kind, before, text))
+                break
+        else:
+            captured.append((when, kind, text))
+
+
+def _joined(kind: str, before: str, text: str) -> str:
+    return f"{before}\n{text}" if kind == "log" else before + text
 
 
 def add_error(

@@ -63,7 +63,8 @@ def check_markers(config: pytest.Config, run: Run, items: list[pytest.Item]) -> 
 def take_requests(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
     """Note what each selected test asks for; with ``--nsisolate=none``, skip those that do.
 
-    :raises pytest.UsageError: naming every test whose markers cannot be followed.
+    :raises pytest.UsageError: naming every test whose markers cannot be followed, or another
+        plugin that would lose something.
     """
     requests = _resolve(config, run, items)
     run.requests = {
@@ -74,26 +75,38 @@ def take_requests(config: pytest.Config, run: Run, items: list[pytest.Item]) -> 
             for item in run.requests:
                 item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
         run.requests = {}
+    if run.requests:
+        # Only a run that isolates something imports them.
+        from pytest_nsisolate import adapters
+
+        try:
+            adapters.refuse_incompatible(config, run.requests)
+        except pytest.UsageError as error:
+            _end_run(config, error)
 
 
 def _resolve(
     config: pytest.Config, run: Run, items: list[pytest.Item]
 ) -> list[IsolationRequest | None]:
-    """:func:`resolve_all`, for a worker of pytest-xdist too.
+    try:
+        return resolve_all(items, run.settings, internals.known_fixtures)
+    except pytest.UsageError as error:
+        _end_run(config, error)
+        return [None] * len(items)
+
+
+def _end_run(config: pytest.Config, error: pytest.UsageError) -> None:
+    """Raise the error, but not in a worker of pytest-xdist.
 
     The controller would call a worker's usage error an internal error of its own. So the worker
     runs nothing, and its last message has the error (:func:`raise_for_worker`).
     """
-    try:
-        return resolve_all(items, run.settings, internals.known_fixtures)
-    except pytest.UsageError as error:
-        output: dict[str, Any] | None = getattr(config, "workeroutput", None)
-        if output is None:
-            raise
-        if _WORKER_ERROR not in output:
-            output[_WORKER_ERROR] = str(error)
-            config.pluginmanager.register(_NothingToRun())
-        return [None] * len(items)
+    output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+    if output is None:
+        raise error
+    if _WORKER_ERROR not in output:
+        output[_WORKER_ERROR] = str(error)
+        config.pluginmanager.register(_NothingToRun())
 
 
 class _NothingToRun:
@@ -121,8 +134,15 @@ def show_side(config: pytest.Config, run: Run) -> None:
         writer.flush()
 
 
-def summarize(terminalreporter: Any) -> None:
-    """The lines at the end: what was refused, what was left out; counted over all workers."""
+def explain_comparison(operator: str, left: object, right: object) -> list[str] | None:
+    """How data of PID 1's view differ, in ``assert left == right``."""
+    view = sys.modules.get("pytest_nsisolate.view.compare")
+    lines: list[str] | None = None if view is None else view.explain(operator, left, right)
+    return lines
+
+
+def summarize(terminalreporter: Any, run: Run) -> None:
+    """The lines at the end, counted over all workers: left out, refused, not as un-isolated."""
     stats: dict[str, list[Any]] = terminalreporter.stats
     reports = [report for key in ("error", "failed", "skipped") for report in stats.get(key, ())]
     texts = [headline(getattr(report, "longrepr", None)) for report in reports]
@@ -131,6 +151,8 @@ def summarize(terminalreporter: Any) -> None:
         terminalreporter.write_line(f"nsisolate: {_tests(left_out)} {LEFT_OUT}", yellow=True)
     for reason, count in _refusals(texts):
         terminalreporter.write_line(f"nsisolate: {_tests(count)} refused: {reason}", red=True)
+    for line in run.remarks.lines():
+        terminalreporter.write_line(line, yellow=True)
 
 
 def _refusals(texts: Iterable[str]) -> list[tuple[str, int]]:

@@ -9,14 +9,14 @@ here, at collection, before any test has run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import pytest
 
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.marker import SWITCHES, TimeOffsets, check_mark, closest_first
+from pytest_nsisolate.marker import SWITCHES, TimeOffsets, check_keywords, check_mark, closest_first
 from pytest_nsisolate.settings import Settings
 from pytest_nsisolate.usage import MarkerProblem, listing, spelled, suggestion
 
@@ -24,6 +24,11 @@ __all__ = ["IsolationRequest", "MarkerProblem", "TimeOffsets", "resolve", "resol
 
 #: The fixture names that an item may name in ``inside``.
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
+
+#: Keywords about fixtures and about what a test has left.
+_MARKER_ONLY = frozenset({"inside", "leftovers"})
+
+_STAY = "isolated(False) keeps a test in the runner"
 
 #: What cannot do without a mount namespace, and for which mount: /proc, /sys, /dev/shm.
 NEED_MOUNT = ("pid", "net", "ipc")
@@ -160,7 +165,7 @@ class _Merged:
         if not asked and False in self.switches.values():
             said = spelled({name: False for name in SWITCHES if self.switches.get(name) is False})
             problems.append(
-                f"{said}: no namespace is left on; isolated(False) keeps a test in the runner"
+                f"{said}: no namespace is left on; {_STAY}"
             )
         if problems:
             raise MarkerProblem(*problems)
@@ -201,6 +206,21 @@ def resolve(
     if known_fixtures is not None and request.inside and request.inside is not True:
         _refuse_unknown(request.inside, known_fixtures(item))
     return request
+
+
+def from_keywords(keywords: Mapping[str, object], settings: Settings) -> IsolationRequest:
+    """What a call by ``isolate.using(...)`` asks for: as one marker with these keywords does.
+
+    :raises MarkerProblem: for keywords that cannot be followed, said as ``isolate.using(...)``.
+    """
+    merged = _Merged()
+    try:
+        merged.add(check_keywords(keywords, _MARKER_ONLY), settings.namespaces)
+        return merged.request(settings)
+    except MarkerProblem as found:
+        said = (problem.replace(f"; {_STAY}", "") for problem in found.problems)
+        problems = [f"isolate.using{problem.removeprefix('isolated')}" for problem in said]
+    raise MarkerProblem(*problems)
 
 
 def _unmarked(settings: Settings) -> IsolationRequest:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,11 +19,16 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.remarks import Remarks
 
 if TYPE_CHECKING:
     from pytest_nsisolate.channel import Shared
     from pytest_nsisolate.child import Child
+    from pytest_nsisolate.coverage import Measurement
+    from pytest_nsisolate.custody import Charge
+    from pytest_nsisolate.isolation import Isolation
     from pytest_nsisolate.kernel.idmap import IdMaps
+    from pytest_nsisolate.live import Turns
     from pytest_nsisolate.mount_plans import MountPlans
     from pytest_nsisolate.probe import HostCheck
     from pytest_nsisolate.request import IsolationRequest
@@ -39,7 +46,13 @@ class Run:
     :param outstanding: a child that finished alone and has not been reaped yet; one at most.
     :param child: in a child, and only there: its side of things.
     :param nextitem: what pytest is going to run after the current item.
+    :param unfinished: its child has somebody at a prompt after the last report.
     :param budgets: seconds that another plugin's timeout gives an item.
+    :param keeps_calls: another plugin reads a phase's exception after its report.
+    :param home: the runner's namespaces.
+    :param remarks: what cannot be the same in isolated tests, as far as it was noticed.
+    :param nested: not the runner's, but of a child that isolates calls of its own.
+    :param tasks: the calls by ``isolate`` that are at work.
     """
 
     settings: Settings
@@ -48,7 +61,13 @@ class Run:
     outstanding: Attempt | None = None
     child: Child | None = None
     nextitem: pytest.Item | None = None
+    unfinished: Isolation | None = None
     budgets: dict[pytest.Item, float] = field(default_factory=dict)
+    keeps_calls: bool = False
+    home: Mapping[str, int] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
+    nested: bool = False
+    tasks: list[Charge] = field(default_factory=list)
     _host: Host | None = None
     _host_check: HostCheck | None = None
     _capabilities: tuple[int, int] | None = None
@@ -56,6 +75,8 @@ class Run:
     _mount_plans: MountPlans | None = None
     _maps: IdMaps | None = None
     _warden: Warden | None = None
+    _measurement: Measurement | None = None
+    _turns: Turns | None = None
 
     @property
     def host(self) -> Host:
@@ -92,6 +113,18 @@ class Run:
             self._mount_plans = MountPlans()
         return self._mount_plans
 
+    @property
+    def turns(self) -> Turns:
+        """The word that a child waits for where both sides write to the terminal.
+
+        :raises OSError: when no descriptor is left.
+        """
+        if self._turns is None:
+            from pytest_nsisolate.live import Turns
+
+            self._turns = Turns()
+        return self._turns
+
     def identity_maps(self) -> IdMaps:
         """The runner's own ids one to one; they cannot change during a run."""
         if self._maps is None:
@@ -100,9 +133,10 @@ class Run:
             self._maps = idmap.identity_maps()
         return self._maps
 
-    def shared(self, config: pytest.Config) -> Shared:
+    def shared(self, config: pytest.Config, *, warden: bool = False) -> Shared:
         """Descriptors that all children inherit; made, with all preloading, at the first use.
 
+        :param warden: whether one may be started, for this child and those that come.
         :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
         """
         from pytest_nsisolate import kernel, launch
@@ -123,29 +157,52 @@ class Run:
                     os.close(null)
                     raise
             self._shared = Shared(null, runner, foreign)
-        if launch.has_one_task() and (self._warden is None or not self._warden.is_alive()):
-            self._shared = self._with_new_warden(self._shared)
+        if self._warden is not None and not self._warden.is_alive():
+            self._dismiss_warden()
+        if warden and self._warden is None and launch.has_one_task():
+            self._start_warden()
         return self._shared
 
-    def _with_new_warden(self, shared: Shared) -> Shared:
-        before = None if self._warden is None else self._warden.pidfd
-        foreign = tuple(fd for fd in shared.foreign if fd != before)
-        self._dismiss_warden()
+    def _start_warden(self) -> None:
         from pytest_nsisolate import warden
 
-        self._warden = new = warden.spawn(shared.runner_pidfd)
-        if new is None:
-            return dataclasses.replace(shared, warden=None, foreign=foreign)
-        return dataclasses.replace(shared, warden=new.socket, foreign=(*foreign, new.pidfd))
+        assert self._shared is not None
+        self._warden = new = warden.spawn(self._shared.runner_pidfd)
+        if new is not None:
+            foreign = (*self._shared.foreign, new.pidfd)
+            self._shared = dataclasses.replace(self._shared, warden=new.socket, foreign=foreign)
 
     def _dismiss_warden(self) -> None:
         if self._warden is not None:
-            self._warden.dismiss()
-            self._warden = None
+            before, self._warden = self._warden, None
+            before.dismiss()
+            assert self._shared is not None
+            foreign = tuple(fd for fd in self._shared.foreign if fd != before.pidfd)
+            self._shared = dataclasses.replace(self._shared, warden=None, foreign=foreign)
+
+    def end_own_children(self) -> None:
+        """Before code of the suite runs in the runner: whom it waits for is its own. Bounded.
+
+        ``os.wait()`` would block on the warden, and "kill all my children" would hit it.
+        """
+        self.bury_outstanding()
+        self._dismiss_warden()
+
+    def measurement(self, config: pytest.Config) -> Measurement | None:
+        """What coverage measures in this runner, ready for a clone; None if nobody measures."""
+        if "coverage" not in sys.modules:
+            return None
+        from pytest_nsisolate import coverage
+
+        self._measurement = coverage.current(config, self._measurement)
+        return self._measurement
 
     def held(self) -> tuple[int, ...]:
         """What the runner holds of a child that is not reaped yet; the next one must not."""
-        return () if self.outstanding is None else (self.outstanding.end.forked_pidfd,)
+        held = [fd for task in self.tasks for fd in task.attempt.end.descriptors()]
+        if self.outstanding is not None:
+            held.append(self.outstanding.end.forked_pidfd)
+        return tuple(held)
 
     def bury_outstanding(self) -> None:
         """Reap the child that was not waited for. Bounded."""
@@ -160,10 +217,15 @@ class Run:
             attempt.kill()
             attempt.bury()
         self.bury_outstanding()
+        for task in [*self.tasks]:
+            task.end()
         self._dismiss_warden()
         if self._mount_plans is not None:
             self._mount_plans.close()
             self._mount_plans = None
+        if self._turns is not None:
+            self._turns.close()
+            self._turns = None
         if self._shared is not None:
             os.close(self._shared.null)
             os.close(self._shared.runner_pidfd)

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from typing import Final
 
-from pytest_nsisolate import evidence, outcome
+from pytest_nsisolate import evidence, jobcontrol, outcome
 from pytest_nsisolate.channel import MESSAGE, STEP_SECONDS, RunnerEnd
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.kernel import idmap
@@ -31,6 +31,9 @@ from pytest_nsisolate.wire import Frame, FrameReader, Kind
 
 #: Seconds that the child has for its teardown after a Ctrl-C.
 INTERRUPT_GRACE: Final = 2.0
+
+#: Seconds that a child whose budget is over has to hand over what coverage has measured.
+LAST_WORDS_SECONDS: Final = 0.5
 
 #: More would be mapped and unmapped at every read.
 _CHUNK: Final = 1 << 16
@@ -43,13 +46,21 @@ class Attempt:
     :param maps: written for the child when it asks, if the runner is the one to do it.
     :param budget: seconds for set-up, call and teardown together; None is no limit.
     :param init: a reaper stands between the usher and the test.
+    :param measured: coverage is under way, so a child that is late is asked for what it has.
     """
 
     def __init__(
-        self, end: RunnerEnd, *, maps: idmap.IdMaps | None, budget: float | None, init: bool
+        self,
+        end: RunnerEnd,
+        *,
+        maps: idmap.IdMaps | None,
+        budget: float | None,
+        init: bool,
+        measured: bool = False,
     ) -> None:
         self.end = end
         self._init = init
+        self._measured = measured
         self.outcome: outcome.Outcome | None = None
         self._maps = maps
         self._budget = budget
@@ -57,6 +68,11 @@ class Attempt:
         self._frames: deque[Frame] = deque()
         self._deadline: float | None = time.monotonic() + STEP_SECONDS
         self._left: float | None = None
+        self._paused = False
+        self._held_since = 0.0
+        self._interrupted = False
+        #: With ``--pdb`` a Ctrl-C is for the test: it fails, and the debugger opens there.
+        self.debugged = False
         self._ready = False
         self._done: Frame | None = None
         self._refused: outcome.Refused | None = None
@@ -67,10 +83,13 @@ class Attempt:
         self._open = True
         self._buried = False
         self._deaf = False
+        self._last_words: list[Frame] | None = None
+        self._owed_signal: int | None = None
         # The reaper holds the other end too: when the usher is gone, a read would block.
         os.set_blocking(end.control, False)
         self._poller = select.poll()
-        for fd in (end.frames, end.control, end.forked_pidfd):
+        self._watched = {end.frames, end.control, end.forked_pidfd}
+        for fd in self._watched:
             self._poller.register(fd, select.POLLIN)
         if end.direct and maps is not None:
             self._write_maps(end.forked)
@@ -82,21 +101,65 @@ class Attempt:
 
         Then :attr:`outcome` says how it ended. Waits as long as the budget allows.
 
-        :raises KeyboardInterrupt: on Ctrl-C, when the child has ended.
+        :raises KeyboardInterrupt: on Ctrl-C, when the child has ended; not where a debugger in the
+            child takes it, as it would un-isolated.
         """
-        while not self._frames:
-            if self.outcome is not None:
-                return None
+        if not self._frames and jobcontrol.has_terminal():
+            with jobcontrol.stopping_with(self._hold, self._release):
+                self._await_frames()
+        else:
+            self._await_frames()
+        return self._frames.popleft() if self._frames else None
+
+    def _await_frames(self) -> None:
+        while not self._frames and self.outcome is None:
             try:
                 self._step()
             except KeyboardInterrupt:
-                self.interrupt()
-                raise
+                if not self.pass_on():
+                    raise
             except BaseException:
                 # Another plugin's timer, say: nobody will ask for this child again.
                 self.kill()
                 raise
-        return self._frames.popleft()
+
+    def get_ready(self) -> None:
+        """Until the child stands in its namespaces and is known by number, or has ended."""
+        while self.outcome is None and (not self._ready or self.end.pid1 is None):
+            self._step()
+        while self.end.pid1 is None and self.outcome == outcome.Finished(alone=True):
+            if not self._pump(STEP_SECONDS):
+                return
+
+    def wait(self, seconds: float) -> bool:
+        """Whether :meth:`next_frame` has an answer now, or has one within so many seconds."""
+        until = time.monotonic() + seconds
+        while not self._frames and self.outcome is None:
+            left = max(until - time.monotonic(), 0)
+            if self._deadline is not None and self._deadline - time.monotonic() <= left:
+                self._step()
+            elif self._pump(left):
+                self._look()
+            else:
+                return False
+        return True
+
+    def catch_up(self) -> None:
+        """Nobody has looked for a while: what was said in time counts, although it is read now."""
+        until = time.monotonic() + STEP_SECONDS
+        while self.outcome is None and (left := until - time.monotonic()) > 0:
+            if not self._pump(0 if self._reader.at_boundary else left):
+                return
+            self._look()
+
+    def watched(self) -> tuple[int, ...]:
+        """What becomes readable when there may be an answer; another set after each look."""
+        return tuple(self._watched)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the child is ended for its slowness, None without a limit."""
+        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
 
     def kill(self) -> None:
         """End the child now, whatever it is doing; bounded, and it is gone afterwards."""
@@ -150,27 +213,26 @@ class Attempt:
         self.let_go()
         os.close(self.end.forked_pidfd)
 
-    def pause(self) -> None:
-        """Stop the clock: somebody is typing at a prompt inside."""
-        if self._deadline is not None and self._left is None:
-            self._left = self._deadline - time.monotonic()
-            self._deadline = None
-
-    def resume(self) -> None:
-        """Let the clock go on."""
-        if self._left is not None:
-            self._deadline = time.monotonic() + self._left
-            self._left = None
+    def last_wish(self) -> dict[str, object] | None:
+        """How the child that a Ctrl-C has ended wants the session to end, if it could tell."""
+        wishes = [frame.data for frame in self._frames if frame.kind is Kind.EXIT]
+        return wishes[-1] if wishes else None
 
     # One turn -----------------------------------------------------------------------------------
 
     def _step(self) -> None:
         left = None if self._deadline is None else self._deadline - time.monotonic()
-        if (left is not None and left <= 0) or not self._pump(left):
+        if left is not None and left <= 0:
             self._expire()
-        elif self.outcome is not None:
+        elif self._pump(left):
+            self._look()
+        # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
+
+    def _look(self) -> None:
+        """What has come may have been the last of it."""
+        if self.outcome is not None:
             return  # its stream was broken, and it is gone: judged already
-        elif self._done is not None and self._done.data.get("alone") is True:
+        if self._done is not None and self._done.data.get("alone") is True:
             self.outcome = outcome.Finished(alone=True)
         elif self._pid1_status is not None or self._lost_sight:
             self._read_rest()
@@ -220,7 +282,8 @@ class Attempt:
             self._forget(self.end.frames)
             return False
         if self._deaf:
-            return True  # drained, so that no writer blocks; nothing in it counts any more
+            self._hear_last_words(chunk)
+            return True  # drained, so that no writer blocks; nothing else counts any more
         try:
             frames = self._reader.feed(chunk)
         except BrokenStream as error:
@@ -239,15 +302,31 @@ class Attempt:
                 self._deadline = None if self._budget is None else time.monotonic() + self._budget
             elif frame.kind is Kind.REFUSED:
                 self._refused = _refusal(frame.data)
-            elif frame.kind is Kind.PAUSE:
-                self.pause()
-            elif frame.kind is Kind.RESUME:
-                self.resume()
             else:
-                if frame.kind is Kind.DONE:
+                if frame.kind is Kind.PAUSE:
+                    self._pause()
+                elif frame.kind is Kind.RESUME:
+                    self._resume()
+                elif frame.kind is Kind.DONE:
                     self._done = frame
                     self._deadline = time.monotonic() + STEP_SECONDS
+                self._interrupted = False
                 self._frames.append(frame)
+
+    def _pause(self) -> None:
+        """Stop the clock: somebody is typing at a prompt inside."""
+        if not self._paused:
+            self._paused = True
+            if self._deadline is not None:
+                self._left = self._deadline - time.monotonic()
+                self._deadline = None
+
+    def _resume(self) -> None:
+        """Let the clock go on."""
+        self._paused = False
+        if self._left is not None:
+            self._deadline = time.monotonic() + self._left
+            self._left = None
 
     def _read_message(self) -> bool:
         try:
@@ -273,18 +352,21 @@ class Attempt:
 
     def _open_pid1(self, pid: int) -> None:
         try:
-            self.end.pid1_pidfd = os.pidfd_open(pid)
+            self.end.pid1_pidfd, self.end.pid1 = os.pidfd_open(pid), pid
         except OSError as error:
             self._refused = outcome.Refused("pidfd_open", None, error.errno or 0)
             self.kill()
         else:
             self.end.tell(b"G")
+            if self._owed_signal is not None:
+                self._signal(self._owed_signal)
 
     def _forget(self, fd: int) -> bool:
         try:
             self._poller.unregister(fd)
         except KeyError:
             return False
+        self._watched.remove(fd)
         return True
 
     def _write_maps(self, pid: int) -> None:
@@ -329,29 +411,98 @@ class Attempt:
         else:
             assert self._budget is not None
             found = evidence.gather(self.end, init=self._init)
+            if self._measured:
+                self._ask_for_coverage()
             self.outcome = outcome.TimedOut(self._budget, found)
         self.kill()
+
+    def _ask_for_coverage(self) -> None:
+        """A bounded chance; a test that blocks the signal, or hangs in C code, has none."""
+        words: list[Frame] = []
+        self._last_words = words
+        until = time.monotonic() + LAST_WORDS_SECONDS
+        self._signal(evidence.coverage_signal())
+        while self._pid1_status is None and not self._lost_sight and self._last_words is words:
+            if any(frame.data.get("final") is True for frame in words):
+                break
+            if (left := until - time.monotonic()) <= 0 or not self._pump(left):
+                break
+        self._last_words = None
+        self._frames.extend(words)
+
+    def _hear_last_words(self, chunk: bytes) -> None:
+        if self._last_words is None:
+            return
+        try:
+            frames = self._reader.feed(chunk)
+        except BrokenStream:
+            self._last_words = None  # damaged before or now: nothing after it can be read
+        else:
+            self._last_words += [frame for frame in frames if frame.kind is Kind.COVERAGE]
 
     def interrupt(self) -> None:
         """Ctrl-C: the child may tear down for a while; a second Ctrl-C ends that at once.
 
         Does nothing to a child that has ended.
         """
-        until = time.monotonic() + INTERRUPT_GRACE
         try:
             self._signal(signal.SIGINT)
-            while self._pid1_status is None and not self._lost_sight and self._done is None:
-                if not self._pump(until - time.monotonic()):
-                    break
+            self._wait_for_end(or_prompt=False)
         finally:
             self.kill()
 
+    def pass_on(self) -> bool:
+        """Ctrl-C while the child is at work: whether it has been the child's own affair."""
+        if self._paused:
+            self._signal(signal.SIGINT)
+            return True
+        if self.debugged:
+            if self._interrupted:
+                self.kill()  # it has not answered the last one
+                return False
+            self._interrupted = True
+            self._signal(signal.SIGINT)
+            return True
+        at_prompt = False
+        try:
+            self._signal(signal.SIGINT)
+            # After "continue" pdb takes a Ctrl-C for the wish to see where the test is.
+            at_prompt = self._wait_for_end(or_prompt=True)
+        finally:
+            if not at_prompt:
+                self.kill()
+        return at_prompt
+
+    def _wait_for_end(self, *, or_prompt: bool) -> bool:
+        """For as long as a Ctrl-C may take; True when the child has opened a prompt instead."""
+        until = time.monotonic() + INTERRUPT_GRACE
+        while self._pid1_status is None and not self._lost_sight and self._done is None:
+            if or_prompt and self._paused:
+                return True
+            if not self._pump(until - time.monotonic()):
+                break
+        return False
+
+    def _hold(self) -> None:
+        """Ctrl-Z: the child stops with the runner, and so does its clock."""
+        self._held_since = time.monotonic()
+        self._signal(jobcontrol.hold_signal() if self._init else signal.SIGSTOP)
+
+    def _release(self) -> None:
+        """The runner goes on, and so does the child."""
+        if self._deadline is not None:
+            self._deadline += time.monotonic() - self._held_since
+        self._signal(signal.SIGCONT)
+
     def _signal(self, number: int) -> None:
-        if self.end.pid1_pidfd is not None:
-            try:
-                signal.pidfd_send_signal(self.end.pid1_pidfd, number)
-            except ProcessLookupError:
-                pass
+        if self.end.pid1_pidfd is None:
+            # A busy usher may say its number when the test is already running.
+            self._owed_signal = number
+            return
+        try:
+            signal.pidfd_send_signal(self.end.pid1_pidfd, number)
+        except ProcessLookupError:
+            pass
 
 
 def _refusal(data: dict[str, object]) -> outcome.Refused:

@@ -39,6 +39,8 @@ MAX_DEPTH: Final = 100
 """Containers inside containers that are sent; a deeper one arrives as an :class:`Opaque`."""
 MAX_VALUES: Final = 300_000
 """Values and keys that one encoding may hold; a container beyond it arrives as an Opaque."""
+MAX_LINES: Final = 6_000_000
+"""Strings of long lists of strings that one encoding may hold besides: the text of a failure."""
 MAX_TEXT: Final = 64 * 1024
 """Characters of an opaque object's name, ``str`` and ``repr`` that are sent, of each."""
 MAX_WEIGHT: Final = 13 * (MAX_VALUES + 1)  # two opaque objects as key and value make 25
@@ -50,6 +52,8 @@ _MAX_PLAIN_INT: Final = 2**63 - 1
 _MAX_DIGITS: Final = 20
 _MAX_NUMBER_TEXT: Final = 40
 _MAX_SAME_HASH: Final = 64
+_MANY_LINES: Final = 1000
+_JOINT: Final = "\x1e"
 _SPECIAL_FLOATS: Final = {text: float(text) for text in ("nan", "inf", "-inf")}
 _SPLIT_PAIR: Final = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'[]{},"'))
@@ -102,15 +106,20 @@ def decode(payload: bytes) -> object:
 
 
 def weigh(payload: bytes, limit: int) -> int:
-    """Count the brackets and commas of a JSON text, before anything is built from it.
+    """Count what a JSON text makes values of, before anything is built from it.
+
+    Those are brackets, commas, and the joints of long lists of strings.
 
     :returns: the count; for a small text those inside of strings are counted too.
     :raises BrokenStream: when there are more than ``limit`` or the nesting is too deep.
     """
     brackets = payload.count(b"[") + payload.count(b"{")
+    joints = payload.count(b"\\u001e") + payload.count(b"\\u001E")
+    if joints > MAX_LINES:
+        raise BrokenStream("too many lines")
     weight = brackets + payload.count(b",")
     if brackets <= _MAX_NESTING and weight <= min(limit, 10_000):
-        return weight
+        return weight + joints
     # Left to right, so of any run of backslashes only an odd last one is left to escape a quote.
     text = payload.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
     if text.count(b'"') > 4 * (limit + 1):
@@ -122,7 +131,7 @@ def weigh(payload: bytes, limit: int) -> int:
     steps = map(_STEPS.__getitem__, outside.translate(None, b","))
     if max(accumulate(steps), default=0) > _MAX_NESTING:
         raise BrokenStream("nested too deeply")
-    return weight
+    return weight + joints
 
 
 def parse(payload: bytes) -> object:
@@ -147,12 +156,13 @@ def parse(payload: bytes) -> object:
 class _Packer:
     """One encoding: turns a value into what ``json`` writes without loss."""
 
-    __slots__ = ("_active", "_careful", "_left")
+    __slots__ = ("_active", "_careful", "_left", "_lines_left")
 
     def __init__(self, *, careful: bool) -> None:
         self._active: set[int] = set()
         self._careful = careful
         self._left = MAX_VALUES
+        self._lines_left = MAX_LINES
 
     def pack(self, value: object, depth: int) -> object:
         kind = type(value)
@@ -171,9 +181,13 @@ class _Packer:
             return _tagged("bytes", _base64(value))  # type: ignore[arg-type]
         if kind is Opaque:
             return self._pack_opaque(value)  # type: ignore[arg-type]
-        return self._pack_opaque(_describe(value, kind))
+        return self._pack_opaque(opaque(value))
 
     def _pack_container(self, value: object, kind: type, depth: int) -> object:
+        if kind is list and len(value) > _MANY_LINES:  # type: ignore[arg-type]
+            joined = self._join(value)  # type: ignore[arg-type]
+            if joined is not None:
+                return _tagged("lines", joined)
         size = len(value) * (2 if kind is dict else 1)  # type: ignore[arg-type]
         refusal = ""
         if id(value) in self._active:
@@ -196,6 +210,17 @@ class _Packer:
             return items if kind is list else _tagged(kind.__name__, items)
         finally:
             self._active.discard(id(value))
+
+    def _join(self, value: list[object]) -> str | None:
+        """A long list of strings as one: the lines of a text may be millions."""
+        lines = [item for item in value if type(item) is str]
+        if len(lines) != len(value) or len(lines) > self._lines_left:
+            return None
+        joined = _JOINT.join(lines)
+        if joined.count(_JOINT) != len(lines) - 1 or (self._careful and _SPLIT_PAIR.search(joined)):
+            return None
+        self._lines_left -= len(lines)
+        return joined
 
     def _pack_dict(self, value: dict[object, object], depth: int) -> object:
         items = list(value.items())
@@ -228,9 +253,19 @@ def _base64(value: bytes) -> str:
     return b2a_base64(value, newline=False).decode("ascii")
 
 
-def _describe(value: object, kind: type) -> Opaque:
+def opaque(value: object) -> Opaque:
     """Ask a foreign object for its texts; whatever it answers, three true strings come back."""
-    return Opaque(_name(kind), _ask(str, value), _ask(repr, value))
+    return Opaque(_name(type(value)), _ask(str, value), _ask(repr, value))
+
+
+def text_of(value: object) -> str:
+    """A true string for what should have been one."""
+    if type(value) is str:
+        return value
+    try:
+        return str(value)
+    except ValueError:  # an int of more digits than Python likes to write
+        return f"<a value of the type {type(value).__name__}>"
 
 
 def _name(kind: type) -> str:
@@ -333,6 +368,7 @@ _FROM_TEXT: Final[dict[str, Callable[[str], object]]] = {
     "float": _to_float,
     "bytes": _to_bytes,
     "str": _to_str,
+    "lines": lambda text: text.split(_JOINT),
 }
 
 

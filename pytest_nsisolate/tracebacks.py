@@ -11,6 +11,7 @@ a hook of pytest's once more costs the whole of pluggy's outer call.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ import pluggy
 
 #: Whatever is in this package may stand between pytest and a test; what users call is no machinery.
 _PACKAGE = str(Path(__file__).parent)
-_FOR_USERS = ("view.py", "fixtures.py")
+_FOR_USERS = (str(Path(_PACKAGE, "view", "")) + os.sep, str(Path(_PACKAGE, "fixtures.py")))
 
 _PLUGGY = str(Path(pluggy.__file__).parent)
 
@@ -82,7 +83,7 @@ def _drop_pluggy(kept: list[TracebackType], *, whole: bool) -> None:
 
 def _is_ours(entry: TracebackType) -> bool:
     filename = entry.tb_frame.f_code.co_filename
-    return filename.startswith(_PACKAGE) and not filename.endswith(_FOR_USERS)
+    return filename.startswith(_PACKAGE) and not filename.startswith(_FOR_USERS)
 
 
 def _is_pluggy(entry: TracebackType) -> bool:

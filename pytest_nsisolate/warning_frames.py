@@ -14,19 +14,18 @@ about tracemalloc still appears, the allocation traceback does not.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+from pytest_nsisolate import typenames
+
 
 def describe(message: warnings.WarningMessage) -> dict[str, object]:
     """The plain values that stand for one warning on the wire."""
-    category = message.category
     instance = message.message
     return {
-        "module": category.__module__,
-        "name": category.__qualname__,
+        "lineage": typenames.lineage(message.category),
         "text": _text(instance),
         "args": instance.args if isinstance(instance, Warning) else (instance,),
         "filename": message.filename,
@@ -39,7 +38,9 @@ def describe(message: warnings.WarningMessage) -> dict[str, object]:
 def _text(message: Warning | str) -> str:
     try:
         return str(message)
-    except Exception as error:  # a broken __str__ must not lose the warning
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a broken __str__ must not lose the warning
         return f"<{type(message).__name__} whose str() raised {type(error).__name__}>"
 
 
@@ -57,41 +58,56 @@ def divert(send: Callable[[dict[str, object]], None]) -> None:
 
 
 def replay(data: dict[str, Any]) -> None:
-    """In the runner: add one warning to what pytest is recording now, past the filters."""
-    category = _category(str(data["module"]), str(data["name"]))
+    """In the runner: add one warning to what pytest is recording now, past the filters.
+
+    :raises KeyError, TypeError, ValueError: for what :func:`describe` has not made.
+    """
+    category = _category(data["lineage"])
     text = str(data["text"])
+    lineno = data["lineno"]
     message = warnings.WarningMessage(
         message=_instance(category, text, data["args"]),
         category=category,
         filename=str(data["filename"]),
-        lineno=int(data["lineno"]),
+        lineno=lineno if type(lineno) is int else 0,
         line=None if data["line"] is None else str(data["line"]),
         source="an object in the child" if data["source"] else None,
     )
     warnings._showwarnmsg(message)  # type: ignore[attr-defined]
 
 
-def _category(module: str, name: str) -> type[Warning]:
-    """The category by its name, if the runner has it; else one that looks the same."""
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if isinstance(found, type) and issubclass(found, Warning):
+def _category(lineage: Any) -> type[Warning]:
+    """The category, if the runner has it; else one that looks the same, of the nearest kind."""
+    module, name = typenames.first(lineage)
+    found = typenames.nearest(lineage, Warning) or UserWarning
+    if typenames.first(typenames.lineage(found)) == (module, name):
         return found
-    return type(name.rpartition(".")[2], (UserWarning,), {"__module__": module})
+    return _imitation(found, module, name.rpartition(".")[2])
+
+
+def _imitation(base: type[Warning], module: str, name: str, **looks: object) -> type[Warning]:
+    try:
+        return type(name, (base,), {"__module__": module, **looks})
+    except Exception:  # a metaclass with a mind of its own
+        return type(name, (UserWarning,), {"__module__": module, **looks})
 
 
 def _instance(category: type[Warning], text: str, args: object) -> Warning:
     """An instance that reads like the child's, built without running its ``__init__``."""
-    warning = category.__new__(category)
-    warning.args = args if isinstance(args, tuple) else (text,)
+    found = _made(category, args if isinstance(args, tuple) else (text,), text)
+    for base in (category, UserWarning):
+        if found is None:
+            kind = _imitation(
+                base, category.__module__, category.__name__, __str__=lambda self: text
+            )
+            found = _made(kind, (text,), text)
+    return found or UserWarning(text)
+
+
+def _made(kind: type[Warning], args: tuple[object, ...], text: str) -> Warning | None:
     try:
-        if str(warning) == text:
-            return warning
-    except Exception:  # a __str__ that needs what __init__ sets
-        pass
-    looks = {"__module__": category.__module__, "__str__": lambda self: text}
-    imitation: type[Warning] = type(category.__name__, (category,), looks)
-    warning = imitation.__new__(imitation)
-    warning.args = (text,)
-    return warning
+        warning = kind.__new__(kind)
+        warning.args = args
+        return warning if str(warning) == text else None
+    except Exception:  # a __new__ that needs arguments, a __str__ what __init__ sets
+        return None

@@ -61,6 +61,9 @@ class Kind(enum.IntEnum):
     PAUSE = 10
     RESUME = 11
     BROKEN = 12
+    CARRIED = 13
+    TURN = 14
+    RESULT = 15
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}
@@ -114,6 +117,11 @@ class FrameWriter:
             # A loop, for the handler that comes when the drain has ended but not yet said so.
             while self._unsent and not self._draining:
                 self._drain()
+
+    @property
+    def descriptor(self) -> int:
+        """The writing end; -1 when it has been abandoned."""
+        return self._fd
 
     def _drain(self) -> None:
         self._draining = True

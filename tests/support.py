@@ -2,12 +2,11 @@
 """Inner runs of pytest, as the tests of the plugin need them.
 
 An inner run is a process of its own, loads no plugin but those named (``-p``), and reports through
-``tests/inner/recording.py`` what a plugin in its runner heard. Its suite may import ``journal``.
+``tools/parity_recording.py`` what a plugin in its runner heard. Its suite may import ``journal``.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -22,10 +21,13 @@ from typing import Any, Final
 
 import pytest
 
+from parity_compare import compare, neutral
+
 INNER_MODULES: Final = Path(__file__).with_name("inner")
+TOOLS: Final = Path(__file__).parents[1] / "tools"
 
 #: What every inner run is started with.
-INNER: Final = ("-p", "nsisolate", "-p", "recording")
+INNER: Final = ("-p", "nsisolate", "-p", "parity_recording")
 
 #: Variables of the outer run that would steer the inner one.
 _OUTER = ("PYTEST_", "NSISOLATE_", "COV_", "PY_COLORS", "FORCE_COLOR", "NO_COLOR")
@@ -37,9 +39,9 @@ PYTEST_9_2 = pytest.version_tuple >= (9, 2)
 
 @dataclass(frozen=True)
 class Result:
-    """What an inner run left behind.
+    """What an inner run left behind, as ``tools/parity_recording.py`` wrote it down.
 
-    :param reports: every report that the runner logged, in order (see ``inner/recording.py``).
+    :param reports: every report that the runner logged, in order.
     :param warnings: every recorded warning, in order.
     :param journal: the lines that the suite noted.
     """
@@ -100,7 +102,7 @@ def write_files(folder: Path, files: Mapping[str, str]) -> Path:
 def inner_environment(folder: Path, env: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of an inner run: nothing of the outer pytest's, no autoload."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(_OUTER)}
-    path = [str(INNER_MODULES), *filter(None, [clean.get("PYTHONPATH")])]
+    path = [str(INNER_MODULES), str(TOOLS), *filter(None, [clean.get("PYTHONPATH")])]
     return {
         **clean,
         "PYTHONPATH": os.pathsep.join(path),
@@ -193,12 +195,13 @@ def _can_isolate() -> bool:
 NEEDS_NAMESPACES = _needs(_can_isolate(), "this machine refuses namespaces")
 
 
+#: Leaves a test on the host under ``--nsisolate=all``: a negative control, or one that changes the
+#: host's own ``/proc``, of which a second one lies covered in an isolated test.
+ON_THE_HOST = pytest.mark.on_the_host
+
+
 # Parity --------------------------------------------------------------------------------------
 
-#: Times; and the class of a text that crossed the wire (pytest-xdist makes it a str too).
-_NOT_COMPARED = {"duration", "longrepr"}
-
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _SECONDS = re.compile(r"\b\d+\.\d\ds( \(\d+:\d\d:\d\d\))?")
 
 
@@ -209,33 +212,11 @@ def run_parity(folder: Path, *arguments: str, **options: Any) -> tuple[Result, R
 
 
 def differences(plain: Result, isolated: Result) -> list[str]:
-    """What the runners' plugins heard differently, record by record; times do not count."""
-    found = []
-    for before, after in itertools.zip_longest(_comparable(plain), _comparable(isolated)):
-        if before is None or after is None:
-            found.append(f"only {'isolated' if before is None else 'plain'}: {before or after}")
-        elif before != after:
-            keys = [k for k in before.keys() | after.keys() if before.get(k) != after.get(k)]
-            what = {key: (before.get(key), after.get(key)) for key in sorted(keys)}
-            found.append(f"{before['nodeid']} {before.get('when')}: {what}")
-    return found
-
-
-def _comparable(result: Result) -> list[dict[str, Any]]:
-    return [
-        {key: _neutral(value) for key, value in record.items() if key not in _NOT_COMPARED}
-        for record in result.records
-    ]
-
-
-def _neutral(value: Any) -> Any:
-    if isinstance(value, str):
-        return _ADDRESS.sub("0x...", value)
-    return [_neutral(part) for part in value] if isinstance(value, list) else value
+    """What the runners' plugins heard differently, as ``tools/parity.py`` would print it."""
+    return [str(difference) for difference in compare(plain.records, isolated.records)]
 
 
 def terminal(result: Result) -> list[str]:
     """What the terminal showed, without times, addresses and the header's own line."""
-    lines = _SECONDS.sub("#s", _neutral(result.stdout)).split("\n")
-    # The frame of a title is as wide as the time that it leaves out is long.
-    return [re.sub("={5,}", "=====", line) for line in lines if not line.startswith("nsisolate:")]
+    lines = neutral(_SECONDS.sub("#s", result.stdout)).split("\n")
+    return [line for line in lines if not line.startswith("nsisolate:")]

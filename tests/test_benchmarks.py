@@ -86,6 +86,17 @@ def test_other_studies_answer_too(tmp_path: Path, isolates: bool) -> None:
     assert set(data["idle"]) == {"plain", "idle"}
 
 
+def test_coverage_has_its_tax(tmp_path: Path, isolates: bool) -> None:
+    """Plain and isolated, each with and without coverage."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    file = tmp_path / "tax.json"
+    done = benchmark("coverage_tax.py", "--contexts", "--rounds=1", "--tests=4", f"--json={file}")
+
+    found = measured(done, file)["tax"]
+    assert set(found) == {"plain", "plain-cov", "isolated", "isolated-cov", "figure"}
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -93,6 +104,7 @@ def test_other_studies_answer_too(tmp_path: Path, isolates: bool) -> None:
         ("session-fixture", "up 1, down 1"),
         ("daemon", "gone"),
         ("xfail-raises", "failed"),
+        ("coverage", "100 %"),
     ],
 )
 def test_table_of_behaviours_is_reproduced(

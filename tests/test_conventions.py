@@ -44,7 +44,7 @@ def test_it():
 """
 
 AUTOLOAD = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": ""}
-RECORDING = ("-p", "recording")
+RECORDING = ("-p", "parity_recording")
 #: Of the plugins that are installed beside this one, what asks for settings of its own.
 OTHERS_OFF = ("-p", "no:asyncio", "-p", "no:randomly", "-p", "no:cov")
 HEADER = f"nsisolate-{pytest_nsisolate.__version__}"

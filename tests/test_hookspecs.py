@@ -212,7 +212,12 @@ class TestHooks:
         assert "child ready test_below" in result.journal
 
 
-SPECS = [hookspecs.pytest_nsisolate_configure, hookspecs.pytest_nsisolate_ready]
+SPECS = [
+    hookspecs.pytest_nsisolate_configure,
+    hookspecs.pytest_nsisolate_ready,
+    hookspecs.pytest_nsisolate_carry,
+    hookspecs.pytest_nsisolate_receive,
+]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.__name__)

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from tests.support import (
+    INNER_MODULES,
     NEEDS_NAMESPACES,
+    TOOLS,
     Result,
     differences,
     run_parity,
@@ -219,7 +222,7 @@ def test_an_installed_pytest_isolated_is_refused_in_one_sentence(tmp_path: Path)
             "test_it.py": "import pytest\n@pytest.mark.isolated\ndef test_it(): pass\n",
         },
     )
-    path = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).with_name('inner')}"}
+    path = {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, INNER_MODULES, TOOLS)))}
     refused = run_suite(tmp_path, "-p", "isolated", env=path)
     assert refused.returncode == pytest.ExitCode.USAGE_ERROR
     assert refused.reports == []

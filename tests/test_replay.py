@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import replay
+from pytest_nsisolate import replay, typenames
 from pytest_nsisolate.errors import BrokenStream
 from tests.support import (
     NEEDS_NAMESPACES,
@@ -217,8 +217,7 @@ def test_x_stops_at_a_failing_subtest(tmp_path: Path) -> None:
 
 
 def stand_in(error: BaseException) -> BaseException:
-    kind = type(error)
-    frame = {"module": kind.__module__, "name": kind.__qualname__, "text": str(error)}
+    frame = {"lineage": typenames.lineage(type(error)), "text": str(error)}
     report: Any = SimpleNamespace(longrepr="head\nrest", longreprtext="head\nrest")
     return replay.stand_in({"error": frame}, report)
 
@@ -262,11 +261,12 @@ def test_a_stand_in_has_the_type_and_the_text(error: BaseException) -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        {"module": "nowhere", "name": "Unknown", "text": "text"},
-        {"module": "os", "name": "path", "text": "text"},
-        {"module": "builtins", "name": "int", "text": "text"},
-        {"module": 3, "name": None, "text": []},
-        {"module": "builtins", "name": "", "text": ""},
+        {"lineage": [("nowhere", "Unknown")], "text": "text"},
+        {"lineage": [("os", "path")], "text": "text"},
+        {"lineage": [("builtins", "int")], "text": "text"},
+        {"lineage": [(3, None), ("builtins", []), 3], "text": []},
+        {"lineage": [("builtins", "")], "text": ""},
+        {"lineage": 3, "text": 10**5000},
         {},
     ],
 )

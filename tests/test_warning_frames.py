@@ -176,6 +176,33 @@ def test_a_warning_survives_a_crash(tmp_path: Path) -> None:
     assert warning["filename"] == str(tmp_path / "test_it.py")
 
 
+@NEEDS_NAMESPACES
+def test_a_copy_of_the_test_may_warn(tmp_path: Path) -> None:
+    """A process that the test has forked warns nobody, and meets no error by that."""
+    write_files(
+        tmp_path,
+        {
+            "test_it.py": """
+                import os, pytest, warnings
+                @pytest.mark.isolated
+                def test_it():
+                    pid = os.fork()
+                    if not pid:
+                        try:
+                            warnings.warn("from a copy")
+                        except BaseException:
+                            os._exit(1)
+                        os._exit(0)
+                    assert os.waitpid(pid, 0)[1] == 0
+                    warnings.warn("from the test")
+            """
+        },
+    )
+    result = run_suite(tmp_path)
+    assert result.passed() == {"test_it"}, result.text
+    assert [warning["text"] for warning in result.warnings] == ["from the test"]
+
+
 # One warning, there and back ---------------------------------------------------------------------
 
 
@@ -272,11 +299,11 @@ def test_a_name_that_is_no_warning_s_becomes_a_warning(name: str) -> None:
         warnings.WarningMessage(UserWarning("x"), UserWarning, "file.py", 3)
     )
     with warnings.catch_warnings(record=True) as arrived:
-        warning_frames.replay({**data, "module": "os", "name": name})
+        warning_frames.replay({**data, "lineage": [("os", name)]})
     assert issubclass(arrived[0].category, Warning)
 
 
-@pytest.mark.parametrize("key", ["module", "name", "text", "filename", "lineno"])
+@pytest.mark.parametrize("key", ["lineage", "text", "filename", "lineno"])
 def test_a_frame_without_a_field_is_refused(key: str) -> None:
     """Nothing is recorded of a warning that is none."""
     data = warning_frames.describe(

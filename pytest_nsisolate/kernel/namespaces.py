@@ -16,6 +16,7 @@ import errno
 import os
 import socket
 import time
+from collections.abc import Container
 from typing import Final
 
 from pytest_nsisolate.kernel import syscalls
@@ -85,6 +86,26 @@ def _net_limit() -> int | None:
             return int(file.read())
     except OSError:
         return None
+
+
+def join(pidfd: int, names: Container[str]) -> None:
+    """Move into namespaces of another process (setns(2), with a pidfd: Linux 5.8).
+
+    ``pid`` takes effect in the next child that is forked. All at once, the user namespace first;
+    if that is refused, one after the other, so that the refusal names its kind.
+
+    :raises StepError: ``setns(CLONE_NEW…)``; ESRCH if that process is gone.
+    """
+    wanted = [name for name in NAMESPACES if name in names]
+    try:
+        syscalls.setns(pidfd, sum(FLAGS[name] for name in wanted))
+    except OSError:
+        for name in wanted:
+            try:
+                syscalls.setns(pidfd, FLAGS[name])
+            except OSError as error:
+                step = _STEPS[name].replace("unshare", "setns")
+                raise step_error(step, name, error) from error
 
 
 def identities() -> dict[str, int]:

@@ -39,6 +39,11 @@ CAPABILITY_NAMES: Final = (
 # fmt: on
 
 
+_LAST_DESCRIPTOR: Final = (1 << 32) - 1
+#: Each of them costs a call where there is no close_range(2).
+_MANY_DESCRIPTORS: Final = 1 << 16
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """The sets of one process as bit masks; they count against its own user namespace."""
@@ -125,6 +130,23 @@ def _core_limit() -> tuple[Callable[[int, tuple[int, int]], None], int, tuple[in
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     soft = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
     return resource.setrlimit, resource.RLIMIT_CORE, (soft, hard)
+
+
+def close_all_but(*kept: int) -> None:
+    """Close every descriptor but these and the standard streams (close_range(2))."""
+    first = 3
+    for fd in sorted(fd for fd in kept if fd >= 3):
+        if fd > first:
+            _close_range(first, fd - 1)
+        first = fd + 1
+    _close_range(first, _LAST_DESCRIPTOR)
+
+
+def _close_range(first: int, last: int) -> None:
+    try:
+        syscalls.close_range(first, last)
+    except OSError:  # before Linux 5.9
+        os.closerange(first, min(last, _MANY_DESCRIPTORS) + 1)
 
 
 def become_subreaper() -> None:

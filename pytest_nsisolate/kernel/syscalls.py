@@ -51,6 +51,7 @@ MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 MOUNT_ATTR_RDONLY: Final = 1
 
 # Since Linux 5.1 a new call has one number on every architecture.
+_SYS_CLOSE_RANGE: Final = 436
 _SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
 _SYS_MOUNT_SETATTR: Final = 442
@@ -71,7 +72,7 @@ _PTRACE_PATIENCE: Final = 0.3  # seconds
 
 def preload() -> None:
     """Look up in the runner everything that a child will call."""
-    for name in ("mount", "umount2", "syscall", "prctl", "unshare", "capget", "capset"):
+    for name in ("mount", "umount2", "syscall", "prctl", "unshare", "setns", "capget", "capset"):
         function(name)
     supports_mount_setattr()
 
@@ -126,6 +127,16 @@ def prepare_mount_setattr(
     flags = ctypes.c_ulong(AT_RECURSIVE if recursive else 0)
     size = ctypes.c_ulong(len(attributes))
     return by_number(_SYS_MOUNT_SETATTR, *where, flags, attributes, size, path=path)
+
+
+def close_range(first: int, last: int) -> None:
+    """close_range(2): every descriptor from the first to the last; Linux 5.9."""
+    by_number(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))()
+
+
+def setns(fd: int, flags: int) -> None:
+    """setns(2): with a pidfd, into those of its namespaces that the flags name; Linux 5.8."""
+    Prepared(function("setns"), (ctypes.c_int(fd), ctypes.c_int(flags)))()
 
 
 def mount_setattr(path: str, attr_set: int, attr_clr: int = 0, *, recursive: bool) -> None:

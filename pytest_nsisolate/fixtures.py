@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""The fixtures that tests ask for."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nsisolate.run import RUN, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_nsisolate.isolate import Isolate
+    from pytest_nsisolate.request import IsolationRequest
+    from pytest_nsisolate.view import Pid1View
+
+_NOT_ISOLATED = """\
+the pid1 fixture shows an isolated test its own world, and {name} is not isolated: \
+mark it with @pytest.mark.isolated"""
+
+_UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --nsisolate-unsafe)"
+
+
+@pytest.fixture
+def pid1(request: pytest.FixtureRequest) -> Pid1View:
+    """What PID 1 sees: processes, sockets, mounts... as data and assertions (isolated tests only).
+
+    See the reference of pytest-nsisolate for all of them.
+    """
+    run = request.config.stash[RUN]
+    if run.child is None:
+        text = _NOT_ISOLATED.format(name=request.node.name)
+        pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
+    from pytest_nsisolate.phases import ISOLATION
+
+    return make_view(request.node.stash[ISOLATION].request, run)
+
+
+@pytest.fixture(scope="session")
+def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
+    """Call functions in fresh children: isolate(func, ...), isolate.using(net=True)(func, ...).
+
+    See the how-to of pytest-nsisolate for tasks and boxes.
+    """
+    run = request.config.stash[RUN]
+    if run.settings.mode == "none":
+        from pytest_nsisolate.reporting import LEFT_OUT
+
+        pytest.skip(LEFT_OUT)
+    from pytest_nsisolate.isolate import custody_of, make
+
+    made = make(request.config, run)
+    yield made
+    request.config.pluginmanager.unregister(custody_of(made))
+
+
+def make_view(request: IsolationRequest, run: Run) -> Pid1View:
+    """In a child: its world, seen with what only the runner knew.
+
+    :param request: what the test asked for.
+    """
+    from pytest_nsisolate.view import Origin, Pid1View
+    from pytest_nsisolate.view.processes import parent_of
+
+    reaper = usher = None
+    if "pid" in request.namespaces:
+        reaper = 1 if request.init else None
+    else:
+        usher = os.getppid()
+        if request.init:
+            reaper, usher = usher, parent_of(usher)
+    return Pid1View(Origin(run.home, request.namespaces, reaper, usher))
+
+
+def prepare(run: Run) -> None:
+    """In the runner, before the first clone: what the tests of this run will want to look at."""
+    from pytest_nsisolate.kernel import namespaces
+
+    run.home = namespaces.identities()
+    if any("pid1" in getattr(item, "fixturenames", ()) for item in run.requests):
+        from pytest_nsisolate import view
+
+        view.preload()

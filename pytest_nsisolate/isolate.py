@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: MIT
+"""The fixture ``isolate``: call a function in a fresh child, from inside any test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import pytest
+
+from pytest_nsisolate.boxes import Box
+from pytest_nsisolate.calls import Function
+from pytest_nsisolate.custody import Custody
+from pytest_nsisolate.home import Home
+from pytest_nsisolate.request import from_keywords
+from pytest_nsisolate.tasks import Task
+from pytest_nsisolate.usage import MarkerProblem
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.run import Run
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def make(config: pytest.Config, run: Run) -> Isolate:
+    """The fixture's value, in the runner or, named by ``inside``, in a child."""
+    custody = Custody()
+    # Its own ends with the last test.
+    config.pluginmanager.register(custody)
+    return Isolate(Home(config, run, custody), {}, trusted=False)
+
+
+def custody_of(made: Isolate) -> Custody:
+    """Who is registered for this value of the fixture."""
+    return made._home.custody
+
+
+class Isolate:
+    """Calls functions in fresh children. The value of the fixture ``isolate``."""
+
+    def __init__(self, home: Home, keywords: dict[str, object], *, trusted: bool) -> None:
+        __tracebackhide__ = True
+        self._home = home
+        self._keywords = keywords
+        self._trusted = trusted
+        try:
+            self._request = from_keywords(keywords, home.run.settings)
+        except MarkerProblem as problem:
+            raise pytest.UsageError(str(problem)) from None
+
+    def using(self, *, trusted: bool | None = None, **keywords: object) -> Isolate:
+        """The same with other namespaces, by the keywords of the marker.
+
+        :param trusted: the value crosses by pickle: whatever the function returns, and at the risk
+            of what a child that was taken over has made of it.
+        :param keywords: those of the marker but ``inside`` and ``leftovers``; they add to earlier
+            ones.
+        :raises pytest.UsageError: for keywords that the marker would not take either.
+        """
+        __tracebackhide__ = True
+        trust = self._trusted if trusted is None else trusted
+        return Isolate(self._home, {**self._keywords, **keywords}, trusted=trust)
+
+    def __call__(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``func(*args, **kwargs)`` in a child, and wait for it.
+
+        The child is a fork: the arguments are inherited and may be anything.
+
+        :returns: its value, if that is plain data.
+        :raises BaseException: what it raises, by type and plain arguments.
+        :raises IsolatedError: see there.
+        """
+        __tracebackhide__ = True
+        return self._task(func, args, kwargs).result()
+
+    def start(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
+        """As a call, but without waiting: the child stands in its namespaces when this returns.
+
+        :raises IsolatedRefusal: when it cannot.
+        """
+        __tracebackhide__ = True
+        task = self._task(func, args, kwargs)
+        self._home.custody.take(task)
+        return task
+
+    def open(self) -> Box:
+        """New namespaces that stay, for several functions and commands: a context manager.
+
+        A PID namespace is always among them, for it is what ends everything inside.
+
+        :raises IsolatedRefusal: when this host denies one of them.
+        :raises pytest.UsageError: with ``pid=False`` or ``init=True``.
+        """
+        __tracebackhide__ = True
+        for keyword, value in (("pid", False), ("init", True)):
+            if self._keywords.get(keyword) is value:
+                text = f"isolate.using({keyword}={value}).open(): a box has a PID 1 of its own"
+                raise pytest.UsageError(text)
+        box = Box(self._home, self._request, trusted=self._trusted)
+        self._home.custody.take(box)
+        return box
+
+    def _task(
+        self, func: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Task[T]:
+        __tracebackhide__ = True
+        function = Function(func, args, kwargs, trusted=self._trusted)
+        return Task(self._home, function, self._request)
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{key}={value!r}" for key, value in self._keywords.items())
+        return f"isolate.using({said})" if said else "isolate"

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+"""The fork of a call: host check, plan, launch; a refusal is an exception, or by policy a skip."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import NoReturn
+
+import pytest
+
+from pytest_nsisolate import launch, outcome, output
+from pytest_nsisolate.channel import Output, RunnerEnd
+from pytest_nsisolate.errors import IsolatedRefusal, StepError, failing
+from pytest_nsisolate.isolation import MUST_WORK
+from pytest_nsisolate.mount_plans import current_directory
+from pytest_nsisolate.plan import plan_launch
+from pytest_nsisolate.remedies import Explanation, explain
+from pytest_nsisolate.request import IsolationRequest
+from pytest_nsisolate.run import Run
+from pytest_nsisolate.supervise import Attempt
+from pytest_nsisolate.usher import LaunchPlan
+from pytest_nsisolate.wire import FrameWriter
+
+#: Makes what the child does, from its files; in the caller, where it costs no page.
+Prepare = Callable[[Output], Callable[[FrameWriter], NoReturn]]
+
+
+def spawn(
+    run: Run,
+    config: pytest.Config,
+    request: IsolationRequest,
+    prepare: Prepare,
+    *,
+    join: int | None = None,
+    measured: bool = False,
+) -> Attempt:
+    """Fork a child into new namespaces, or into those of another process.
+
+    :param prepare: gives what the child runs, and never returns from.
+    :param join: a pidfd of that process.
+    :raises IsolatedRefusal: when the child cannot be born.
+    """
+    attempt: Attempt | None = None
+    files: Output | None = None
+    try:
+        with failing("prepare the launch", None):
+            if join is None:
+                request = _checked(run, request)
+            files = Output.create()
+            shared = run.shared(config)
+            plan = _plan(config, request, run, join)
+            body = prepare(files)
+
+        def register(end: RunnerEnd) -> None:
+            nonlocal attempt
+            attempt = Attempt(
+                end, maps=plan.maps, budget=request.timeout, init=plan.init, measured=measured
+            )
+
+        output.flush_streams()
+        writer = launch.launch(plan, files, shared, run.held(), register)
+    except BaseException as error:
+        if files is not None and attempt is None:
+            files.close()
+        if isinstance(error, StepError):
+            raise refusal(run, outcome.refused_by(error), request) from None
+        raise
+    if writer is not None:
+        body(writer)
+    assert attempt is not None
+    return attempt
+
+
+def _checked(run: Run, request: IsolationRequest) -> IsolationRequest:
+    verdict = run.host_check.probe(request.namespaces, request.user, request.named)
+    if verdict.refusal is not None:
+        found = verdict.refusal
+        why = Explanation(found.cause, found.remedy)
+        raise refusal(run, outcome.refused_by(found), request, why)
+    return request.replace(user="none") if verdict.leave_out_user else request
+
+
+def _plan(
+    config: pytest.Config, request: IsolationRequest, run: Run, join: int | None
+) -> LaunchPlan:
+    if join is None:
+        return dataclasses.replace(plan_launch(config, request, run), lean=True)
+    return LaunchPlan(
+        namespaces=request.namespaces,
+        maps=None,
+        maps_by_runner=False,
+        mounts=None,
+        time=None,
+        hostname=None,
+        keep_capabilities=run.capabilities if request.user == "same" else None,
+        init=False,
+        cwd=current_directory(),
+        lean=True,
+        join=join,
+    )
+
+
+def refusal(
+    run: Run,
+    refused: outcome.Refused,
+    request: IsolationRequest,
+    why: Explanation | None = None,
+) -> BaseException:
+    """What a call raises that this host does not let in."""
+    step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
+    if run.settings.missing == "skip" and os.environ.get(MUST_WORK) != "1":
+        return pytest.skip.Exception(f"{outcome.REFUSED}{step}")
+    why = why or explain(step.step, step.namespace, step.errno, run.host, user=request.user)
+    return IsolatedRefusal(step, why.cause, why.remedy)

@@ -1,0 +1,262 @@
+# SPDX-License-Identifier: MIT
+"""Processes, as psutil and ``/proc/PID/stat`` show them (proc(5)).
+
+Fact: some of what psutil says is wrong in a fresh world. It finds the terminal in a map of ``/dev``
+that it makes once, in whatever process asks first, so a terminal opened later has no name. It adds
+the boot time in whole seconds to the start of a process. Its ``process_iter`` remembers processes
+by number, and a fresh world has the runner's numbers again.
+
+Consequence: names, arguments, states, users and folders are psutil's, from objects made anew each
+time; session, group, terminal and start are read here, and the age is counted on the boot clock,
+which a time namespace moves for both ends alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+#: What processes of the standard library's own are started with; nobody's test starts them.
+_INFRASTRUCTURE: Final = (
+    "from multiprocessing.resource_tracker import main",
+    "from multiprocessing.forkserver import main",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process.
+
+    Two of them are equal if everything but the age is.
+
+    :param pid: its number here.
+    :param ppid: its parent's; 0 for PID 1, and for a parent outside.
+    :param state: ``running``, ``sleeping``, ``disk-sleep``, ``stopped``, ``tracing-stop``,
+        ``zombie``, ``idle``...
+    :param name: of the program, whole where the arguments tell what the kernel has cut off.
+    :param argv: its arguments; empty for a zombie.
+    :param uid: the effective user id.
+    :param pgid: its process group.
+    :param sid: its session.
+    :param tty: its controlling terminal (``/dev/pts/3``), if it has one.
+    :param cwd: its working directory; None for a zombie, or if this test may not know.
+    :param started: seconds on the boot clock.
+    :param age: seconds since then.
+    """
+
+    pid: int
+    ppid: int
+    state: str
+    name: str
+    argv: tuple[str, ...]
+    uid: int
+    pgid: int
+    sid: int
+    tty: str | None
+    cwd: str | None
+    started: float
+    age: float = field(compare=False)
+
+    @property
+    def is_zombie(self) -> bool:
+        """Whether it has ended, and nobody has waited for it."""
+        return self.state == "zombie"
+
+    @property
+    def command(self) -> str:
+        """The arguments in one line; the name in brackets where there are none, as in ``ps``."""
+        return " ".join(self.argv) or f"[{self.name}]"
+
+    @property
+    def is_infrastructure(self) -> bool:
+        """Whether it is multiprocessing's resource tracker or fork server."""
+        return any(text in argument for argument in self.argv for text in _INFRASTRUCTURE)
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTree:
+    """A process and everything below it; ``str()`` draws it.
+
+    :param process: the one at the top.
+    :param children: by number.
+    """
+
+    process: Process
+    children: tuple[ProcessTree, ...]
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Process]]:
+        """Each process with its depth, parents before children."""
+        yield depth, self.process
+        for child in self.children:
+            yield from child.walk(depth + 1)
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{'  ' * depth}{process.pid} {process.command}" for depth, process in self.walk()
+        )
+
+
+def read_processes() -> tuple[Process, ...]:
+    """Every process that ``/proc`` shows, by number."""
+    import psutil
+
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    seen = (_read(pid, now) for pid in sorted(psutil.pids()))
+    return tuple(process for process in seen if process is not None)
+
+
+def read_process(pid: int) -> Process | None:
+    """One of them; None if it is gone."""
+    return _read(pid, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+_EXEC_TRIES: Final = 5
+_EXEC_PAUSE: Final = 0.001
+_FROM_PSUTIL: Final = ("ppid", "name", "cmdline", "status", "uids", "cwd")
+
+
+def _read(pid: int, now: float) -> Process | None:
+    """Whole: in the middle of an exec a process has no arguments for a moment (execve(2)).
+
+    ``Popen`` returns in that moment, because the kernel closes its pipe a bit earlier.
+    """
+    found = _look(pid, now)
+    for _ in range(_EXEC_TRIES):
+        if found is None or found.argv or found.is_zombie or _is_kernel_s(pid):
+            break
+        time.sleep(_EXEC_PAUSE)
+        found = _look(pid, now)
+    return found
+
+
+def _is_kernel_s(pid: int) -> bool:
+    """Whether it is a thread of the kernel's (``PF_KTHREAD``), which never has arguments."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return bool(int(file.read().rpartition(b")")[2].split()[6]) & 0x200000)
+    except OSError:
+        return True
+
+
+def _look(pid: int, now: float) -> Process | None:
+    import psutil
+
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        facts = psutil.Process(pid).as_dict(_FROM_PSUTIL)
+    except (OSError, psutil.NoSuchProcess):
+        return None
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    zombie = facts["status"] == psutil.STATUS_ZOMBIE
+    return Process(
+        pid=pid,
+        ppid=facts["ppid"],
+        state=facts["status"],
+        name=facts["name"] or "?",
+        argv=() if zombie else tuple(facts["cmdline"] or ()),
+        uid=facts["uids"].effective,
+        pgid=int(fields[2]),
+        sid=int(fields[3]),
+        tty=_terminal(int(fields[4])),
+        cwd=None if zombie else facts["cwd"] or None,
+        started=started,
+        age=max(now - started, 0.0),
+    )
+
+
+def parent_of(pid: int) -> int:
+    """The parent's number (``/proc/PID/stat``); 0 if the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _terminal(device: int) -> str | None:
+    """The file of a terminal's device number (Documentation/admin-guide/devices.txt)."""
+    if device == 0:
+        return None
+    major, minor = os.major(device), os.minor(device)
+    if 136 <= major <= 143:
+        return f"/dev/pts/{minor + (major - 136) * 256}"
+    if major == 4:
+        return f"/dev/tty{minor}" if minor < 64 else f"/dev/ttyS{minor - 64}"
+    return f"{major}:{minor}"
+
+
+def below(processes: Iterable[Process], top: int) -> tuple[Process, ...]:
+    """Those that descend from a process, which itself is left out."""
+    processes = tuple(processes)
+    inside = {top}
+    # A child may have a lower number than its parent, so one pass is not enough.
+    while True:
+        more = {p.pid for p in processes if p.ppid in inside} - inside
+        if not more:
+            return tuple(p for p in processes if p.pid in inside and p.pid != top)
+        inside |= more
+
+
+def as_trees(processes: Iterable[Process]) -> tuple[ProcessTree, ...]:
+    """The forest; on top those whose parent is not among them."""
+    children: dict[int, list[Process]] = {}
+    processes = tuple(processes)
+    known = {process.pid for process in processes}
+    for process in processes:
+        parent = process.ppid if process.ppid in known else 0
+        children.setdefault(parent, []).append(process)
+
+    def grow(parent: int) -> tuple[ProcessTree, ...]:
+        return tuple(
+            ProcessTree(process, grow(process.pid))
+            for process in children.get(parent, ())
+            if process.pid != 0
+        )
+
+    return grow(0)
+
+
+def orphans_of_test(processes: Iterable[Process], test: int) -> tuple[Process, ...]:
+    """Children of PID 1, the test itself, that it cannot have started.
+
+    The kernel does not note who started a child of PID 1. But the leader of a session or group that
+    is neither the child nor PID 1 was somebody else, and so was the first parent of one that is
+    older than a sibling before it.
+    """
+    processes = tuple(processes)
+    adopted = [process for process in processes if process.ppid == test]
+    by_pid = {process.pid: process for process in processes}
+    late = _adopted_late(test, by_pid)
+    parent = by_pid.get(test)
+    theirs = {0, test} | (set() if parent is None else {parent.sid, parent.pgid})
+    return tuple(
+        p
+        for p in adopted
+        if p.pid in late or p.sid not in theirs | {p.pid} or p.pgid not in theirs | {p.pid}
+    )
+
+
+def _adopted_late(parent: int, by_pid: dict[int, Process]) -> set[int]:
+    """Children stand in the order in which they became children (``/proc/PID/task/TID/children``):
+    an older one behind a younger one was somebody else's first."""
+    try:
+        with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
+            order = [int(pid) for pid in file.read().split()]
+    except OSError:
+        return set()
+    late = set()
+    youngest = (0.0, 0)
+    for pid in order:
+        if pid in by_pid:
+            birth = (by_pid[pid].started, pid)
+            if birth < youngest:
+                late.add(pid)
+            youngest = max(youngest, birth)
+    return late

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: MIT
+"""What there is in the world of an isolated test, read when asked."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pytest_nsisolate.kernel import namespaces
+from pytest_nsisolate.marker import TimeOffsets
+from pytest_nsisolate.view import identity
+from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
+from pytest_nsisolate.view.ipc import IpcObject, read_ipc
+from pytest_nsisolate.view.mapping import ReadOnlyMapping
+from pytest_nsisolate.view.mounts import Mount, read_mounts
+from pytest_nsisolate.view.network import Interface, Route, read_interfaces, read_routes
+from pytest_nsisolate.view.processes import (
+    Process,
+    ProcessTree,
+    as_trees,
+    below,
+    orphans_of_test,
+    read_processes,
+)
+from pytest_nsisolate.view.snapshot import Snapshot
+from pytest_nsisolate.view.sockets import Socket, read_sockets
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an isolated test comes from, which it cannot see itself.
+
+    :param home: the runner's namespaces; empty if they are not known.
+    :param asked: the kinds of namespaces that the test asked for.
+    :param reaper: the one between the test and its supervisor or the kernel, if there is one.
+    :param usher: without a PID namespace of its own: the process that everything is below that
+        the test starts and leaves behind.
+    """
+
+    home: Mapping[str, int] = field(default_factory=lambda: ReadOnlyMapping({}))
+    asked: frozenset[str] = frozenset()
+    reaper: int | None = None
+    usher: int | None = None
+
+
+class Readings:
+    """Every attribute asks the kernel anew, each time; what it returns cannot be changed."""
+
+    __slots__ = ("_origin",)
+
+    def __init__(self, origin: Origin | None = None) -> None:
+        self._origin = origin or Origin()
+
+    # Who and where -------------------------------------------------------------------------------
+
+    @property
+    def pid(self) -> int:
+        """The number of the test's own process, which is 1, or more behind a reaper."""
+        return os.getpid()
+
+    @property
+    def hostname(self) -> str:
+        """The UTS name (uts_namespaces(7))."""
+        return socket.gethostname()
+
+    @property
+    def namespaces(self) -> Mapping[str, int]:
+        """Kind of namespace to its inode number (namespaces(7))."""
+        return ReadOnlyMapping(namespaces.identities())
+
+    @property
+    def host_namespaces(self) -> Mapping[str, int]:
+        """The same of the runner, as it was before the first test."""
+        return self._origin.home
+
+    @property
+    def isolated(self) -> frozenset[str]:
+        """The kinds of namespaces that are not the runner's."""
+        home = self._origin.home
+        return frozenset(k for k, inode in self.namespaces.items() if inode != home.get(k, inode))
+
+    @property
+    def uid_map(self) -> tuple[IdExtent, ...]:
+        """The rows of the map of user ids (user_namespaces(7))."""
+        return identity.read_extents("/proc/self/uid_map")
+
+    @property
+    def gid_map(self) -> tuple[IdExtent, ...]:
+        """As :attr:`uid_map`, for group ids."""
+        return identity.read_extents("/proc/self/gid_map")
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The five sets of the test's process."""
+        return identity.read_capabilities()
+
+    def capabilities_of(self, process: Process | int) -> Capabilities:
+        """The same of another process.
+
+        :raises OSError: if there is no such process.
+        """
+        return identity.read_capabilities(process if isinstance(process, int) else process.pid)
+
+    @property
+    def seccomp(self) -> str:
+        """``disabled``, ``strict`` or ``filter`` (seccomp(2))."""
+        return identity.read_seccomp()
+
+    @property
+    def no_new_privs(self) -> bool:
+        """Whether programs that it executes gain no privileges (PR_SET_NO_NEW_PRIVS(2const))."""
+        return identity.read_no_new_privs()
+
+    @property
+    def clock_offsets(self) -> TimeOffsets:
+        """Seconds added to the clocks (time_namespaces(7)); zeros without a time namespace."""
+        return identity.read_clock_offsets()
+
+    @property
+    def limits(self) -> Mapping[str, Limit]:
+        """Resource limits by the names of prlimit(1), like ``nofile``, ``nproc``, ``core``."""
+        return identity.read_limits()
+
+    @property
+    def cgroup(self) -> str:
+        """The path in the version 2 hierarchy (cgroups(7)); empty where there is none."""
+        return self.cgroups.get("", "")
+
+    @property
+    def cgroups(self) -> Mapping[str, str]:
+        """Hierarchy to path; ``""`` is version 2, those of version 1 are by their controllers."""
+        return identity.read_cgroups()
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a program inherits that the test starts now."""
+        return ReadOnlyMapping(os.environ)
+
+    def environment_of(self, process: Process | int) -> Mapping[str, str]:
+        """What a process was started with, PID 1 for example.
+
+        PID 1 has executed nothing since it was cloned, so that is what the runner was started with.
+
+        :raises OSError: if there is no such process, or it is somebody else's.
+        """
+        return identity.read_environment(process if isinstance(process, int) else process.pid)
+
+    # Processes -----------------------------------------------------------------------------------
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """Everybody who lives in the test's world, itself and a reaper too, by number.
+
+        Without a PID namespace (``pid=True``) the world is what the test has started, and itself.
+        """
+        return self._in_world(read_processes())
+
+    @property
+    def zombies(self) -> tuple[Process, ...]:
+        """Those that have ended, and that nobody has waited for."""
+        return tuple(process for process in self.processes if process.is_zombie)
+
+    @property
+    def orphans(self) -> tuple[Process, ...]:
+        """Those whose own parent has ended, so that they are PID 1's now.
+
+        Exact behind a reaper (``init=True``). The kernel does not note who started a child of
+        PID 1, so where the test is PID 1 it is those that it cannot have started: their session or
+        process group was begun by somebody else, or an older one became its child later than a
+        younger one. A ``sleep &`` of a shell that has just ended may be missing.
+        """
+        everybody, adopter = self.processes, self._adopter
+        if adopter == os.getpid():
+            return orphans_of_test(everybody, adopter)
+        # It has started nobody but the test, or the reaper.
+        own = self._own_pids
+        return tuple(p for p in everybody if p.ppid == adopter and p.pid not in own)
+
+    @property
+    def process_tree(self) -> tuple[ProcessTree, ...]:
+        """The processes below their parents; with a PID namespace, one tree with PID 1 on top."""
+        return as_trees(self.processes)
+
+    @property
+    def leftovers(self) -> tuple[Process, ...]:
+        """Those alive besides the test and its reaper.
+
+        multiprocessing's resource tracker and fork server, which end with the test, are left out.
+        """
+        return tuple(
+            process
+            for process in self.processes
+            if process.pid not in self._own_pids
+            and not process.is_zombie
+            and not process.is_infrastructure
+        )
+
+    # Network -------------------------------------------------------------------------------------
+
+    @property
+    def interfaces(self) -> tuple[Interface, ...]:
+        """Network devices with their addresses, by index."""
+        return read_interfaces()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All routes of all tables, IPv4 first."""
+        return read_routes()
+
+    @property
+    def sockets(self) -> tuple[Socket, ...]:
+        """TCP, UDP and Unix sockets of the test's network, listening or not, whoever holds them."""
+        return read_sockets()
+
+    @property
+    def listening(self) -> tuple[Socket, ...]:
+        """Those that wait for others; of UDP, those without a peer."""
+        return tuple(socket for socket in self.sockets if socket.is_listening)
+
+    @property
+    def connections(self) -> tuple[Socket, ...]:
+        """Those that have another side."""
+        return tuple(socket for socket in self.sockets if socket.state == "established")
+
+    # Files and memory ----------------------------------------------------------------------------
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """Every mount, in the order of ``/proc/self/mountinfo``."""
+        return read_mounts()
+
+    @property
+    def ipc(self) -> tuple[IpcObject, ...]:
+        """System V and POSIX shared memory, semaphores and message queues."""
+        return read_ipc()
+
+    def snapshot(self) -> Snapshot:
+        """All that comes and goes, at this moment; ``pid1.snapshot() - before`` is what did."""
+        return Snapshot(
+            processes=self.processes,
+            sockets=self.sockets,
+            mounts=self.mounts,
+            interfaces=self.interfaces,
+            routes=self.routes,
+            ipc=self.ipc,
+        )
+
+    # What the assertions share -------------------------------------------------------------------
+
+    @property
+    def _adopter(self) -> int:
+        """Who gets the orphans of the test's world."""
+        return 1 if self._origin.usher is None else self._origin.usher
+
+    @property
+    def _own_pids(self) -> frozenset[int]:
+        """The test, and its reaper if it has one."""
+        return frozenset({os.getpid(), self._origin.reaper or os.getpid()})
+
+    def _in_world(self, everybody: tuple[Process, ...]) -> tuple[Process, ...]:
+        usher = self._origin.usher
+        return everybody if usher is None else below(everybody, usher)
+
+    @property
+    def _labels(self) -> dict[int, str]:
+        """What to call the machinery's own processes in a table."""
+        return dict.fromkeys(self._own_pids, "(the reaper)") | {os.getpid(): "(this test)"}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of process {self.pid}>"

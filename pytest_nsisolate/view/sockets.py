@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Sockets of the internet and the Unix kind, and who holds them.
+
+Fact: psutil names one holder of an internet socket, and a server that forks its workers has
+several. Of Unix sockets it does not tell which ones listen, drops a path with a blank in it, and
+makes one of all that have neither path nor holder.
+
+Consequence: addresses and states of internet sockets are psutil's; the holders are looked up in
+``/proc/PID/fd``, and Unix sockets are read from ``/proc/net/unix`` (unix(7), proc(5)).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+_TYPES: Final = {1: "stream", 2: "dgram", 5: "seqpacket"}
+_LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h
+_CONNECTED: Final = 3  # SS_CONNECTED, linux/net.h
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """One socket.
+
+    :param proto: ``tcp``, ``udp`` or ``unix``.
+    :param version: 4 or 6; None for Unix.
+    :param type: ``stream``, ``dgram`` or ``seqpacket``.
+    :param state: ``listen``, ``established``, ``time_wait``...; ``unconn`` for one that neither
+        listens nor has a peer, which for UDP is one that receives from everybody.
+    :param host: local address; None for Unix.
+    :param port: local port; None for Unix.
+    :param peer_host: the other side's address, if it is connected.
+    :param peer_port: the other side's port.
+    :param path: of a Unix socket; ``@`` stands for the abstract ones' NUL; None if it has none.
+    :param pids: the processes that hold it, by number.
+    :param program: the name of the first of them.
+    """
+
+    proto: Literal["tcp", "udp", "unix"]
+    version: int | None
+    type: str
+    state: str
+    host: str | None
+    port: int | None
+    peer_host: str | None
+    peer_port: int | None
+    path: str | None
+    pids: tuple[int, ...]
+    program: str | None
+
+    @property
+    def pid(self) -> int | None:
+        """The first process that holds it."""
+        return self.pids[0] if self.pids else None
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it waits for others, TCP and Unix in ``listen``, UDP without a peer."""
+        return self.state == ("unconn" if self.proto == "udp" else "listen")
+
+    @property
+    def local(self) -> str:
+        """``127.0.0.1:80``, ``[::1]:80``, or the path."""
+        return self.path or "" if self.proto == "unix" else _joined(self.host, self.port)
+
+    @property
+    def peer(self) -> str:
+        """As :attr:`local`; empty if there is none, or if it is not known (Unix)."""
+        return "" if self.peer_host is None else _joined(self.peer_host, self.peer_port)
+
+    def __str__(self) -> str:
+        return f"{self.proto} socket {self.local or '(unnamed)'} in state {self.state}"
+
+
+def _joined(host: str | None, port: int | None) -> str:
+    return f"[{host}]:{port}" if host and ":" in host else f"{host}:{port}"
+
+
+def read_sockets() -> tuple[Socket, ...]:
+    """Every socket of this network namespace: TCP, UDP, then Unix."""
+    holders = _holders()
+    return (*_internet(holders), *_unix(holders))
+
+
+class _Holders:
+    """Who holds which socket, by what the descriptors of all visible processes point to."""
+
+    def __init__(self) -> None:
+        self.by_inode: dict[int, set[int]] = {}
+        self.inodes: dict[tuple[int, int], int] = {}
+        self._names: dict[int, str | None] = {}
+
+    def pids(self, inode: int | None) -> tuple[int, ...]:
+        return () if inode is None else tuple(sorted(self.by_inode.get(inode, ())))
+
+    def name(self, pids: tuple[int, ...]) -> str | None:
+        if not pids:
+            return None
+        if pids[0] not in self._names:
+            self._names[pids[0]] = _command(pids[0])
+        return self._names[pids[0]]
+
+
+def _holders() -> _Holders:
+    found = _Holders()
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        try:
+            descriptors = os.listdir(f"/proc/{pid}/fd")
+        except OSError:  # gone, or somebody else's
+            continue
+        for descriptor in descriptors:
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inode = int(target[8:-1])
+                found.by_inode.setdefault(inode, set()).add(pid)
+                found.inodes[pid, int(descriptor)] = inode
+    return found
+
+
+def _command(pid: int) -> str | None:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return None
+
+
+def _internet(holders: _Holders) -> list[Socket]:
+    import psutil
+
+    found = [_as_socket(seen, holders) for seen in psutil.net_connections("inet")]
+    return sorted(found, key=lambda s: (s.proto, s.port or 0, s.host or "", s.peer, s.pids))
+
+
+def _as_socket(seen: Any, holders: _Holders) -> Socket:
+    tcp = seen.type == 1
+    inode = None if seen.pid is None else holders.inodes.get((seen.pid, seen.fd))
+    # A descriptor closed meanwhile is none that is known; what psutil saw stands then.
+    pids = holders.pids(inode) or (() if seen.pid is None else (seen.pid,))
+    any_host = "0.0.0.0" if seen.family == 2 else "::"  # noqa: S104
+    host, port = seen.laddr or (any_host, 0)
+    peer_host, peer_port = seen.raddr or (None, None)
+    return Socket(
+        proto="tcp" if tcp else "udp",
+        version=4 if seen.family == 2 else 6,
+        type="stream" if tcp else "dgram",
+        state=seen.status.lower() if tcp else ("established" if seen.raddr else "unconn"),
+        host=host,
+        port=port,
+        peer_host=peer_host,
+        peer_port=peer_port,
+        path=None,
+        pids=pids,
+        program=holders.name(pids),
+    )
+
+
+def _unix(holders: _Holders) -> list[Socket]:
+    found = []
+    with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
+        next(file)
+        for line in file:
+            # Num RefCount Protocol Flags Type St Inode Path; the last may have blanks, or not be.
+            fields = line.rstrip("\n").split(None, 7)
+            flags, kind, state = (int(text, 16) for text in fields[3:6])
+            pids = holders.pids(int(fields[6]))
+            found.append(
+                Socket(
+                    proto="unix",
+                    version=None,
+                    type=_TYPES.get(kind, str(kind)),
+                    state="listen"
+                    if flags & _LISTENS
+                    else ("established" if state == _CONNECTED else "unconn"),
+                    host=None,
+                    port=None,
+                    peer_host=None,
+                    peer_port=None,
+                    path=fields[7] if len(fields) > 7 else None,
+                    pids=pids,
+                    program=holders.name(pids),
+                )
+            )
+    return sorted(found, key=lambda s: (s.path or "", s.type, s.state, s.pids))

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""``isolate`` in whole runs: policies, coverage, workers, and a runner that is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.batch import SIDES, Side, assert_nothing_alive, run_batch, start, suite_folder
+from tests.hostile import HOSTS, NEEDS_HOSTS
+from tests.measured import PYTEST_COV, run_measured
+from tests.support import NEEDS_NAMESPACES, run_source, run_suite, write_files
+
+pytestmark = NEEDS_NAMESPACES
+
+CALLS = """
+import os, pytest
+def test_it(isolate):
+    assert isolate.using(net=True, pid=True)(os.getpid) == 1
+    open("ran", "w").close()
+@pytest.mark.isolated
+def test_inside(isolate):
+    assert isolate(os.getpid) == 1
+"""
+
+
+def test_nothing_runs_with_isolation_off(tmp_path: Path) -> None:
+    """``--nsisolate=none``: who asks for ``isolate`` is left out, with --nsisolate-unsafe too."""
+    for options in (["--nsisolate=none"], ["--nsisolate=none", "--nsisolate-unsafe"]):
+        result = run_source(tmp_path, CALLS, *options, "-rs")
+        assert result.summary == "2 skipped", result.text
+        assert "left out by --nsisolate=none" in result.stdout
+        assert not (tmp_path / "ran").exists()
+
+
+@NEEDS_HOSTS
+def test_a_host_that_refuses(tmp_path: Path) -> None:
+    """A failure with cause and remedy; a skip where the options say so; never a run without."""
+    source = CALLS.partition("@pytest.mark")[0]
+    refused = run_source(tmp_path, source, prefix=HOSTS["no-net"])
+    assert refused.summary == "1 failed", refused.text
+    for said in ("unshare(CLONE_NEWNET) for the net namespace: ENOSPC", "cause: ", "remedy: "):
+        assert said in refused.failure("test_it")
+    skipped = run_source(tmp_path, source, "--nsisolate-missing=skip", prefix=HOSTS["no-net"])
+    assert skipped.summary == "1 skipped", skipped.text
+    assert "nsisolate: 1 test refused" in skipped.stdout
+    env = {"NSISOLATE_MUST_WORK": "1"}
+    must = run_source(tmp_path, source, "--nsisolate-missing=skip", prefix=HOSTS["no-net"], env=env)
+    assert must.summary == "1 failed", must.text
+    assert not (tmp_path / "ran").exists()
+
+
+def test_with_workers_everywhere_and_without_capture(tmp_path: Path) -> None:
+    """xdist (runners with threads), --nsisolate=all, -s and --capture=sys."""
+    source = """
+        import pytest
+        @pytest.mark.parametrize("n", range(4))
+        def test_it(isolate, n, capsys):
+            def talk():
+                print("word", n)
+                return n
+            assert isolate(talk) == n
+            assert capsys.readouterr().out == f"word {n}\\n"
+        def test_print(isolate):
+            isolate(print, "SEEN")
+            assert 0
+    """
+    for options in (
+        ["-p", "xdist", "-n", "2"],
+        ["-s"],
+        ["--nsisolate=all", "--capture=sys"],
+    ):
+        result = run_source(tmp_path, source, "-W", "error", *options)
+        assert result.summary == "1 failed, 4 passed", result.text
+        assert result.stdout.count("SEEN\n") == 1, result.text
+
+
+MEASURED = {
+    "deeds.py": """
+        def first(n):
+            if n:
+                return 1
+            return 2
+        def second(n):
+            if n:
+                return 1
+            return 2
+        def third(n):
+            return n
+        def never(n):
+            return n
+    """,
+    "test_it.py": """
+        import pytest, deeds
+        def test_plain(isolate):
+            assert isolate(deeds.first, 1) == 1
+            deeds.first(0)
+        @pytest.mark.isolated
+        def test_isolated(isolate):
+            isolate(deeds.second, 0)
+            isolate(lambda: isolate(deeds.second, 1))
+            with isolate.open() as box:
+                box.run(deeds.third, 1)
+    """,
+}
+
+
+@pytest.mark.parametrize("options", [(), ("--nsisolate=all",)], ids=["marked", "all"])
+def test_coverage_counts(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Lines that only a call runs are measured, nested ones and those in a box as well."""
+    write_files(tmp_path, MEASURED)
+    measured = run_measured(tmp_path, *PYTEST_COV, "--cov=.", *options)
+    assert measured.result.returncode == 0, measured.result.text
+    assert set(range(2, 14)) - measured.lines("deeds.py") == {13}, "never() alone was never called"
+
+
+HANGING = """
+import os, select, time
+def leave(mark):
+    os.setsid() if os.getpid() != os.getsid(0) else None
+    open(mark, "w").close()
+    select.select([], [], [])
+def test_it(isolate):
+    box = isolate.using(net=True).open()
+    tasks = [isolate.start(leave, "one"), isolate.using(uts=True).start(leave, "two"),
+             isolate.using(init=True).start(leave, "three"), box.start(leave, "four")]
+    box.command(["sh", "-c", "sleep 1000 &"])
+    def nested():
+        isolate.start(leave, "five")
+        leave("six")
+    isolate(nested)
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("marker", ["", "import pytest\npytestmark = pytest.mark.isolated\n"])
+def test_a_runner_that_is_killed_takes_all_calls_along(side: Side, marker: str) -> None:
+    """SIGKILL to the runner: tasks, boxes, what is in them and nested calls all end."""
+    with suite_folder({"test_it.py": marker + HANGING}, side) as folder:
+        with start(folder, side) as running:
+            for mark in ("one", "two", "three", "four", "five", "six"):
+                running.wait_for(mark)
+            os.kill(running.process.pid, signal.SIGKILL)
+        assert_nothing_alive(folder)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_ctrl_c_ends_a_call(side: Side) -> None:
+    """The function gets the KeyboardInterrupt and its time to clean up; the run ends by it."""
+    source = """
+import os, select
+def wait():
+    try:
+        open("there", "w").close()
+        select.select([], [], [])
+    finally:
+        open("cleaned", "w").close()
+def test_it(isolate):
+    isolate(wait)
+"""
+    with suite_folder({"test_it.py": source}, side) as folder:
+        with start(folder, side) as running:
+            running.wait_for("there")
+            running.signal(signal.SIGINT)
+            assert running.finish().returncode == pytest.ExitCode.INTERRUPTED, running.text()
+        assert (folder / "cleaned").exists()
+        assert_nothing_alive(folder)
+
+
+def test_what_a_fixture_leaves_is_the_fixtures(tmp_path: Path) -> None:
+    """A task of a module fixture is blamed on it, when it is torn down."""
+    source = """
+        import pytest, select
+        @pytest.fixture(scope="module")
+        def wide(isolate):
+            isolate.start(select.select, [], [], [])
+            yield
+        def test_one(wide): pass
+        def test_two(wide): pass
+    """
+    result = run_source(tmp_path, source)
+    assert result.summary == "2 passed, 1 error", result.text
+    assert result.phases("test_two")[-1] == "teardown failed"
+    assert "nobody awaited: <Task select()" in result.failure("test_two")
+
+
+def test_pickle_by_name_only(tmp_path: Path) -> None:
+    """trusted=True brings anything that pickle takes, and says what it does not."""
+    source = """
+        import decimal, pytest, threading
+        import pytest_nsisolate as nsi
+        class Own(Exception):
+            def __init__(self, what): super().__init__("text", what)
+            def __reduce__(self): return Own, (self.args[1],)
+        def fail(): raise Own(decimal.Decimal("1.5"))
+        def test_it(isolate):
+            number = decimal.Decimal("1.5")
+            with pytest.raises(nsi.NotPlainError, match=r"result is of type decimal\\.Decimal"):
+                isolate(lambda: number)
+            trusting = isolate.using(trusted=True)
+            assert trusting(lambda: number) == number
+            with pytest.raises(Own) as caught: trusting(fail)
+            assert caught.value.args[1] == number
+            assert "In the isolated child" in caught.value.__notes__[0]
+            with pytest.raises(nsi.IsolatedError): isolate(fail)
+            with pytest.raises(nsi.NotPlainError, match="pickle refuses"):
+                trusting(threading.Lock)
+            with trusting.open() as box: assert box.run(lambda: number) == number
+    """
+    result = run_source(tmp_path, source)
+    assert result.returncode == 0, result.text
+
+
+def test_a_run_of_calls_only_leaves_nothing() -> None:
+    """Without one marked test: no descriptor, no warden, no handler."""
+    source = "import os\ndef test_it(isolate): assert isolate(os.getpid) == 1\n"
+    result = run_batch({"test_it.py": source}, "user")
+    assert result.returncode == 0, result.text
+
+
+def test_trio(tmp_path: Path) -> None:
+    """A task is awaited under trio as under asyncio."""
+    pytest.importorskip("trio")
+    source = """
+        import time, trio
+        def test_it(isolate):
+            async def main():
+                ticks = 0
+                async def tick():
+                    nonlocal ticks
+                    while True:
+                        ticks += 1
+                        await trio.sleep(0.001)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(tick)
+                    assert await isolate.start(lambda: time.sleep(0.1) or 3) == 3
+                    nursery.cancel_scope.cancel()
+                return ticks
+            assert trio.run(main) > 5
+    """
+    result = run_suite(write_files(tmp_path, {"test_it.py": source}))
+    assert result.returncode == 0, result.text
