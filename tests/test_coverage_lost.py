@@ -74,13 +74,13 @@ _LOST = {
             acts.crashing()
             ctypes.string_at(0)
 
-        def test_exiting():
-            acts.exiting()
-            os._exit(3)
-
         def test_leaving():
             acts.leaving()
             posix._exit(3)
+
+        def test_exiting():
+            acts.exiting()
+            os._exit(3)
         """,
 }
 

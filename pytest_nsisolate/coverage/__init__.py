@@ -8,6 +8,7 @@ a measurement under way nothing of this is loaded.
 :mod:`.inherited`         the child goes on with the runner's measurement; the usual strategy
 :mod:`.fresh`             the child begins one of its own, through public interfaces only
 :mod:`.measurement`       what both have in common: when a child hands over
+:mod:`.insides`           what the first needs to know of coverage's own
 :mod:`.parts`             what crosses
 ========================  ====================================================================
 """
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate.coverage import inherited
+from pytest_nsisolate.coverage import inherited, insides
 from pytest_nsisolate.coverage.fresh import Fresh
 from pytest_nsisolate.coverage.measurement import Measurement
 
@@ -42,7 +43,7 @@ def current(config: pytest.Config, before: Measurement | None) -> Measurement | 
 
 
 def _strategy(config: pytest.Config, cov: Any) -> Measurement:
-    if inherited.is_known(cov):
+    if insides.is_known(cov):
         return inherited.Inherited(cov)
     fresh = Fresh(cov)
     fresh.follow(getattr(config.pluginmanager.get_plugin("_cov"), "cov_controller", None))

@@ -17,8 +17,8 @@ Two things keep sets of their own that an empty dict does not reach: a frame tha
 the moment of the clone, and the core ``sysmon``, for all code that it has seen. Of these files a
 copy of what was known in the runner is compared, and the difference sent.
 
-What still fails: all of this is private to coverage. :func:`is_known` looks whether every part is
-as it was in the versions 7.10 to 7.17; where it is not, :mod:`.fresh` does without.
+What still fails: all of this is private to coverage. :func:`.insides.is_known` looks whether each
+part is as it was in the versions 7.10 to 7.17; where it is not, :mod:`.fresh` does without.
 """
 
 from __future__ import annotations
@@ -28,52 +28,16 @@ import sys
 import threading
 from array import array
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
+from pytest_nsisolate.coverage.insides import on_stack, savers
 from pytest_nsisolate.coverage.measurement import Measurement
 from pytest_nsisolate.coverage.parts import Form, Part
 from pytest_nsisolate.errors import BrokenStream
 
-#: What the collector of every known version has.
-_COLLECTOR = {
-    "core",
-    "covdata",
-    "data",
-    "data_lock",
-    "file_tracers",
-    "flush_data",
-    "should_start_context",
-    "should_trace_cache",
-    "tracers",
-    "use_data",
-}
-_TRACERS = {"CTracer", "PyTracer", "SysMonitor"}
-
-
-def is_known(cov: Any) -> bool:
-    """Whether this version of coverage is built as this module needs it."""
-    collector = getattr(cov, "_collector", None)
-    core = getattr(collector, "core", None)
-    covdata = getattr(cov, "_data", None)
-    tracers = getattr(collector, "tracers", None)
-    return (
-        all(hasattr(collector, name) for name in _COLLECTOR)
-        and isinstance(getattr(core, "packed_arcs", None), bool)
-        and isinstance(getattr(core, "systrace", None), bool)
-        and isinstance(getattr(type(collector), "_collectors", None), list)
-        and isinstance(getattr(type(cov), "_instances", None), list)
-        and getattr(collector, "covdata", None) is covdata
-        and hasattr(covdata, "_current_context")
-        and isinstance(getattr(collector, "data", None), dict)
-        and isinstance(getattr(getattr(cov, "_inorout", None), "source_pkgs_unmatched", None), list)
-        and isinstance(tracers, list)
-        and all(type(tracer).__name__ in _TRACERS and hasattr(tracer, "data") for tracer in tracers)
-    )
-
 
 class Inherited(Measurement):
-    """The measurement of a Coverage object that :func:`is_known`."""
+    """The measurement of a Coverage object that :func:`~.insides.is_known`."""
 
     def __init__(self, cov: Any) -> None:
         super().__init__(cov)
@@ -129,14 +93,14 @@ class Inherited(Measurement):
         self._restarts = "fork" in (getattr(self.cov.config, "patch", None) or ())
         self._others = [
             (cov, other)
-            for cov in (*_savers(os._exit), *self._started)
+            for cov in (*savers(os._exit), *self._started)
             if cov is not self.cov and (other := getattr(cov, "_collector", None)) is not None
         ]
         if self._sink._current_context != self._context:
             self._sink.set_context(self._context)
         self._before = collector.data
         if self._swaps:
-            names = _on_stack(collector.should_trace_cache, sys._getframe(1))
+            names = on_stack(collector.should_trace_cache, sys._getframe(1))
             self._data = {name: collector.data[name] for name in names if name in collector.data}
             self._known = {name: found.copy() for name, found in self._data.items()}
             return
@@ -278,27 +242,3 @@ class Inherited(Measurement):
 
 def _write_nothing() -> None:
     """Instead of ``CoverageData.write``, for data that is the runner's."""
-
-
-def _savers(function: Any) -> Iterator[Any]:
-    """The Coverage objects that ``patch = _exit`` would save when this function is called."""
-    while function is not None:
-        code, cells = getattr(function, "__code__", None), getattr(function, "__closure__", None)
-        if code is None or not cells:
-            return
-        values = dict(zip(code.co_freevars, cells, strict=True))
-        if "cov" not in values or "old_exit" not in values:
-            return
-        yield values["cov"].cell_contents
-        function = values["old_exit"].cell_contents
-
-
-def _on_stack(decisions: dict[str, Any], frame: FrameType | None) -> set[str]:
-    """The measured files of which a function is being executed."""
-    names = set()
-    while frame is not None:
-        decision = decisions.get(frame.f_code.co_filename)
-        if decision is not None and decision.trace and decision.source_filename:
-            names.add(decision.source_filename)
-        frame = frame.f_back
-    return names
