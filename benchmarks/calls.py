@@ -61,6 +61,7 @@ def main() -> None:
     """Run the suite in a pytest of its own and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--calls", type=int, default=200, help="calls of each kind (200)")
+    parser.add_argument("--here", action="store_true", help="the running environment, as always")
     calls = parser.parse_args().calls
     with tempfile.TemporaryDirectory(prefix="nsibench-") as name:
         times = measure(Path(name), calls)

@@ -8,6 +8,7 @@ running an isolated test needs Linux.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,7 +33,9 @@ from pytest_nsisolate.marker import TimeOffsets  # noqa: E402
 from pytest_nsisolate.request import IsolationRequest  # noqa: E402
 
 __all__ = [
+    "Box",
     "Difference",
+    "Isolate",
     "IsolatedCrash",
     "IsolatedError",
     "IsolatedExit",
@@ -47,15 +50,20 @@ __all__ = [
     "Pid1View",
     "Snapshot",
     "StepError",
+    "Task",
     "TimeOffsets",
 ]
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.boxes import Box
+    from pytest_nsisolate.isolate import Isolate
+    from pytest_nsisolate.tasks import Task
     from pytest_nsisolate.view import Difference, Pid1View, Snapshot
 
 _IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})
+_CALLS = {"Box": "boxes", "Isolate": "isolate", "Task": "tasks"}
 
 
 def __getattr__(name: str) -> object:
@@ -64,4 +72,7 @@ def __getattr__(name: str) -> object:
         from pytest_nsisolate import view
 
         return getattr(view, name)
+    if name in _CALLS:
+        # Likewise the fixture's types, for annotations.
+        return getattr(importlib.import_module(f"{__name__}.{_CALLS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

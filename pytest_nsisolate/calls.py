@@ -124,6 +124,7 @@ class Call:
         self._config = config
         self._files = files
         self._own_pid = own_pid
+        copies.wake_openssl()
         self._seed = hash((random.getstate(), number))
         self._custody = custody
         self._measurement = measurement

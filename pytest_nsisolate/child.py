@@ -99,6 +99,7 @@ class Child:
         self._silence = internals.Silence(config, self._is_kept)
         self._records_warnings = config.pluginmanager.hasplugin("warnings")
         self._carries = bool(item.ihook.pytest_nsisolate_carry.get_hookimpls())
+        copies.wake_openssl()
         # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
         self._randomness = random.getstate()
         self.stage = Stage(config, turns)

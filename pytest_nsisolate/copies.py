@@ -17,6 +17,15 @@ import threading
 from typing import Any
 
 
+def wake_openssl() -> None:
+    """In the runner, before the clone: the first random byte of a process takes 250 page faults,
+    and :func:`end_twinship` would have each child pay for that again.
+    """
+    ssl: Any = sys.modules.get("_ssl")
+    if ssl is not None:
+        ssl.RAND_bytes(1)
+
+
 def end_twinship() -> None:
     """OpenSSL does not reseed, ``tempfile`` repeats its names, and :mod:`multiprocessing` would
     run the runner's finalizers, because by its number this process is the runner.
@@ -27,6 +36,10 @@ def end_twinship() -> None:
     tempfile: Any = sys.modules.get("tempfile")
     if tempfile is not None:
         tempfile._name_sequence = None
+    psutil: Any = sys.modules.get("psutil")
+    if psutil is not None and hasattr(psutil.process_iter, "cache_clear"):
+        # It knows processes by number, and would take PID 1 for the host's, "reused".
+        psutil.process_iter.cache_clear()
     util: Any = sys.modules.get("multiprocessing.util")
     if util is not None:
         # The runner's: by pid they would be taken for this process's own.

@@ -62,7 +62,7 @@ def divert(inherited: list[logging.Handler], send: Callable[[dict[str, object]],
 
 
 def restore(inherited: list[logging.Handler]) -> None:
-    """In a process that the function has forked: they handle records again, for what it is worth."""
+    """In a process that the function has forked: they handle records themselves again."""
     for handler in inherited:
         vars(handler).pop("handle", None)
 

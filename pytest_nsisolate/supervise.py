@@ -145,7 +145,9 @@ class Attempt:
         return True
 
     def catch_up(self) -> None:
-        """Nobody has looked for a while: what was said in time counts, although it is read now."""
+        """Too late, but nobody has looked for a while: what was said in time counts, read now."""
+        if self.seconds_left != 0:
+            return
         until = time.monotonic() + STEP_SECONDS
         while self.outcome is None and (left := until - time.monotonic()) > 0:
             if not self._pump(0 if self._reader.at_boundary else left):

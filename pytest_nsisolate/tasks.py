@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: A function that logs without end is not listened to without end.
+_LOOK_SECONDS = 0.1
+
 _FATAL = "Fatal Python error"
 _CALLER = re.compile(
     r'^  File ".*[/\\]calls\.py", line \d+ in answer\n(?:  File .*\n)*', re.MULTILINE
@@ -117,8 +120,9 @@ class Task(Generic[T]):
         self._guarded(self.attempt.catch_up)
         while not self.over:
             if until is not None:
-                left = max(until - time.monotonic(), 0)
-                if not self._guarded(functools.partial(self.attempt.wait, left)):
+                left = until - time.monotonic()
+                answers = functools.partial(self.attempt.wait, max(left, 0))
+                if left < -_LOOK_SECONDS or not self._guarded(answers):
                     raise TimeoutError(f"{self.name} has not ended within {timeout:g} s, goes on")
             self._advance()
         self._asked = True
@@ -131,8 +135,11 @@ class Task(Generic[T]):
         """Whether :meth:`result` would not wait."""
         self._check_home()
         self._guarded(self.attempt.catch_up)
+        until = time.monotonic() + _LOOK_SECONDS
         while not self.over and self._guarded(lambda: self.attempt.wait(0)):
             self._advance()
+            if time.monotonic() > until:
+                break
         return self.over
 
     def kill(self) -> None:

@@ -3,18 +3,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
 import pytest
+
+HERE: Final = Path(__file__).parent
+
+#: Modules, and folders of them, that are about the kernel, processes, or programs of ours: with a
+#: second release of pytest they would say the same once more.
+ANY_PYTEST: Final = (
+    *("kernel", "view", "test_benchmarks.py", "test_doctor.py", "test_evidence.py"),
+    *("test_examples.py", "test_facts.py", "test_host.py", "test_launch.py", "test_leftovers.py"),
+    *("test_parity_tool.py", "test_probe.py", "test_reaper.py", "test_supervise.py"),
+    *("test_tagged.py", "test_wire.py", "test_world_rootless.py", "test_isolate_values.py"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # Tests here import the suites of tests/inner to read these marks.
     config.addinivalue_line("markers", "expect(result, *texts): of a test in tests/inner")
     config.addinivalue_line("markers", "on_the_host: about a test that is not isolated")
+    config.addinivalue_line("markers", "any_pytest: whatever the release of pytest is")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """``--nsisolate=all`` is for every test but those that say how it is without isolation."""
+    folders = tuple(HERE / name for name in ANY_PYTEST)
+    for item in items:
+        if any(item.path.is_relative_to(folder) for folder in folders):
+            item.add_marker("any_pytest")
     if config.getoption("--nsisolate") == "all":
         for item in items:
             if item.get_closest_marker("on_the_host"):

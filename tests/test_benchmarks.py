@@ -97,6 +97,27 @@ def test_coverage_has_its_tax(tmp_path: Path, isolates: bool) -> None:
     assert set(found) == {"plain", "plain-cov", "isolated", "isolated-cov", "figure"}
 
 
+def test_the_view_has_its_cost(tmp_path: Path, isolates: bool) -> None:
+    """Empty tests, those beside one that asks, and those that ask."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    file = tmp_path / "view.json"
+    chosen = ("--only", "beside", "snapshot", "late")
+    done = benchmark("view_cost.py", *chosen, "--rounds=1", "--tests=4", f"--json={file}")
+
+    assert set(measured(done, file)["view"]) == {"empty", "beside", "snapshot", "late"}
+
+
+def test_calls_are_measured(isolates: bool) -> None:
+    """One call by ``isolate`` against a bare fork."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    done = benchmark("calls.py", "--calls=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for way in ("bare fork", "isolate(func)", "box.run(func)"):
+        assert way in done.stdout
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [

@@ -12,7 +12,7 @@ import pytest
 from tests.batch import SIDES, Side, assert_nothing_alive, run_batch, start, suite_folder
 from tests.hostile import HOSTS, NEEDS_HOSTS
 from tests.measured import PYTEST_COV, run_measured
-from tests.support import NEEDS_NAMESPACES, run_source, run_suite, write_files
+from tests.support import NEEDS_NAMESPACES, run_source, write_files
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -221,25 +221,28 @@ def test_a_run_of_calls_only_leaves_nothing() -> None:
     assert result.returncode == 0, result.text
 
 
-def test_trio(tmp_path: Path) -> None:
-    """A task is awaited under trio as under asyncio."""
-    pytest.importorskip("trio")
+def test_anyio_on_both_of_its_backends(tmp_path: Path) -> None:
+    """A task is awaited under trio as under asyncio; who is cancelled leaves it at work."""
     source = """
-        import time, trio
-        def test_it(isolate):
-            async def main():
-                ticks = 0
-                async def tick():
-                    nonlocal ticks
-                    while True:
-                        ticks += 1
-                        await trio.sleep(0.001)
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(tick)
-                    assert await isolate.start(lambda: time.sleep(0.1) or 3) == 3
-                    nursery.cancel_scope.cancel()
-                return ticks
-            assert trio.run(main) > 5
+        import anyio, pytest, select
+        @pytest.mark.anyio
+        @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+        async def test_it(isolate, anyio_backend):
+            ready = []
+            async def wait_for(task):
+                ready.append(await task)
+            async with anyio.create_task_group() as group:
+                for n in range(3):
+                    group.start_soon(wait_for, isolate.start(pow, 2, n))
+            assert sorted(ready) == [1, 2, 4]
+            slow = isolate.start(select.select, [], [], [])
+            with anyio.move_on_after(0.05) as scope:
+                await slow
+            assert scope.cancelled_caught
+            assert not slow.done()
+            slow.kill()
+            with pytest.raises(ZeroDivisionError):
+                await isolate.start(divmod, 1, 0)
     """
-    result = run_suite(write_files(tmp_path, {"test_it.py": source}))
-    assert result.returncode == 0, result.text
+    result = run_source(tmp_path, source, "-p", "anyio", "-W", "error")
+    assert result.summary == "2 passed", result.text

@@ -15,7 +15,7 @@ import time
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_nsisolate import IsolatedError, tagged, thrown, values
@@ -80,7 +80,7 @@ PLAIN: tuple[Any, ...] = (
 )
 
 
-@pytest.mark.parametrize("value", PLAIN, ids=repr)
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
 def test_plain_values_cross(value: object) -> None:
     """Equal, of the same type, to the last detail."""
     found = over(value)
@@ -96,6 +96,7 @@ _leaves = (
 _keys = st.recursive(_leaves, lambda inner: st.tuples(inner, inner), max_leaves=4)
 
 
+@settings(deadline=None, database=None)
 @given(
     st.recursive(
         _leaves,

@@ -14,7 +14,13 @@ from pytest_nsisolate.view.identity_assertions import IdentityAssertions
 from pytest_nsisolate.view.ipc import IpcObject
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
 from pytest_nsisolate.view.mounts import Mount
-from pytest_nsisolate.view.network import Address, Interface, Route
+from pytest_nsisolate.view.network import (
+    Address,
+    Interface,
+    Route,
+    read_interfaces,
+    route_to,
+)
 from pytest_nsisolate.view.network_assertions import NetworkAssertions
 from pytest_nsisolate.view.processes import Process, ProcessTree
 from pytest_nsisolate.view.readings import Origin
@@ -61,8 +67,18 @@ class Pid1View(
 
 
 def preload() -> None:
-    """Import, in the runner, what reading the world needs, so that no child has to."""
+    """Import, in the runner, what reading the world needs, so that no child has to.
+
+    The first message of each kind has pyroute2 build tables of its own, 250 page faults' worth, so
+    one of each is asked for.
+    """
     import psutil  # noqa: F401
     from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # noqa: F401
 
     from pytest_nsisolate.view import compare  # noqa: F401
+
+    try:
+        read_interfaces()
+        route_to("127.0.0.1")
+    except OSError:  # no netlink here: the test that asks for it will say so
+        pass

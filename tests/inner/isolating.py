@@ -522,6 +522,22 @@ def test_kill(isolate: Any) -> None:
 
 
 @on_both_sides
+def test_a_function_that_never_stops_talking(isolate: Any) -> None:
+    """Neither a look at it nor its budget waits for silence."""
+
+    def chatter() -> None:
+        while True:
+            logging.getLogger("chatter").error("and another thing")
+
+    task = isolate.using(timeout=0.5).start(chatter)
+    assert not task.done()
+    with pytest.raises(TimeoutError):
+        task.result(timeout=0.1)
+    with pytest.raises(nsi.IsolatedTimeout):
+        task.result()
+
+
+@on_both_sides
 def test_a_value_that_nobody_fetches_for_a_while_counts(isolate: Any) -> None:
     """The budget is the function's; a caller that looks too late finds what was said in time."""
     ended, says = os.pipe()

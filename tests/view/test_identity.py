@@ -16,7 +16,16 @@ import pytest
 from pytest_nsisolate import Pid1View, TimeOffsets
 from pytest_nsisolate.view import Capabilities, Limit
 from tests.support import NEEDS_NAMESPACES, ON_THE_HOST
-from tests.view.tools import NEEDS_CAPSH, NEEDS_LSNS, NEEDS_PRLIMIT, NEEDS_PS, needs, owned, run, run_json
+from tests.view.tools import (
+    NEEDS_CAPSH,
+    NEEDS_LSNS,
+    NEEDS_PRLIMIT,
+    NEEDS_PS,
+    needs,
+    owned,
+    run,
+    run_json,
+)
 from tests.witness import checked, libc, status
 
 pytestmark = NEEDS_NAMESPACES
@@ -156,7 +165,7 @@ def test_dropped_and_ambient_capabilities_show(pid1: Pid1View) -> None:
     command = [
         "capsh",
         "--drop=cap_net_admin,cap_chown",
-        "--inh=cap_net_raw",
+        "--inh=cap_net_raw,cap_kill",
         "--addamb=cap_net_raw",
     ]
     python = [*command, f"--shell={sys.executable}", "--", "-c", code]
@@ -164,7 +173,7 @@ def test_dropped_and_ambient_capabilities_show(pid1: Pid1View) -> None:
         pid1.assert_process(lambda p: p.pid == process.pid and p.argv[-1:] == (code,), within=10)
         held = pid1.capabilities_of(process.pid)
         assert isinstance(held, Capabilities)
-        assert held.ambient == held.inheritable == {"CAP_NET_RAW"}
+        assert held.ambient == {"CAP_NET_RAW"} == held.inheritable - {"CAP_KILL"}
         assert pid1.capabilities.bounding - held.bounding == {"CAP_CHOWN", "CAP_NET_ADMIN"}
         pid1.assert_no_capability("net_admin", "CHOWN", of=process.pid)
         pid1.assert_capability("CAP_NET_RAW", of=process.pid, in_="ambient")

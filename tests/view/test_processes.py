@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pytest_nsisolate import Pid1View
@@ -148,6 +149,20 @@ def test_nobody_of_the_host_is_seen(pid1: Pid1View, at_home: set[tuple[int, floa
     """A fresh world has the test in it, and nobody who lived before."""
     pid1.assert_alone()
     assert not {(process.pid, process.started) for process in pid1.processes} & at_home
+
+
+@pytest.fixture(scope="module")
+def remembered() -> int:
+    """psutil in the runner has seen every process of the host, and remembers them by number."""
+    return len(list(psutil.process_iter()))
+
+
+@pytest.mark.isolated
+def test_psutil_of_one_s_own_sees_the_test_s_world(pid1: Pid1View, remembered: int) -> None:
+    """It does not take PID 1 for the host's, which it has seen before."""
+    names = {process.pid: process.name() for process in psutil.process_iter()}
+    assert names == {process.pid: process.name for process in pid1.processes}
+    assert len(names) < remembered
 
 
 @pytest.mark.isolated(init=True)
