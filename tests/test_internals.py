@@ -35,11 +35,11 @@ def imports(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("_pytest", "pytest_internals.py"),
+        ("_pytest", "pytest_internals/private.py"),
         ("prctl", "kernel/process.py"),
         ("_prctl", "kernel/process.py"),
-        ("coverage", "coverage.py"),
-        ("pytest_cov", "coverage.py"),
+        ("coverage", "coverage/__init__.py"),
+        ("pytest_cov", "coverage/__init__.py"),
         ("pyfakefs", "adapters/fake_files.py"),
         ("pytest_bdd", "adapters/bdd.py"),
         ("pytest_benchmark", "adapters/benchmark.py"),

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""pytest's capture and log handlers."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import pytest
+
+
+def global_captures(config: pytest.Config) -> list[Any]:
+    """The capture objects of standard output and error (``FDCapture``, ``SysCapture``), if any."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    capturing = getattr(manager, "_global_capturing", None)
+    if capturing is None:
+        return []
+    return [capture for capture in (capturing.out, capturing.err) if capture is not None]
+
+
+def standard_input(config: pytest.Config) -> int:
+    """The descriptor of standard input as it is without capture."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    capture = getattr(getattr(manager, "_global_capturing", None), "in_", None)
+    saved = getattr(capture, "targetfd_save", 0)
+    return saved if isinstance(saved, int) else 0
+
+
+def capture_disabled(config: pytest.Config) -> AbstractContextManager[None]:
+    """``capsys.disabled()`` for whoever has no fixture at hand."""
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
+    if manager is None:
+        return nullcontext()
+    disabled: AbstractContextManager[None] = manager.global_and_fixture_disabled()
+    return disabled
+
+
+def report_log_handler(config: pytest.Config) -> logging.Handler | None:
+    """The handler whose stream becomes the "Captured log" section."""
+    plugin: Any = config.pluginmanager.getplugin("logging-plugin")
+    handler: logging.Handler | None = getattr(plugin, "report_handler", None)
+    return handler
