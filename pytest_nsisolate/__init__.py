@@ -57,9 +57,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.boxes import Box
-    from pytest_nsisolate.isolate import Isolate
-    from pytest_nsisolate.tasks import Task
+    from pytest_nsisolate.calls.boxes import Box
+    from pytest_nsisolate.calls.isolate import Isolate
+    from pytest_nsisolate.calls.tasks import Task
     from pytest_nsisolate.view import Difference, Pid1View, Snapshot
 
 _IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})

@@ -13,7 +13,7 @@ from pytest_nsisolate.run import RUN, Run
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_nsisolate.isolate import Isolate
+    from pytest_nsisolate.calls.isolate import Isolate
     from pytest_nsisolate.request import IsolationRequest
     from pytest_nsisolate.view import Pid1View
 
@@ -50,7 +50,7 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
         from pytest_nsisolate.reporting import LEFT_OUT
 
         pytest.skip(LEFT_OUT)
-    from pytest_nsisolate.isolate import custody_of, make
+    from pytest_nsisolate.calls.isolate import custody_of, make
 
     made = make(request.config, run)
     yield made

@@ -164,9 +164,7 @@ class _Merged:
         )
         if not asked and False in self.switches.values():
             said = spelled({name: False for name in SWITCHES if self.switches.get(name) is False})
-            problems.append(
-                f"{said}: no namespace is left on; {_STAY}"
-            )
+            problems.append(f"{said}: no namespace is left on; {_STAY}")
         if problems:
             raise MarkerProblem(*problems)
 

@@ -22,10 +22,10 @@ from pytest_nsisolate.host import Host, examine
 from pytest_nsisolate.remarks import Remarks
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.calls.custody import Charge
     from pytest_nsisolate.channel import Shared
     from pytest_nsisolate.child import Child
     from pytest_nsisolate.coverage import Measurement
-    from pytest_nsisolate.custody import Charge
     from pytest_nsisolate.isolation import Isolation
     from pytest_nsisolate.kernel.idmap import IdMaps
     from pytest_nsisolate.live import Turns

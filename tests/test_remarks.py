@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.support import NEEDS_NAMESPACES, run_source, run_suite, write_files
 
 pytestmark = NEEDS_NAMESPACES

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import pytest
 
-from pytest_nsisolate.boxes import Box
-from pytest_nsisolate.calls import Function
-from pytest_nsisolate.custody import Custody
-from pytest_nsisolate.home import Home
+from pytest_nsisolate.calls.body import Function
+from pytest_nsisolate.calls.boxes import Box
+from pytest_nsisolate.calls.custody import Custody
+from pytest_nsisolate.calls.home import Home
+from pytest_nsisolate.calls.tasks import Task
 from pytest_nsisolate.request import from_keywords
-from pytest_nsisolate.tasks import Task
 from pytest_nsisolate.usage import MarkerProblem
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@
 Fact: an exception is its type, its ``args``, attributes, a traceback and other exceptions; its
 ``__init__`` may want other arguments than ``args``, or do anything.
 
-Consequence: the type is found by its name, as :mod:`pytest_nsisolate.values` finds classes, and the
+Consequence: the type is found by its name, as :mod:`.values` finds classes, and the
 instance is made by the constructor of the nearest built-in type. It counts if it then says of
 itself what the child's said. Otherwise an :class:`~pytest_nsisolate.IsolatedError` tells of it. The
 traceback, with causes and contexts, comes as a note (PEP 678).
@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_nsisolate import typenames, values
+from pytest_nsisolate import typenames
+from pytest_nsisolate.calls import values
 from pytest_nsisolate.errors import IsolatedError
 
 #: ``Py_TPFLAGS_HEAPTYPE``: a class that was made by Python code.

@@ -3,7 +3,7 @@
 
 A value counts when the stream has ended with its completion record (law 1), and the child is
 reaped before anybody sees the value. Nothing here waits without a bound, but for a function that
-was given none. A task belongs to the process that has started it (:mod:`pytest_nsisolate.home`).
+was given none. A task belongs to the process that has started it (:mod:`.home`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from pytest_nsisolate import log_records, outcome, output, thrown, values, waiting, warning_frames
-from pytest_nsisolate.calls import Call, Function, is_in_memory
+from pytest_nsisolate import outcome, output, warning_frames
+from pytest_nsisolate.calls import log_records, thrown, values, waiting
+from pytest_nsisolate.calls.body import Call, Function, is_in_memory
+from pytest_nsisolate.calls.home import Home, here
+from pytest_nsisolate.calls.spawning import refusal, spawn
 from pytest_nsisolate.errors import (
     BrokenStream,
     IsolatedExit,
@@ -26,8 +29,6 @@ from pytest_nsisolate.errors import (
     IsolatedTimeout,
     NotPlainError,
 )
-from pytest_nsisolate.home import Home, here
-from pytest_nsisolate.spawning import refusal, spawn
 from pytest_nsisolate.wire import Frame, FrameWriter, Kind
 
 if TYPE_CHECKING:

@@ -27,16 +27,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate import (
-    copies,
-    evidence,
-    log_records,
-    output,
-    thrown,
-    values,
-    warning_frames,
-)
+from pytest_nsisolate import copies, evidence, output, warning_frames
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.calls import log_records, thrown, values
 from pytest_nsisolate.child import EXIT_STRAY
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.wire import FrameWriter, Kind
@@ -44,9 +37,9 @@ from pytest_nsisolate.wire import FrameWriter, Kind
 if TYPE_CHECKING:
     import logging
 
+    from pytest_nsisolate.calls.custody import Custody
     from pytest_nsisolate.channel import Output
     from pytest_nsisolate.coverage import Measurement
-    from pytest_nsisolate.custody import Custody
 
 _TOO_LARGE: Final = "and more than one child may send at once"
 

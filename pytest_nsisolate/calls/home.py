@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.custody import Custody
+    from pytest_nsisolate.calls.custody import Custody
     from pytest_nsisolate.run import Run
 
 _here: list[object] = [object()]

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from pytest_nsisolate import values
+from pytest_nsisolate.calls import values
 
 #: What every record has, and of which types; another type would break formatters.
 _FIELDS: dict[str, tuple[type, ...]] = {

@@ -26,13 +26,13 @@ from types import TracebackType
 from typing import IO, Any, NoReturn, ParamSpec, TypeVar
 
 from pytest_nsisolate import outcome
-from pytest_nsisolate.calls import Function
+from pytest_nsisolate.calls.body import Function
+from pytest_nsisolate.calls.home import Home, here
+from pytest_nsisolate.calls.spawning import refusal, spawn
+from pytest_nsisolate.calls.tasks import Task
 from pytest_nsisolate.errors import IsolatedLoss
-from pytest_nsisolate.home import Home, here
 from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.request import IsolationRequest
-from pytest_nsisolate.spawning import refusal, spawn
-from pytest_nsisolate.tasks import Task
 from pytest_nsisolate.wire import FrameWriter, Kind
 
 P = ParamSpec("P")
