@@ -43,7 +43,7 @@ _LOOK_SECONDS = 0.1
 
 _FATAL = "Fatal Python error"
 _CALLER = re.compile(
-    r'^  File ".*[/\\]calls\.py", line \d+ in answer\n(?:  File .*\n)*', re.MULTILINE
+    r'^  File ".*[/\\]calls[/\\]body\.py", line \d+ in answer\n(?:  File .*\n)*', re.MULTILINE
 )
 
 

@@ -27,7 +27,7 @@ import pytest_nsisolate as nsi
 expect = pytest.mark.expect
 
 #: In a name, because a failure shows the lines of its test.
-NO_FRAME_OF_OURS = ("!tasks.py", "!calls.py")
+NO_FRAME_OF_OURS = ("!tasks.py", "!body.py")
 
 
 def on_both_sides(function: Callable[..., None]) -> Callable[..., None]:
