@@ -16,7 +16,8 @@ ANY_PYTEST: Final = (
     *("kernel", "view", "test_benchmarks.py", "test_doctor.py", "test_evidence.py"),
     *("test_examples.py", "test_facts.py", "test_host.py", "test_launch.py", "test_leftovers.py"),
     *("test_parity_tool.py", "test_probe.py", "test_reaper.py", "test_supervise.py"),
-    *("test_tagged.py", "test_wire.py", "test_world_rootless.py", "test_isolate_values.py"),
+    *("test_tagged.py", "test_wire.py", "test_world_rootless.py", "test_coverage_lost.py"),
+    *("test_isolate.py", "test_isolate_runs.py", "test_isolate_values.py"),
 )
 
 
