@@ -25,6 +25,7 @@ from typing import Final
 
 from pytest_nsisolate import evidence, jobcontrol, outcome
 from pytest_nsisolate.channel import MESSAGE, STEP_SECONDS, RunnerEnd
+from pytest_nsisolate.deadline import Deadline
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.kernel import idmap
 from pytest_nsisolate.wire import Frame, FrameReader, Kind
@@ -66,10 +67,7 @@ class Attempt:
         self._budget = budget
         self._reader = FrameReader(end.nonce)
         self._frames: deque[Frame] = deque()
-        self._deadline: float | None = time.monotonic() + STEP_SECONDS
-        self._left: float | None = None
-        self._paused = False
-        self._held_since = 0.0
+        self._deadline = Deadline(STEP_SECONDS)
         self._interrupted = False
         #: With ``--pdb`` a Ctrl-C is for the test: it fails, and the debugger opens there.
         self.debugged = False
@@ -136,7 +134,7 @@ class Attempt:
         until = time.monotonic() + seconds
         while not self._frames and self.outcome is None:
             left = max(until - time.monotonic(), 0)
-            if self._deadline is not None and self._deadline - time.monotonic() <= left:
+            if (allowed := self._deadline.left) is not None and allowed <= left:
                 self._step()
             elif self._pump(left):
                 self._look()
@@ -161,7 +159,8 @@ class Attempt:
     @property
     def seconds_left(self) -> float | None:
         """Until the child is ended for its slowness, None without a limit."""
-        return None if self._deadline is None else max(self._deadline - time.monotonic(), 0)
+        left = self._deadline.left
+        return None if left is None else max(left, 0)
 
     def kill(self) -> None:
         """End the child now, whatever it is doing; bounded, and it is gone afterwards."""
@@ -223,7 +222,7 @@ class Attempt:
     # One turn -----------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        left = None if self._deadline is None else self._deadline - time.monotonic()
+        left = self._deadline.left
         if left is not None and left <= 0:
             self._expire()
         elif self._pump(left):
@@ -301,34 +300,19 @@ class Attempt:
         for frame in frames:
             if frame.kind is Kind.READY:
                 self._ready = True
-                self._deadline = None if self._budget is None else time.monotonic() + self._budget
+                self._deadline.set(self._budget)
             elif frame.kind is Kind.REFUSED:
                 self._refused = _refusal(frame.data)
             else:
                 if frame.kind is Kind.PAUSE:
-                    self._pause()
+                    self._deadline.pause()
                 elif frame.kind is Kind.RESUME:
-                    self._resume()
+                    self._deadline.resume()
                 elif frame.kind is Kind.DONE:
                     self._done = frame
-                    self._deadline = time.monotonic() + STEP_SECONDS
+                    self._deadline.set(STEP_SECONDS)
                 self._interrupted = False
                 self._frames.append(frame)
-
-    def _pause(self) -> None:
-        """Stop the clock: somebody is typing at a prompt inside."""
-        if not self._paused:
-            self._paused = True
-            if self._deadline is not None:
-                self._left = self._deadline - time.monotonic()
-                self._deadline = None
-
-    def _resume(self) -> None:
-        """Let the clock go on."""
-        self._paused = False
-        if self._left is not None:
-            self._deadline = time.monotonic() + self._left
-            self._left = None
 
     def _read_message(self) -> bool:
         try:
@@ -455,7 +439,7 @@ class Attempt:
 
     def pass_on(self) -> bool:
         """Ctrl-C while the child is at work: whether it has been the child's own affair."""
-        if self._paused:
+        if self._deadline.paused:
             self._signal(signal.SIGINT)
             return True
         if self.debugged:
@@ -479,7 +463,7 @@ class Attempt:
         """For as long as a Ctrl-C may take; True when the child has opened a prompt instead."""
         until = time.monotonic() + INTERRUPT_GRACE
         while self._pid1_status is None and not self._lost_sight and self._done is None:
-            if or_prompt and self._paused:
+            if or_prompt and self._deadline.paused:
                 return True
             if not self._pump(until - time.monotonic()):
                 break
@@ -487,13 +471,12 @@ class Attempt:
 
     def _hold(self) -> None:
         """Ctrl-Z: the child stops with the runner, and so does its clock."""
-        self._held_since = time.monotonic()
+        self._deadline.hold()
         self._signal(jobcontrol.hold_signal() if self._init else signal.SIGSTOP)
 
     def _release(self) -> None:
         """The runner goes on, and so does the child."""
-        if self._deadline is not None:
-            self._deadline += time.monotonic() - self._held_since
+        self._deadline.release()
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: int) -> None:

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""How long a child may go on: a deadline on the runner's clock that can be stopped.
+
+The child's own clock is no use, because a time namespace moves it. The clock stands still while
+somebody types at a prompt inside, and while the runner itself is stopped (Ctrl-Z).
+"""
+
+from __future__ import annotations
+
+import time
+
+
+class Deadline:
+    """Seconds that are left, until they are set anew.
+
+    :param seconds: from now; None is no limit.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self.paused = False
+        """Whether somebody is at a prompt, whatever the limit is."""
+        self._until: float | None = None
+        self._kept: float | None = None
+        self._held_since = 0.0
+        self.set(seconds)
+
+    def set(self, seconds: float | None) -> None:
+        """So many seconds from now; None lifts the limit."""
+        self._until = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, negative when it is over; None without a limit, or while it is paused."""
+        return None if self._until is None else self._until - time.monotonic()
+
+    def pause(self) -> None:
+        """Somebody is typing inside."""
+        if not self.paused:
+            self.paused = True
+            self._kept, self._until = self.left, None
+
+    def resume(self) -> None:
+        """Nobody is any more."""
+        self.paused = False
+        if self._kept is not None:
+            self.set(self._kept)
+            self._kept = None
+
+    def hold(self) -> None:
+        """The runner is about to be stopped."""
+        self._held_since = time.monotonic()
+
+    def release(self) -> None:
+        """The runner goes on."""
+        if self._until is not None:
+            self._until += time.monotonic() - self._held_since
