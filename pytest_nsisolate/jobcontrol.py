@@ -4,12 +4,12 @@
 Fact: the terminal stops the runner's process group only. A child that had a debugger open would go
 on reading, and what is typed for the shell would be carried out by the debugger.
 
-Consequence: while it waits for a child, a runner that has a terminal takes SIGTSTP itself: it stops
-the child, then itself, and lets the child go on after it. Before a prompt it makes sure that it is
+Consequence: while it has a child, a runner that has a terminal takes SIGTSTP itself: it stops the
+child, then itself, and lets the child go on after it. Before a prompt it makes sure that it is
 in the foreground, as the kernel would have it do by SIGTTIN (termios(3)).
 
-What still fails: a runner that is stopped by SIGSTOP, or while nobody waits for the child; and a
-test that reads the terminal itself (``input()``) when the runner is in the background.
+What still fails: a runner that is stopped by SIGSTOP; a task of ``isolate`` while nobody waits for
+it; and a test that reads the terminal itself (``input()``) when the runner is in the background.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 import pytest
 
-from pytest_nsisolate import launch, outcome, output, ownership, replay, tracebacks
+from pytest_nsisolate import jobcontrol, launch, outcome, output, ownership, replay, tracebacks
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
@@ -167,6 +167,11 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                 measured=isolation.measurement is not None,
             )
             run.current.debugged = bool(item.config.option.usepdb)
+            if jobcontrol.has_terminal():
+                # Also while nobody waits for the child: it may be at a prompt already.
+                run.stopping.enter_context(
+                    jobcontrol.stopping_with(run.current.hold, run.current.go_on)
+                )
 
         measurement = isolation.measurement
         with contextlib.nullcontext() if measurement is None else measurement.cloning():
@@ -245,6 +250,7 @@ def _release(run: Run, isolation: Isolation) -> None:
         run.unfinished = isolation
         return
     attempt, run.current = isolation.attempt, None
+    run.stopping.close()
     if attempt is None:
         return
     if attempt.outcome == outcome.Finished(alone=True):

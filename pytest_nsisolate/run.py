@@ -11,6 +11,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class Run:
     :param keeps_calls: another plugin reads a phase's exception after its report.
     :param home: the runner's namespaces.
     :param remarks: what cannot be the same in isolated tests, as far as it was noticed.
+    :param stopping: what Ctrl-Z does while there is a current attempt.
     :param nested: not the runner's, but of a child that isolates calls of its own.
     :param tasks: the calls by ``isolate`` that are at work.
     """
@@ -66,6 +68,7 @@ class Run:
     keeps_calls: bool = False
     home: Mapping[str, int] = field(default_factory=dict)
     remarks: Remarks = field(default_factory=Remarks)
+    stopping: ExitStack = field(default_factory=ExitStack)
     nested: bool = False
     tasks: list[Charge] = field(default_factory=list)
     _host: Host | None = None
@@ -212,6 +215,7 @@ class Run:
 
     def close(self) -> None:
         """At the end of the run: nothing is left behind."""
+        self.stopping.close()
         if self.current is not None:
             attempt, self.current = self.current, None
             attempt.kill()

@@ -103,7 +103,7 @@ class Attempt:
             child takes it, as it would un-isolated.
         """
         if not self._frames and jobcontrol.has_terminal():
-            with jobcontrol.stopping_with(self._hold, self._release):
+            with jobcontrol.stopping_with(self.hold, self.go_on):
                 self._await_frames()
         else:
             self._await_frames()
@@ -469,12 +469,12 @@ class Attempt:
                 break
         return False
 
-    def _hold(self) -> None:
+    def hold(self) -> None:
         """Ctrl-Z: the child stops with the runner, and so does its clock."""
         self._deadline.hold()
         self._signal(jobcontrol.hold_signal() if self._init else signal.SIGSTOP)
 
-    def _release(self) -> None:
+    def go_on(self) -> None:
         """The runner goes on, and so does the child."""
         self._deadline.release()
         self._signal(signal.SIGCONT)
