@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.measured import PLAIN, PYTEST_COV, Measured, differences, run_measured
-from tests.support import NEEDS_NAMESPACES, write_files
+from tests.support import NEEDS_NAMESPACES, run_suite, write_files
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -226,6 +227,76 @@ def test_append(tmp_path: Path) -> None:
     assert first.lines("acts.py") == {1, 2, 5}
     second = run_measured(folder, *options, "-k", "two")
     assert second.lines("acts.py") == {1, 2, 5, 6}
+
+
+REPORTED: Final = {
+    ".coveragerc": """
+        [run]
+        branch = true
+        source = .
+        relative_files = true
+        omit = conftest.py
+
+        [paths]
+        here =
+            .
+            */somewhere/else
+        """,
+    "acts.py": """
+        def act(n):
+            if n > 1:
+                return 1
+            return 0
+
+
+        def quiet():
+            return 3
+
+
+        def never():
+            return 4
+        """,
+    "test_acts.py": """
+        import pytest, acts
+
+        pytestmark = pytest.mark.isolated
+
+        @pytest.mark.parametrize("n", [0, 1, 2])
+        def test_act(n):
+            acts.act(n)
+
+        @pytest.mark.no_cover
+        def test_marked():
+            acts.quiet()
+
+        def test_asked(no_cover):
+            acts.quiet()
+        """,
+}
+_REPORTS: Final = ("xml:cov.xml", "json:cov.json", "lcov:cov.lcov", "annotate:annotated")
+_TIMES: Final = re.compile(r'timestamp"?[=:] ?"[^"]*"')
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "workers"])
+def test_reports_say_the_same(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    """Every report, ``--cov-fail-under``, ``no_cover`` as mark and as fixture, ``[paths]``."""
+    reports = [f"--cov-report={report}" for report in ("term-missing", *_REPORTS)]
+    options = ("-p", "pytest_cov", "--cov", *reports, "--cov-fail-under=95", *workers)
+    said = []
+    for name, mode in (("plain", PLAIN), ("isolated", ())):
+        folder = write_files(tmp_path / name, REPORTED)
+        result = run_suite(folder, *options, *mode, plugins=("-p", "nsisolate"))
+        table = result.stdout[result.stdout.index("coverage: platform") :].partition("\n=")[0]
+        written = [folder / report.partition(":")[2] for report in _REPORTS[:3]]
+        written += sorted((folder / "annotated").iterdir())
+        texts = [_TIMES.sub("", path.read_text(encoding="utf-8")) for path in written]
+        texts = [text.replace(str(folder), "FOLDER") for text in (table, *texts)]
+        said.append((result.returncode, [path.name for path in written], texts))
+    assert said[0] == said[1]
+    code, _, (table, *_) = said[1]
+    assert code == 1
+    assert re.search(r"acts\.py +8 +2 +2 +0 +80% +9, 13", table), table
+    assert "Required test coverage of 95" in table
 
 
 def test_file_tracers(tmp_path: Path) -> None:

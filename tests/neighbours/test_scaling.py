@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
+import coverage
 import yaml
 
 from tests.neighbours.installed import needs
@@ -91,10 +92,12 @@ SHARDED = {
     **{
         f"test_{letter}.py": """
             import os, pytest, socket
+            import acts
             from where import where
             @pytest.mark.isolated
             @pytest.mark.parametrize("n", range(4))
             def test_isolated(n):
+                acts.of[__name__]()
                 socket.sethostname("shard")
                 with socket.create_server(("127.0.0.1", 8080)): where("isolated")
             @pytest.mark.parametrize("n", range(2))
@@ -102,6 +105,15 @@ SHARDED = {
         """
         for letter in "abc"
     },
+    "acts.py": """
+        def a():
+            return 1
+        def b():
+            return 2
+        def c():
+            return 3
+        of = {"test_a": a, "test_b": b, "test_c": c}
+    """,
     "test_crash.py": """
         import os, pytest
         @pytest.mark.isolated
@@ -112,7 +124,7 @@ SHARDED = {
 
 @needs("pytest-split", "junitparser", "pytest-regressions")
 def test_the_shards_of_the_page_run_every_test_once(tmp_path: Path) -> None:
-    """The commands of docs/howto/scaling.md: durations, three groups of two workers, one report."""
+    """Durations, three groups of two workers, and from all of them one report and one coverage."""
     suite = Suite(tmp_path)
     assert suite.run(commands("--store-durations")[0]) == 1  # the crash
     durations = (tmp_path / ".test_durations").read_text("utf-8")
@@ -138,8 +150,18 @@ def test_the_shards_of_the_page_run_every_test_once(tmp_path: Path) -> None:
     root = ElementTree.parse(tmp_path / "junit.xml").getroot()
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("19", "1", "0")
     assert sorted(statuses) == [0, 0, 1]
+    assert lines_of(tmp_path, "acts.py") == {2, 3, 4, 5, 6, 7, 8}
     for entries in seen:
         assert_isolated(entries)
+
+
+def lines_of(folder: Path, name: str) -> set[int]:
+    """Lines of a file that were executed, by the data that all shards together have left."""
+    data = coverage.CoverageData(str(folder / ".coverage"))
+    data.read()
+    found = set(data.lines(str(folder / name)) or ())
+    data.close(force=True)
+    return found
 
 
 def assert_isolated(entries: list[tuple[str, str, list[int]]]) -> None:
@@ -161,10 +183,10 @@ class Suite:
         self.folder = write_files(folder, SHARDED)
         bin_ = folder / "bin"
         bin_.mkdir()
-        for name in ("pytest", "junitparser"):
+        for name in ("pytest", "junitparser", "coverage"):
             (bin_ / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {name} "$@"\n')
             (bin_ / name).chmod(0o755)
-        plugins = "-p nsisolate -p xdist -p pytest_split.plugin -p no:cacheprovider"
+        plugins = "-p nsisolate -p xdist -p pytest_cov -p pytest_split.plugin -p no:cacheprovider"
         self._env = inner_environment(folder, {"PYTEST_ADDOPTS": plugins})
         self._env["PATH"] = f"{bin_}:{self._env['PATH']}"
         self._env["PYTHONPATH"] = python_path(folder)
