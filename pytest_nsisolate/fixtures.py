@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nsisolate.run import RUN, Run
+from pytest_nsisolate.run import RUN
+from pytest_nsisolate.sight import make_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_nsisolate.calls.isolate import Isolate
-    from pytest_nsisolate.request import IsolationRequest
     from pytest_nsisolate.view import Pid1View
 
 _NOT_ISOLATED = """\
@@ -34,9 +33,8 @@ def pid1(request: pytest.FixtureRequest) -> Pid1View:
     if run.child is None:
         text = _NOT_ISOLATED.format(name=request.node.name)
         pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
-    from pytest_nsisolate.phases import ISOLATION
-
-    return make_view(request.node.stash[ISOLATION].request, run)
+    assert run.request is not None
+    return make_view(run.request, run)
 
 
 @pytest.fixture(scope="session")
@@ -55,32 +53,3 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
     made = make(request.config, run)
     yield made
     request.config.pluginmanager.unregister(custody_of(made))
-
-
-def make_view(request: IsolationRequest, run: Run) -> Pid1View:
-    """In a child: its world, seen with what only the runner knew.
-
-    :param request: what the test asked for.
-    """
-    from pytest_nsisolate.view import Origin, Pid1View
-    from pytest_nsisolate.view.processes import parent_of
-
-    reaper = usher = None
-    if "pid" in request.namespaces:
-        reaper = 1 if request.init else None
-    else:
-        usher = os.getppid()
-        if request.init:
-            reaper, usher = usher, parent_of(usher)
-    return Pid1View(Origin(run.home, request.namespaces, reaper, usher))
-
-
-def prepare(run: Run) -> None:
-    """In the runner, before the first clone: what the tests of this run will want to look at."""
-    from pytest_nsisolate.kernel import namespaces
-
-    run.home = namespaces.identities()
-    if any("pid1" in getattr(item, "fixturenames", ()) for item in run.requests):
-        from pytest_nsisolate import view
-
-        view.preload()

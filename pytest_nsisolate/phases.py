@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 from collections.abc import Callable, Generator
 from typing import NoReturn
 
@@ -29,12 +30,12 @@ from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.fixtures import make_view
 from pytest_nsisolate.isolation import Isolation
 from pytest_nsisolate.plan import plan_launch
 from pytest_nsisolate.remedies import Explanation
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import SHOWN, Run
+from pytest_nsisolate.sight import make_view
 from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.wire import FrameWriter
 
@@ -99,7 +100,7 @@ def _set_up(
     if writer is None:
         internals.disown(item)
         raise Elsewhere(*isolation.await_phase("setup"))
-    run.child = child
+    run.child, run.request = child, isolation.request
     child.settle_in(writer)
     if announced:
         item.ihook.pytest_nsisolate_ready(item=item, pid1=make_view(isolation.request, run))
@@ -247,7 +248,7 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
 def _release(run: Run, isolation: Isolation) -> None:
     """The child has nothing more to say: reap it, now or when the next one is launched."""
     if isolation.unfinished:
-        run.unfinished = isolation
+        run.unfinished = functools.partial(_finish, run, isolation)
         return
     attempt, run.current = isolation.attempt, None
     run.stopping.close()
@@ -266,13 +267,17 @@ def finish(run: Run) -> None:
 
     :raises pytest.exit.Exception: when the debugger is left by "quit".
     """
-    isolation, run.unfinished = run.unfinished, None
-    if isolation is not None:
-        try:
-            isolation.finish()
-        finally:
-            isolation.unfinished = False
-            _release(run, isolation)
+    unfinished, run.unfinished = run.unfinished, None
+    if unfinished is not None:
+        unfinished()
+
+
+def _finish(run: Run, isolation: Isolation) -> None:
+    try:
+        isolation.finish()
+    finally:
+        isolation.unfinished = False
+        _release(run, isolation)
 
 
 def take_coverage(item: pytest.Item) -> None:

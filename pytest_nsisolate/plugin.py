@@ -70,13 +70,13 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
             return (yield)
         finally:
             run.close()
-    from pytest_nsisolate import adapters, fixtures
+    from pytest_nsisolate import adapters, sight
     from pytest_nsisolate.outermost import OutermostHooks, SetupShowHooks
 
     outermost = OutermostHooks(run)
     manager = session.config.pluginmanager
     adapters.register(session.config)
-    fixtures.prepare(run)
+    sight.prepare(run)
     run.keeps_calls = adapters.keeps_calls(session.config)
     if session.config.option.setupshow:
         manager.register(SetupShowHooks(run), "nsisolate-setup-show")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pytest_nsisolate.channel import Shared
     from pytest_nsisolate.child import Child
     from pytest_nsisolate.coverage import Measurement
-    from pytest_nsisolate.isolation import Isolation
     from pytest_nsisolate.kernel.idmap import IdMaps
     from pytest_nsisolate.live import Turns
     from pytest_nsisolate.mount_plans import MountPlans
@@ -47,7 +46,8 @@ class Run:
     :param outstanding: a child that finished alone and has not been reaped yet; one at most.
     :param child: in a child, and only there: its side of things.
     :param nextitem: what pytest is going to run after the current item.
-    :param unfinished: its child has somebody at a prompt after the last report.
+    :param request: in a child: what its test asked for.
+    :param unfinished: called when the last report has been logged: somebody is at a prompt inside.
     :param budgets: seconds that another plugin's timeout gives an item.
     :param keeps_calls: another plugin reads a phase's exception after its report.
     :param home: the runner's namespaces.
@@ -63,7 +63,8 @@ class Run:
     outstanding: Attempt | None = None
     child: Child | None = None
     nextitem: pytest.Item | None = None
-    unfinished: Isolation | None = None
+    request: IsolationRequest | None = None
+    unfinished: Callable[[], None] | None = None
     budgets: dict[pytest.Item, float] = field(default_factory=dict)
     keeps_calls: bool = False
     home: Mapping[str, int] = field(default_factory=dict)
