@@ -240,6 +240,7 @@ class Isolation:
         """Everything that the runner has to write is written: the child may go on."""
         if self._owes_word:
             self._owes_word = False
+            output.flush_to_terminal(self.item.config)
             self._run.turns.give()
 
     def _read_report(

@@ -45,7 +45,6 @@ class Turns:
 
     def give(self) -> None:
         """In the runner, which has nothing more to write until the child speaks again."""
-        output.flush_streams()
         self._given = True
         try:
             os.eventfd_write(self._fd, 1)

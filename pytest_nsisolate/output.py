@@ -172,8 +172,29 @@ def lost_text(output: Output) -> list[tuple[str, str]]:
     return found
 
 
+def flush_to_terminal(config: pytest.Config) -> None:
+    """Before a fork, after which both sides would write it, and before the child's turn to write.
+
+    The reporter's text waits in ``sys.__stdout__`` while the descriptor below is that of the
+    capture: to flush it as it is would make it a test's output, and lose it (pytest-sugar does not
+    flush). So the descriptor is the real one for that moment.
+    """
+    captured = [
+        capture
+        for capture in internals.global_captures(config)
+        if _has_file(capture) and capture._state == "started"
+    ]
+    for capture in captured:
+        os.dup2(capture.targetfd_save, capture.targetfd)
+    try:
+        flush_streams()
+    finally:
+        for capture in captured:
+            os.dup2(capture.tmpfile.fileno(), capture.targetfd)
+
+
 def flush_streams() -> None:
-    """Before a fork or a raw exit: what sits in a buffer would be written twice or never."""
+    """Before a raw exit, or for another process's turn: what sits in a buffer would never come."""
     for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
         try:
             if stream is not None:

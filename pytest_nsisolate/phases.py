@@ -151,7 +151,7 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
             shared = run.shared(item.config, warden=run.nextitem in run.requests)
             plan = plan_launch(item.config, request, run)
             moved = output.move_to(files, item.config)
-        output.flush_streams()
+        output.flush_to_terminal(item.config)
         if internals.fault_timeout(item.config) > 0:
             # The child has a watchdog of its own; this one could end the runner. Before the fork:
             # to cancel it afterwards, as arming another does, waits for a thread that the fork

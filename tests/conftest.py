@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,8 @@ ANY_PYTEST: Final = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # An ordinary user of Debian does not find chroot, capsh and others without.
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
     # Tests here import the suites of tests/inner to read these marks.
     config.addinivalue_line("markers", "expect(result, *texts): of a test in tests/inner")
     config.addinivalue_line("markers", "on_the_host: about a test that is not isolated")

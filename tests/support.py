@@ -30,7 +30,15 @@ TOOLS: Final = Path(__file__).parents[1] / "tools"
 INNER: Final = ("-p", "nsisolate", "-p", "parity_recording")
 
 #: Variables of the outer run that would steer the inner one.
-_OUTER = ("PYTEST_", "NSISOLATE_", "COV_", "PY_COLORS", "FORCE_COLOR", "NO_COLOR")
+_OUTER = (
+    "PYTHONUNBUFFERED",
+    "PYTEST_",
+    "NSISOLATE_",
+    "COV_",
+    "PY_COLORS",
+    "FORCE_COLOR",
+    "NO_COLOR",
+)
 
 PYTEST_9 = pytest.version_tuple >= (9, 0)
 PYTEST_9_1 = pytest.version_tuple >= (9, 1)

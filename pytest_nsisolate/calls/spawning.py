@@ -59,7 +59,7 @@ def spawn(
                 end, maps=plan.maps, budget=request.timeout, init=plan.init, measured=measured
             )
 
-        output.flush_streams()
+        output.flush_to_terminal(config)
         writer = launch.launch(plan, files, shared, run.held(), register)
     except BaseException as error:
         if files is not None and attempt is None:
