@@ -180,17 +180,20 @@ def flush_to_terminal(config: pytest.Config) -> None:
     flush). So the descriptor is the real one for that moment.
     """
     captured = [
-        capture
+        (capture.targetfd, capture.targetfd_save)
         for capture in internals.global_captures(config)
         if _has_file(capture) and capture._state == "started"
     ]
-    for capture in captured:
-        os.dup2(capture.targetfd_save, capture.targetfd)
+    # What is there now may be a capture of capfd's, on top of that one.
+    kept = [(os.dup(number), number) for number, _ in captured]
     try:
+        for number, real in captured:
+            os.dup2(real, number)
         flush_streams()
     finally:
-        for capture in captured:
-            os.dup2(capture.tmpfile.fileno(), capture.targetfd)
+        for copy, number in kept:
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def flush_streams() -> None:
