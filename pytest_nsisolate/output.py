@@ -16,6 +16,7 @@ because it had been taken away from the report on purpose.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -25,6 +26,7 @@ import pytest
 
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output
+from pytest_nsisolate.errors import failing
 
 _KINDS = ("stdout", "stderr", "log")
 _OF_LOGS = "surrogatepass"
@@ -178,22 +180,23 @@ def flush_to_terminal(config: pytest.Config) -> None:
     The reporter's text waits in ``sys.__stdout__`` while the descriptor below is that of the
     capture: to flush it as it is would make it a test's output, and lose it (pytest-sugar does not
     flush). So the descriptor is the real one for that moment.
+
+    :raises StepError: without a descriptor left for that.
     """
     captured = [
         (capture.targetfd, capture.targetfd_save)
         for capture in internals.global_captures(config)
         if _has_file(capture) and capture._state == "started"
     ]
-    # What is there now may be a capture of capfd's, on top of that one.
-    kept = [(os.dup(number), number) for number, _ in captured]
-    try:
+    with failing("flush the terminal", None), contextlib.ExitStack() as stack:
+        for number, _ in captured:
+            # What is there now may be a capture of capfd's, on top of that one.
+            copy = os.dup(number)
+            stack.callback(os.close, copy)
+            stack.callback(os.dup2, copy, number)
         for number, real in captured:
             os.dup2(real, number)
         flush_streams()
-    finally:
-        for copy, number in kept:
-            os.dup2(copy, number)
-            os.close(copy)
 
 
 def flush_streams() -> None:

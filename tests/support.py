@@ -38,6 +38,14 @@ _OUTER = (
     "PY_COLORS",
     "FORCE_COLOR",
     "NO_COLOR",
+    # pytest, hypothesis and inline-snapshot behave differently where they find a CI system.
+    "CI",
+    "BUILD_NUMBER",
+    "BUILDKITE",
+    "GITHUB_ACTIONS",
+    "GITLAB_CI",
+    "TEAMCITY_VERSION",
+    "TF_BUILD",
 )
 
 PYTEST_9 = pytest.version_tuple >= (9, 0)
