@@ -22,6 +22,7 @@ from typing import Any, Final
 import pytest
 
 from parity_compare import compare, neutral
+from pytest_nsisolate.kernel import process, syscalls
 
 INNER_MODULES: Final = Path(__file__).with_name("inner")
 TOOLS: Final = Path(__file__).parents[1] / "tools"
@@ -191,7 +192,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
     return True
 
 
-def _needs(works: bool, reason: str) -> pytest.MarkDecorator:
+def needs(works: bool, reason: str) -> pytest.MarkDecorator:
     """A skip with this reason, unless NSISOLATE_MUST_WORK says that this machine has to work."""
     must_work = os.environ.get("NSISOLATE_MUST_WORK") == "1"
     return pytest.mark.skipif(not works and not must_work, reason=reason)
@@ -208,7 +209,22 @@ def _can_isolate() -> bool:
 
 
 #: For a test that isolates for real, with the whole default set.
-NEEDS_NAMESPACES = _needs(_can_isolate(), "this machine refuses namespaces")
+NEEDS_NAMESPACES = needs(_can_isolate(), "this machine refuses namespaces")
+
+
+#: For a test that makes its own host, or other users' processes.
+NEEDS_ROOT = needs(
+    sys.platform == "linux"
+    and process.has_capability("CAP_SYS_ADMIN")
+    and process.has_capability("CAP_SETUID"),
+    "needs CAP_SYS_ADMIN and CAP_SETUID",
+)
+
+#: mount_setattr(2) came with Linux 5.12.
+NEEDS_MOUNT_SETATTR = needs(syscalls.supports_mount_setattr(), "this kernel has no mount_setattr")
+
+#: An IPv6 stack can be switched off at boot.
+NEEDS_IPV6 = needs(Path("/proc/net/if_inet6").exists(), "this kernel has no IPv6")
 
 
 #: Leaves a test on the host under ``--nsisolate=all``: a negative control, or one that changes the

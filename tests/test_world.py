@@ -26,7 +26,7 @@ from typing import Any, Final
 import pytest
 
 from tests.hostile import NEEDS_ROOT
-from tests.support import NEEDS_NAMESPACES, ON_THE_HOST, eventually
+from tests.support import NEEDS_IPV6, NEEDS_NAMESPACES, ON_THE_HOST, eventually, needs
 from tests.witness import (
     Outside,
     connect_errno,
@@ -181,7 +181,7 @@ class TestPid:
         assert len(outside("processes()")) > 1
 
     @pytest.mark.isolated
-    @pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
+    @needs(shutil.which("ps") is not None, "needs ps (procps)")
     def test_ps_lists_only_the_test_and_itself(self) -> None:
         """A real program that reads /proc sees two processes."""
         listing = subprocess.check_output(["ps", "-e", "-o", "pid=,ppid="], text=True)
@@ -384,11 +384,6 @@ def abstract_server() -> Iterator[str]:
         yield listening.getsockname().decode()
 
 
-IPV6: Final = pytest.mark.skipif(
-    not Path("/proc/net/if_inet6").exists(), reason="this kernel has no IPv6"
-)
-
-
 class TestNet:
     @pytest.mark.parametrize((), [isolated(), isolated(net=True), isolated(user="same")])
     def test_only_lo_and_it_is_up(self) -> None:
@@ -405,7 +400,7 @@ class TestNet:
         assert socket.if_nameindex() == outside("socket.if_nameindex()")
 
     @pytest.mark.isolated
-    @pytest.mark.parametrize("address", ["127.0.0.1", pytest.param("::1", marks=IPV6)])
+    @pytest.mark.parametrize("address", ["127.0.0.1", pytest.param("::1", marks=NEEDS_IPV6)])
     def test_loopback_works(self, address: str) -> None:
         """127.0.0.1 and ::1 can be bound and connected at once."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET

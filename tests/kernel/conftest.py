@@ -23,6 +23,7 @@ import pytest
 from pytest_nsisolate import kernel
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
+from tests.support import NEEDS_ROOT
 
 SECONDS = 10
 STRANGER = 61_234  # an id that nobody has
@@ -35,9 +36,6 @@ EVERYTHING = frozenset(namespaces.NAMESPACES) - {"time"}
 
 def _privileged() -> bool:
     return process.has_capability("CAP_SYS_ADMIN") and process.has_capability("CAP_SETUID")
-
-
-NEEDS_ROOT = pytest.mark.skipif(not _privileged(), reason="needs CAP_SYS_ADMIN and CAP_SETUID")
 
 
 @pytest.fixture(scope="session", autouse=True)

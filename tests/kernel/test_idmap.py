@@ -14,6 +14,7 @@ import pytest
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import idmap, namespaces
 from pytest_nsisolate.kernel.libc import function
+from tests.support import NEEDS_ROOT
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
@@ -94,9 +95,9 @@ def test_ids_inside(user_world: World) -> None:
     assert user_world.run(body) == ((0, 0, 0), (0, 0, 0), expected)
 
 
+@pytest.mark.parametrize("user_world", [pytest.param("root", marks=NEEDS_ROOT)], indirect=True)
 def test_every_id_of_the_runner_is_there(user_world: World) -> None:
-    if user_world.kind == "rootless":
-        pytest.skip("an unprivileged runner has one id to give")
+    """An unprivileged runner has one id to give."""
 
     def body() -> Any:
         os.setgroups([4, 65_000])

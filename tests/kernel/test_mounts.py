@@ -17,13 +17,22 @@ import pytest
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import mounts, namespaces, readonly, syscalls
-from tests.support import ON_THE_HOST
+from tests.support import NEEDS_MOUNT_SETATTR, NEEDS_ROOT, ON_THE_HOST
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
 
 EVERYTHING = frozenset(namespaces.NAMESPACES) - {"time"}
 HOSTS_SYSCTLS = ("kernel/panic", "kernel/core_pattern", "vm/overcommit_memory", "fs/file-max")
+
+
+#: The ways into the namespaces that :func:`world` is to take.
+WITHOUT_USER = pytest.mark.parametrize(
+    "world", [pytest.param("root without user", marks=NEEDS_ROOT)], indirect=True
+)
+IN_USER_NAMESPACE = pytest.mark.parametrize(
+    "world", [pytest.param("root", marks=NEEDS_ROOT), "rootless"], indirect=True
+)
 
 
 def write_back(path: str) -> str:
@@ -70,13 +79,11 @@ def in_dev_shm() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(params=["mount_setattr", "remount"])
+@pytest.fixture(params=[pytest.param("mount_setattr", marks=NEEDS_MOUNT_SETATTR), "remount"])
 def attributes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """With mount_setattr, and as on a kernel that has none."""
     if request.param == "remount":
         monkeypatch.setattr(syscalls, "supports_mount_setattr", lambda: False)
-    elif not syscalls.supports_mount_setattr():
-        pytest.skip("this kernel has no mount_setattr")
     mounts._steps.cache_clear()
     yield
     mounts._steps.cache_clear()
@@ -91,15 +98,13 @@ def test_sysctls_of_the_host_are_read_only(world: World, own: frozenset[str]) ->
     assert world.run(body, own=own) == [refusal_of(world)] * len(HOSTS_SYSCTLS)
 
 
-@pytest.mark.parametrize(
-    "name", ["irq/default_smp_affinity", "sysrq-trigger", "mtrr", "acpi/wakeup"]
-)
-def test_other_ways_to_the_host_are_closed(world: World, name: str) -> None:
-    path = f"/proc/{name}"
-    if not os.path.exists(path):
-        pytest.skip(f"this host has no {path}")
+def test_other_ways_to_the_host_are_closed(world: World) -> None:
+    """Whichever of them this machine has."""
+    names = ("irq/default_smp_affinity", "sysrq-trigger", "mtrr", "acpi/wakeup")
+    paths = [path for name in names if os.path.exists(path := f"/proc/{name}")]
+    assert paths
 
-    assert world.run(lambda: write_back(path)) == refusal_of(world)
+    assert set(world.run(lambda: [write_back(path) for path in paths])) == {refusal_of(world)}
 
 
 @pytest.mark.usefixtures("attributes")
@@ -193,13 +198,15 @@ def test_sys_shows_only_own_devices(world: World) -> None:
 
 
 def test_dev_shm_and_mqueue_are_private(world: World, in_dev_shm: Path) -> None:
+    name = f"nsisolate-inside-{os.getpid()}"  # other tests make files there at the same time
+
     def body() -> Any:
         empty = os.listdir("/dev/shm") == []
-        Path("/dev/shm/inside").touch()
+        Path("/dev/shm", name).touch()
         mode = oct(os.stat("/dev/shm").st_mode)
         return empty, mode, mount_options("/dev/shm")[0], mount_options("/dev/mqueue")[1:2]
 
-    empty, mode, options, mqueue = world.run(body, outside=lambda: os.listdir("/dev/shm"))
+    empty, mode, options, mqueue = world.run(body, outside=lambda: name in os.listdir("/dev/shm"))
 
     assert (empty, mode) == (True, "0o41777")
     assert options.startswith("rw,nosuid,nodev")
@@ -306,10 +313,12 @@ def test_a_mount_inside_never_reaches_the_host(world: World) -> None:
     assert world.run(body) is True  # and world.run has compared the host's mount table
 
 
+@WITHOUT_USER
 def test_without_the_first_step_it_would(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control: the host of these tests is really shared."""
-    if world.kind != "root without user":
-        pytest.skip("a user namespace makes the copies slaves by itself")
+    """Negative control: the host of these tests is really shared.
+
+    A user namespace would make the copies slaves by itself, mount_namespaces(7).
+    """
 
     def body() -> Any:
         syscalls.mount("tmpfs", "/mnt", "tmpfs", 0)
@@ -342,7 +351,7 @@ def test_nothing_of_the_runner_changes(world: World) -> None:
             os.listdir("/sys/class/net"),
             Path("/proc/sys/net/ipv4/ip_forward").read_text(),
             Path("/proc/sys/kernel/pid_max").read_text(),
-            sorted(os.listdir("/dev/shm")),
+            os.stat("/dev/shm").st_dev,
         )
 
     assert world.run(lambda: 1, outside=outside) == 1
@@ -372,7 +381,7 @@ def test_a_user_namespace_inside_can_have_its_own_file_systems(world: World) -> 
     assert world.run(body) == ("1 lo\n", "")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to prepare such a host")
+@NEEDS_ROOT
 class TestWithMessageQueues:
     """``/dev/mqueue`` is there on most hosts, but not on all."""
 
@@ -396,11 +405,10 @@ class TestWithMessageQueues:
         seen = world.run(body, outside=lambda: os.listdir("/dev/mqueue"))
         assert seen == ("mqueue", "written")
 
+    @IN_USER_NAMESPACE
     def test_those_of_the_host_are_refused(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        if world.kind == "root without user":
-            pytest.skip("the host's root may have them")
         plan = mounts.plan_mounts
 
         def as_if_own(*, own: frozenset[str], in_use: Any) -> mounts.MountPlan:
@@ -414,14 +422,12 @@ class TestWithMessageQueues:
         assert seen == ("mount /dev/mqueue", "ipc", errno.EPERM)
 
 
+@NEEDS_ROOT
 class TestAsInAContainer:
     """``/proc`` as Docker leaves it: parts of it are read-only, others are masked."""
 
     @pytest.fixture
     def world(self, world: World) -> World:
-        if os.geteuid() != 0:
-            pytest.skip("needs root to prepare such a host")
-
         def prepare() -> None:
             for name in ("sys", "irq", "bus"):
                 path = f"/proc/{name}"
@@ -454,10 +460,9 @@ class TestAsInAContainer:
         assert seen == ("mount proc", "pid", errno.EPERM)
 
 
+@NEEDS_ROOT
 def test_a_sysctl_tree_mounted_apart_stays_writable_if_own(world: World) -> None:
     """LXC mounts /proc/sys read-only and /proc/sys/net writable on top of it."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to prepare such a host")
 
     def prepare() -> None:
         for path in ("/proc/sys/net", "/proc/sys/vm"):
@@ -471,10 +476,9 @@ def test_a_sysctl_tree_mounted_apart_stays_writable_if_own(world: World) -> None
     assert world.run(body, own=EVERYTHING - {"pid"}) == ("written", refusal_of(world))
 
 
+@NEEDS_ROOT
 def test_mounts_that_a_later_one_covers_are_left_out(world: World) -> None:
     """``unshare --mount-proc`` leaves what was mounted below the old ``/proc`` in the list."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to prepare such a host")
 
     def prepare() -> None:
         syscalls.mount("/proc/sys/vm", "/proc/sys/vm", None, syscalls.MS_BIND)
@@ -488,9 +492,8 @@ def test_mounts_that_a_later_one_covers_are_left_out(world: World) -> None:
     assert world.run(body, own=EVERYTHING - {"pid"}) == refusal_of(world)
 
 
+@NEEDS_ROOT
 def test_mounts_below_sys_with_strange_names_are_kept(world: World) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to prepare such a host")
 
     def prepare() -> None:
         syscalls.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0)

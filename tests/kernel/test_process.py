@@ -16,6 +16,7 @@ import pytest
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import namespaces, process, syscalls
+from tests.support import NEEDS_ROOT
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
@@ -187,6 +188,7 @@ def test_alone_until_there_is_another_process(world: World) -> None:
     assert world.run(body) == [True, False, False, True]
 
 
+@NEEDS_ROOT
 def test_not_alone_among_processes_that_may_not_be_signalled(
     in_child: InChild, become_stranger: Callable[[], None]
 ) -> None:
@@ -194,8 +196,6 @@ def test_not_alone_among_processes_that_may_not_be_signalled(
         become_stranger()
         return process.alone()
 
-    if os.geteuid() != 0:
-        pytest.skip("an ordinary user's own processes may be signalled")
     assert in_child(body) is False
 
 

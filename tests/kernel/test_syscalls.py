@@ -18,6 +18,7 @@ import pytest
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import libc, syscalls
+from tests.support import NEEDS_MOUNT_SETATTR, NEEDS_ROOT
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
@@ -75,10 +76,8 @@ def test_a_path_of_any_bytes(world: World) -> None:
     assert world.run(body) == (True, False)
 
 
+@NEEDS_MOUNT_SETATTR
 def test_attributes_are_cleared_too(world: World) -> None:
-    if not syscalls.supports_mount_setattr():
-        pytest.skip("this kernel has no mount_setattr")
-
     def body() -> Any:
         seen = []
         for changes in ((syscalls.MOUNT_ATTR_RDONLY, 0), (0, syscalls.MOUNT_ATTR_RDONLY)):
@@ -155,6 +154,7 @@ def test_a_blocked_process_gets_its_signals_again(in_child: InChild) -> None:
     assert in_child(body) == (True, 0, True, -signal.SIGUSR1)
 
 
+@NEEDS_ROOT
 def test_a_process_of_somebody_else_stays_blocked(
     in_child: InChild, become_stranger: Callable[[], None]
 ) -> None:
@@ -167,8 +167,6 @@ def test_a_process_of_somebody_else_stays_blocked(
             return error.errno
         return None
 
-    if os.geteuid() != 0:
-        pytest.skip("an ordinary user has no other user's process at hand")
     assert in_child(body) == errno.EPERM
 
 
