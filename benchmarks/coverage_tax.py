@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accounts import workplace
-from contenders import ENGINE, OURS, PYTEST, Contender
-from environments import REPOSITORY, Environments, UnavailableError
+from command_line import add_where, environments, machine, parser_for, positive, say, write
+from contenders import ENGINE, OURS, Contender
+from environments import UnavailableError
 from measure import Runner
-from overhead import machine, positive, say
 from studies import Table, ms, spread
 
 if TYPE_CHECKING:
@@ -118,26 +118,19 @@ def tax(
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--contexts", action="store_true")
     parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--tests", type=positive, default=300)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--envs", type=Path, default=REPOSITORY / ".bench", metavar="DIR")
-    parser.add_argument("--here", action="store_true", help="use the running environment for all")
-    parser.add_argument("--python", default=sys.executable, help="base of the environments")
-    parser.add_argument("--pytest", default=PYTEST, metavar="VERSION", help="default: %(default)s")
-    parser.add_argument("--source", type=Path, default=REPOSITORY, help="this plugin's sources")
+    add_where(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file. 1 if nothing could be measured."""
     options = arguments(argv)
-    root = None if options.here else options.envs.resolve()
-    environments = Environments(root, options.python, options.pytest, options.source.resolve())
+    made = environments(options)
     measuring = ["--cov=pkg", "--cov-branch", "--cov-report="]
     if options.contexts:
         measuring.append("--cov-context=test")
@@ -146,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runners = []
             for contender in EVERYONE:
                 folder = stack.enter_context(workplace(None))
-                runner = Runner(contender, environments.interpreter(contender), folder, None)
+                runner = Runner(contender, made.interpreter(contender), folder, None)
                 (folder / "pkg").mkdir()
                 for name, text in package().items():
                     runner.provide(f"pkg/{name}", text)
@@ -157,8 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"\n{table}", flush=True)
     if options.json is not None:
-        result = {"machine": machine(options), "tax": table.data, "figure": figure}
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write({"machine": machine(options), "tax": table.data, "figure": figure}, options.json)
     return 0
 
 

@@ -12,9 +12,7 @@ Several flags may stand together. benchmarks/README.md says how the numbers come
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,8 +20,9 @@ from typing import TYPE_CHECKING
 
 import studies
 from accounts import account, reachable, workplace
-from contenders import BY_KEY, DEFAULT_SET, EVERYONE, FLOOR, FORKED, IDLE, PLAIN, PYTEST, Contender
-from environments import REPOSITORY, Environments, UnavailableError
+from command_line import add_where, environments, machine, parser_for, positive, say, write
+from contenders import BY_KEY, DEFAULT_SET, EVERYONE, FLOOR, FORKED, IDLE, PLAIN, Contender
+from environments import Environments, UnavailableError
 from measure import Runner
 
 if TYPE_CHECKING:
@@ -32,9 +31,7 @@ if TYPE_CHECKING:
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     what = parser.add_argument_group("what is measured (default: the cost of an empty test)")
     what.add_argument("--cost", action="store_true", help="beside the others below")
     what.add_argument("--drift", action="store_true")
@@ -45,28 +42,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     how.add_argument("--rounds", type=positive, help="default: about three minutes' worth")
     how.add_argument("--tests", type=positive, help="tests per session")
     how.add_argument("--json", type=Path, metavar="FILE", help="default: results.json in --envs")
-    where = parser.add_argument_group("where")
-    where.add_argument(
-        "--envs",
-        type=Path,
-        default=REPOSITORY / ".bench",
-        metavar="DIR",
-        help="keep the contenders' environments here (default: %(default)s)",
-    )
-    where.add_argument("--here", action="store_true", help="use the running environment for all")
-    where.add_argument("--python", default=sys.executable, help="base of the environments")
-    where.add_argument("--pytest", default=PYTEST, metavar="VERSION", help="default: %(default)s")
-    where.add_argument("--source", type=Path, default=REPOSITORY, help="this plugin's sources")
+    where = add_where(parser)
     where.add_argument("--user", default="nobody", help="the account without privileges")
     return parser.parse_args(argv)
-
-
-def positive(text: str) -> int:
-    """A whole number above zero."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
 
 
 def sizes(text: str) -> list[int]:
@@ -85,40 +63,32 @@ def names(text: str) -> list[str]:
     return text.split(",")
 
 
-def say(text: str) -> None:
-    """Progress, beside the results."""
-    print(text, file=sys.stderr, flush=True)
-
-
 @contextmanager
 def runners(
     wanted: Iterable[Contender], options: argparse.Namespace, absent: list[str]
 ) -> Iterator[list[Runner]]:
     """A checked runner for each contender that this machine can run; ``absent`` says why not."""
-    root = None if options.here else options.envs.resolve()
-    environments = Environments(root, options.python, options.pytest, options.source.resolve())
+    made = environments(options)
     with ExitStack() as stack:
         ready = []
         for contender in wanted:
             if options.only and contender.key not in options.only:
                 continue
             try:
-                ready.append(_runner(contender, environments, options.user, stack))
+                ready.append(_runner(contender, made, options.user, stack))
             except UnavailableError as reason:
                 say(f"left out: {reason}")
                 absent.append(str(reason))
         yield ready
 
 
-def _runner(
-    contender: Contender, environments: Environments, user: str, stack: ExitStack
-) -> Runner:
+def _runner(contender: Contender, made: Environments, user: str, stack: ExitStack) -> Runner:
     root = os.geteuid() == 0
     if contender is DEFAULT_SET and not root:
         raise UnavailableError(
             f"{contender.key}: needs root (run by an account without privileges)"
         )
-    interpreter = environments.interpreter(contender)
+    interpreter = made.interpreter(contender)
     who = account(user) if contender.unprivileged and root else None
     if who is not None:
         reachable(interpreter, who)
@@ -154,17 +124,6 @@ def measured(options: argparse.Namespace, absent: list[str]) -> Iterator[tuple[s
             yield "idle", studies.idle(ready, options.rounds or 20, options.tests or 500, say)
 
 
-def machine(options: argparse.Namespace) -> dict[str, object]:
-    """What the figures were taken on; they mean nothing elsewhere."""
-    return {
-        "kernel": platform.release(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "python": options.python,
-        "pytest": "the running one" if options.here else options.pytest,
-        "uid": os.geteuid(),
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write the JSON file. 1 if nothing could be measured."""
     options = arguments(argv)
@@ -183,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"left out: {reason}")
     target = options.json or (None if options.here else options.envs / "results.json")
     if target is not None and tables:
-        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(result, target)
         print(f"written: {target}")
     return 0 if tables else 1
 

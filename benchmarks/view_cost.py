@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from accounts import workplace
-from contenders import ENGINE, OURS, PYTEST, Contender
-from environments import REPOSITORY, Environments, UnavailableError
+from command_line import add_where, environments, machine, parser_for, positive, say, write
+from contenders import ENGINE, OURS, Contender
+from environments import UnavailableError
 from measure import Runner
-from overhead import machine, positive, say
 from studies import Table, ms, spread
 
 if TYPE_CHECKING:
@@ -100,38 +100,30 @@ def cost(runner: Runner, chosen: Sequence[str], rounds: int, tests: int) -> Tabl
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for(__doc__)
     parser.add_argument("--only", nargs="+", choices=SUITES, default=list(SUITES))
     parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--tests", type=positive, default=200)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--envs", type=Path, default=REPOSITORY / ".bench", metavar="DIR")
-    parser.add_argument("--here", action="store_true", help="use the running environment for all")
-    parser.add_argument("--python", default=sys.executable, help="base of the environments")
-    parser.add_argument("--pytest", default=PYTEST, metavar="VERSION", help="default: %(default)s")
-    parser.add_argument("--source", type=Path, default=REPOSITORY, help="this plugin's sources")
+    add_where(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON file. 1 if nothing could be measured."""
     options = arguments(argv)
-    root = None if options.here else options.envs.resolve()
-    environments = Environments(root, options.python, options.pytest, options.source.resolve())
+    made = environments(options)
     try:
         with ExitStack() as stack:
             folder = stack.enter_context(workplace(None))
-            runner = Runner(ISOLATED, environments.interpreter(ISOLATED), folder, None)
+            runner = Runner(ISOLATED, made.interpreter(ISOLATED), folder, None)
             table = cost(runner, options.only, options.rounds, max(4, options.tests))
     except UnavailableError as reason:
         say(f"not measured: {reason}")
         return 1
     print(f"\n{table}", flush=True)
     if options.json is not None:
-        result = {"machine": machine(options), "view": table.data}
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write({"machine": machine(options), "view": table.data}, options.json)
     return 0
 
 
