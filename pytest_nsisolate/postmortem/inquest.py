@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Whether a failed test's world is looked at, and the look itself, which breaks nothing.
+
+Fact: whatever a test may have done to its world is still so when it has failed: no descriptor is
+left, ``/proc`` is gone, ``open`` is a mock, the user is somebody else, a filter refuses sockets.
+And the budget of the test goes on.
+
+Consequence: the report is sent first, and stands; the view follows it. Each reading is guarded, and
+says what kept it. None starts after :data:`SECONDS`, and none is a call that waits for somebody
+else. Descriptors that the soft limit keeps back are used meanwhile. The runner stops the budget,
+and goes on without the view after :data:`PATIENCE` seconds.
+
+Fact: which mounts are new is known only to somebody who has seen the old ones, and to look at them
+costs every test something.
+Consequence: one child for each plan of mounts looks before its test begins, and tells the runner.
+
+This module is imported by every run that isolates something, and with it only what a child that
+cannot open a file any more still needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from pytest_nsisolate.postmortem import limits, refusals
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.kernel.mounts import MountPlan
+    from pytest_nsisolate.request import IsolationRequest
+    from pytest_nsisolate.run import Run
+
+#: Seconds after which no other reading is begun.
+SECONDS: Final = 2.0
+
+#: Seconds that the runner waits for a view before the report goes without.
+PATIENCE: Final = 10.0
+
+#: Bytes of a list of mounts that is kept; a longer one is not compared.
+_MOST_MOUNTS: Final = 1 << 20
+
+#: A runner that mounts something before each test makes as many plans.
+_MOST_PLANS: Final = 16
+
+#: The test's own, whatever it does to the module: a mocked clock would end no reading.
+_now = time.monotonic
+
+
+def opened(item: pytest.Item, request: IsolationRequest, run: Run) -> Inquest | None:
+    """In the runner, before the clone: what will be asked if this test fails; None for nothing."""
+    mode = run.settings.postmortem
+    if mode == "none":
+        return None
+    import resource  # noqa: F401  a child without a descriptor left could not import it
+
+    whole = mode == "all" or item.get_closest_marker("isolated") is not None
+    if not whole and "net" not in request.namespaces:
+        return None
+    return Inquest(request, run, whole=whole)
+
+
+class Inquest:
+    """One test's; made in the runner, used in its child.
+
+    :param whole: with the view; else only what a hint needs is gathered.
+    """
+
+    def __init__(self, request: IsolationRequest, run: Run, *, whole: bool) -> None:
+        self._request = request
+        self._run = run
+        self._whole = whole
+        self._plan: MountPlan | None = None
+        self._mounts: str | None = None
+        #: The child looks at its mounts before the test begins.
+        self.asks_for_mounts = False
+        self._subtest_shown = False
+
+    def note_plan(self, plan: MountPlan | None) -> None:
+        """In the runner: which mounts the child is going to make."""
+        self._plan = plan
+        if plan is not None and self._whole:
+            plans = self._run.first_mounts
+            known = plans.get(id(plan))
+            self._mounts = None if known is None else known[1]
+            self.asks_for_mounts = known is None and len(plans) < _MOST_PLANS
+
+    def take_mounts(self, data: dict[str, Any]) -> None:
+        """In the runner: what the first child with this plan has seen; of no other one."""
+        mounts = data.get("mounts")
+        if self.asks_for_mounts and isinstance(mounts, str) and len(mounts) <= _MOST_MOUNTS:
+            assert self._plan is not None
+            # With the plan itself, so that its id is nobody else's meanwhile.
+            self._run.first_mounts[id(self._plan)] = (self._plan, mounts)
+        self.asks_for_mounts = False
+
+    # In the child ---------------------------------------------------------------------------------
+
+    def begin(self, send: Callable[[dict[str, object]], None]) -> None:
+        """Before the test's first line."""
+        if self.asks_for_mounts:
+            try:
+                with open("/proc/self/mountinfo", "rb") as file:
+                    self._mounts = file.read(_MOST_MOUNTS + 1).decode("utf-8", "surrogateescape")
+            except OSError:
+                self._mounts = ""
+            send({"mounts": self._mounts})
+
+    def examine(self, error: BaseException | None, *, subtest: bool = False) -> dict[str, object]:
+        """What is to be said about a failure; raises nothing but what ends the session.
+
+        The world is shown once for all subtests, with the first one that fails.
+
+        :param error: the exception, if there is one.
+        """
+        whole = self._whole and not (subtest and self._subtest_shown)
+        self._subtest_shown |= subtest
+        until = _now() + SECONDS
+        found: dict[str, object] = {}
+        with _undisturbed() as open_files:
+            try:
+                errors = refusals.chain(error)
+                found["tried"] = refusals.tried(errors)
+                numbers = refusals.numbers(errors)
+            except BaseException as failure:
+                said = _excuse("the failure", failure)
+                return {"text": said} if whole else {}
+            if whole:
+                parts = [*self._parts(), ("limits", lambda: self._limits(numbers, open_files))]
+                found["text"] = "\n".join(
+                    line for name, read in parts for line in _guarded(name, read, until)
+                )
+        return found
+
+    def _parts(self) -> list[tuple[str, Callable[[], list[str]]]]:
+        try:
+            from pytest_nsisolate.postmortem import world
+
+            return world.parts(self._request, self._run, self._mounts)
+        except BaseException as failure:
+            said = _excuse("the view", failure)
+            return [("the view", lambda: [said])]
+
+    def _limits(self, numbers: frozenset[int], open_files: int) -> list[str]:
+        fresh = self._request.namespaces
+        own_pids, own_ipc = "pid" in fresh, "ipc" in fresh
+        lines = limits.lines(numbers, open_files, own_pids=own_pids, own_ipc=own_ipc)
+        return ["limits:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _guarded(name: str, read: Callable[[], list[str]], until: float) -> list[str]:
+    if _now() > until:
+        return [f"{name}: not read, the others took more than {SECONDS:g} s"]
+    try:
+        return read()
+    except BaseException as error:
+        return [_excuse(name, error)]
+
+
+def _excuse(name: str, error: BaseException) -> str:
+    """What is said instead; what a signal handler of the test raises counts as well.
+
+    :raises BaseException: the error itself, if it is to end the session.
+    """
+    if isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
+        raise error
+    kind = type(error).__name__
+    try:
+        said = str(error)[:200]
+    except Exception:
+        said = ""
+    return f"{name}: could not be read ({kind}{': ' if said else ''}{said})"
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[int]:
+    """Readings need a descriptor or two, and have no warnings of their own.
+
+    :returns: the soft limit of open files that the test has.
+    """
+    import resource
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            yield soft
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""The section of a report: put on it, bounded, and coloured where a terminal shows it.
+
+Fact: what stands in ``report.sections`` is captured output to pytest: ``--show-capture`` hides it,
+and junit leaves out what it does not know. The text of a failure has sections of its own
+(``ExceptionRepr.addsection``), which every reporter shows, xdist sends, and ``--tb`` leaves alone.
+
+Consequence: it is one of those, as plain text. A report whose failure has no such text (a missing
+fixture, a doctest, a strict xfail that passed) has it beside its captured output.
+
+Fact: pytest asks a failure's text to write itself, and tells it whether there are colours.
+Consequence: the text gets a ``toterminal`` of its own, which does as before and colours this one
+section; what does not ask for colours gets what the class gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import pytest
+
+#: The titles of the whole and of a hint alone.
+TITLE: Final = "PID 1's view at the failure"
+HINT_TITLE: Final = "the test's own network"
+
+#: Whatever a child sends, a report has no more than this of it.
+MOST_LINES: Final = 120
+MOST_COLUMNS: Final = 200
+
+_TITLES: Final = (TITLE, HINT_TITLE)
+_HINT: Final = "hint:"
+
+#: States that tell something, by the columns that have them.
+_STATES: Final = {
+    "zombie": "red",
+    "dead": "red",
+    "stopped": "yellow",
+    "tracing-stop": "yellow",
+    "disk-sleep": "yellow",
+    "running": "green",
+    "listen": "green",
+    "unconn": "green",
+    "up": "green",
+    "down": "red",
+}
+_STATE_COLUMNS: Final = ("STATE", "SET")
+
+
+def attach(report: pytest.TestReport, view: object, hint: str) -> None:
+    """Add the section, if there is anything to say.
+
+    :param view: the text that a child has sent; anything but a text is nothing.
+    :param hint: the runner's own line.
+    """
+    text = bounded(view) if isinstance(view, str) else ""
+    lines = [line for line in (hint, text) if line]
+    if not lines:
+        return
+    title, content = TITLE if text else HINT_TITLE, "\n".join(lines)
+    told: Any = report.longrepr
+    if callable(getattr(told, "addsection", None)):
+        told.addsection(title, content)
+        _dress(told)
+    else:
+        report.sections.append((title, content))
+
+
+def dress(reports: Iterable[Any]) -> None:
+    """Before a summary: reports that have crossed from a worker of xdist are coloured as well."""
+    for report in reports:
+        told = getattr(report, "longrepr", None)
+        if getattr(told, "sections", None):
+            _dress(told)
+
+
+def bounded(text: str) -> str:
+    """No more lines and columns than are read, and nothing that a terminal would act on."""
+    lines = text.split("\n", MOST_LINES + 1)
+    if len(lines) > MOST_LINES:
+        left = text.count("\n") + 1 - MOST_LINES
+        lines = [*lines[:MOST_LINES], f"... and {left} more lines"]
+    return "\n".join(map(_shortened, lines))
+
+
+def _shortened(line: str) -> str:
+    left = len(line) - MOST_COLUMNS
+    if left > 0:
+        line = f"{line[:MOST_COLUMNS]}... ({left} more characters)"
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+# At the terminal ---------------------------------------------------------------------------------
+
+
+def _dress(told: Any) -> None:
+    if "toterminal" not in vars(told) and any(part[0] in _TITLES for part in told.sections):
+        told.toterminal = _Dressed(told)
+
+
+class _Dressed:
+    """In place of the method of a failure's text; an object, so that it can be pickled."""
+
+    def __init__(self, told: Any) -> None:
+        self._told = told
+
+    def __call__(self, tw: Any) -> None:
+        told = self._told
+        if not tw.hasmarkup:
+            type(told).toterminal(told, tw)
+            return
+        every = told.sections
+        told.sections = [part for part in every if part[0] not in _TITLES]
+        try:
+            type(told).toterminal(told, tw)
+        finally:
+            told.sections = every
+        for title, content, separator in every:
+            if title in _TITLES:
+                tw.sep(separator, title)
+                for line in _marked(content.split("\n")):
+                    for text, markup in line:
+                        tw.write(text, **markup)
+                    tw.line()
+
+
+_Piece = tuple[str, dict[str, bool]]
+
+
+def _marked(lines: Iterable[str]) -> Iterator[list[_Piece]]:
+    column: slice | None = None
+    for line in lines:
+        if line.startswith(_HINT):
+            yield [(line, {"yellow": True})]
+        elif not line.startswith(" "):
+            column = None
+            yield [(line, {"bold": True})]
+        elif (found := _state_column(line)) is not None:
+            column = found
+            yield [(line, {})]
+        else:
+            yield _row(line, column)
+
+
+def _state_column(line: str) -> slice | None:
+    """Where the states stand below this line, if it has the names of columns."""
+    names = list(re.finditer(r"\S+(?: \S+)*", line))
+    if not all(name[0].isupper() for name in names):
+        return None
+    for at, name in enumerate(names):
+        if name[0] in _STATE_COLUMNS:
+            end = names[at + 1].start() if at + 1 < len(names) else None
+            return slice(name.start(), end)
+    return None
+
+
+def _row(line: str, column: slice | None) -> list[_Piece]:
+    colour = None if column is None else _STATES.get(line[column].strip())
+    if column is None or colour is None:
+        return [(line, {})]
+    end = len(line) if column.stop is None else column.stop
+    return [(line[: column.start], {}), (line[column], {colour: True}), (line[end:], {})]

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""The world of a failed test as text: what is there, in the order in which one would look.
+
+Each part is a name and a function, so that whoever asks can guard every one by itself. A heading
+has no margin, and the rows below it have one; ``section`` colours by that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from pytest_nsisolate.postmortem import loopback
+from pytest_nsisolate.request import IsolationRequest
+from pytest_nsisolate.run import Run
+from pytest_nsisolate.sight import make_view
+from pytest_nsisolate.view import Pid1View
+from pytest_nsisolate.view.mounts import Mount, parse_mounts
+from pytest_nsisolate.view.processes import Process
+from pytest_nsisolate.view.tables import aligned, counted, indented, table
+
+#: Rows of each kind; the rest is counted.
+_MOST_PROCESSES: Final = 20
+_MOST_SOCKETS: Final = 20
+_MOST_OTHERS: Final = 10
+
+Part = tuple[str, Callable[[], list[str]]]
+
+
+def parts(request: IsolationRequest, run: Run, mounts: str | None) -> list[Part]:
+    """What there is to say about this test's world.
+
+    :param mounts: those that were there before the test began, if they are known.
+    """
+    view = make_view(request, run)
+    own_net = "net" in request.namespaces
+    found: list[Part] = [
+        ("processes", lambda: _processes(view)),
+        ("listening sockets", lambda: _listening(view, own_net=own_net)),
+    ]
+    if own_net:
+        found.append(("network", lambda: _network(view)))
+    if mounts:
+        found.append(("mounts added by the test", lambda: _mounts(view, mounts)))
+    return found
+
+
+def _processes(view: Pid1View) -> list[str]:
+    rows = [found for tree in view.process_tree for found in tree.walk()]
+    labels = view._labels
+    lines = [("PID", "PPID", "STATE", "UID", "AGE", "COMMAND")]
+    for depth, process in rows[:_MOST_PROCESSES]:
+        command = labels.get(process.pid, process.command)
+        # Deeper than this the margin would leave no room for the command.
+        lines.append((*_facts(process), f"{'  ' * min(depth, 12)}{command}"))
+    found = _headed(f"{counted(len(rows), 'process')}:", aligned(lines).splitlines())
+    return found + _rest([process for _, process in rows[_MOST_PROCESSES:]])
+
+
+def _facts(process: Process) -> tuple[str, str, str, str, str]:
+    age = f"{process.age:.0f} s"
+    return str(process.pid), str(process.ppid), process.state, str(process.uid), age
+
+
+def _rest(left: Sequence[Process]) -> list[str]:
+    if not left:
+        return []
+    states = Counter(process.state for process in left).most_common(3)
+    told = ", ".join(f"{count} {state}" for state, count in states)
+    return [f"  ... and {len(left)} more ({told})"]
+
+
+def _listening(view: Pid1View, *, own_net: bool) -> list[str]:
+    rows = view.listening
+    if not own_net:
+        # The host's are many, and not what this test was about.
+        own = {process.pid for process in view.processes}
+        rows = tuple(row for row in rows if own.intersection(row.pids))
+    return _table(counted(len(rows), "listening socket"), rows, _MOST_SOCKETS)
+
+
+def _network(view: Pid1View) -> list[str]:
+    """The routes but for those that the kernel makes for its own addresses."""
+    if untouched := loopback.only():
+        return [untouched]
+    devices = view.interfaces
+    routes = tuple(row for row in view.routes if row.table != "local")
+    return [
+        *_table(counted(len(devices), "interface"), devices, _MOST_OTHERS),
+        *_table(counted(len(routes), "route"), routes, _MOST_OTHERS),
+    ]
+
+
+def _mounts(view: Pid1View, before: str) -> list[str]:
+    known = Counter(map(_identity, parse_mounts(before.splitlines())))
+    added = []
+    for mount in view.mounts:
+        # In the order in which they were made, so of several alike the last ones are new.
+        identity = _identity(mount)
+        if known[identity] > 0:
+            known[identity] -= 1
+        else:
+            added.append(mount)
+    if not added:
+        return []
+    return _table(f"{counted(len(added), 'mount')} added by the test", added, _MOST_OTHERS)
+
+
+def _identity(mount: Mount) -> tuple[str, str, str]:
+    """The same in another test's world, where ids and devices have other numbers."""
+    return mount.target, mount.fstype, mount.root
+
+
+def _table(title: str, rows: Iterable[object], most: int) -> list[str]:
+    text = table(rows, most=most)
+    return _headed(f"{title}:", text.splitlines()) if text else [title]
+
+
+def _headed(title: str, lines: Iterable[str]) -> list[str]:
+    return [title, *indented("\n".join(lines))]
