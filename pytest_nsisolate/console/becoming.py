@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""What a process does last before it is the command: its terminal, then the program.
+
+Fact: a terminal's name is looked up in the ``/dev/pts`` that a process sees, and there may be one
+of its own: a terminal that was opened outside has no name then, and ``tty`` says that it is none.
+Consequence: the process that is to have the terminal opens it, and sends the master out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import posix
+import shutil
+import signal
+import socket
+import termios
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+from pytest_nsisolate.errors import failing
+
+#: As env(1), nohup(1) and docker(1): what has failed is not the command.
+NOT_STARTED: Final = 125
+
+#: What a shell says of a command that is not there, and of one that cannot be run.
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+
+#: Python ignores these, and what is ignored stays so over execve(2).
+_IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+def take_terminal(channel: socket.socket) -> None:
+    """Open a pseudo-terminal like the one that is standard input, and make it one's own.
+
+    Of the standard streams it takes the place of those that are terminals; the others stay.
+    Only a leader of a session that has no terminal can do this.
+
+    :param channel: over which the master goes to the runner.
+    :raises StepError: ``open a terminal``.
+    """
+    with failing("open a terminal", None):
+        mode, size = termios.tcgetattr(0), fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
+        master, slave = os.openpty()
+        termios.tcsetattr(slave, termios.TCSANOW, mode)
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+        socket.send_fds(channel, [b"m"], [master])
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+        for stream in range(3):
+            if os.isatty(stream):
+                os.dup2(slave, stream)
+        os.close(master)
+        os.close(slave)
+
+
+def execute(command: Sequence[str], name: str = "run", *, directory: str | None = None) -> NoReturn:
+    """Become the command, which is looked for in ``PATH``; what fails is said as shells say it.
+
+    :param name: who says it.
+    :param directory: where it starts; None: here.
+    """
+    for number in _IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_DFL)
+    if directory is not None:
+        try:
+            os.chdir(directory)
+        except OSError as error:
+            _give_up(NOT_STARTED, f"{name}: {directory}: {os.strerror(error.errno or 0)}")
+    try:
+        os.execvp(command[0], [*command])  # noqa: S606 (no shell is what is wanted)
+    except (FileNotFoundError, NotADirectoryError):
+        _give_up(NOT_FOUND, f"{name}: {command[0]}: command not found")
+    except OSError as error:
+        if "/" not in command[0] and shutil.which(command[0], os.F_OK) is None:
+            # What is refused is a folder of PATH, which the user may not enter.
+            _give_up(NOT_FOUND, f"{name}: {command[0]}: command not found")
+        _give_up(NOT_EXECUTABLE, f"{name}: {command[0]}: {os.strerror(error.errno or 0)}")
+
+
+def _give_up(status: int, text: str) -> NoReturn:
+    try:
+        os.write(2, f"{text}\n".encode(errors="surrogateescape"))
+    finally:
+        posix._exit(status)
