@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: MIT
+"""Every system call of the machinery is made to fail, and the report says which it was.
+
+Nobody has to keep a list of these calls: an isolated test is run once while ``tests/faults.py``
+writes down who makes which call, and then once for each of them, with that call refused. A call
+that is new is tried without a word here; :data:`STEPS` says of those that have always been there
+what the report must name.
+
+``NSISOLATE_WHOLE=1`` tries every call on every side and way; otherwise two of each name, and all
+that :data:`STEPS` tells apart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from tests import faults
+from tests.batch import THREADED, Side, run_batch, said, source, suite_folder, verdict
+from tests.faults import Case
+from tests.hostile import NEEDS_ROOT
+from tests.support import NEEDS_NAMESPACES, Result
+
+pytestmark = [
+    NEEDS_NAMESPACES,
+    pytest.mark.skipif(not faults.AVAILABLE, reason="the table of calls is of two machines"),
+]
+
+WHOLE: Final = os.environ.get("NSISOLATE_WHOLE") == "1"
+
+#: What the tests ask for, so that each step there is taken in one of them.
+DEFAULT: Final[dict[str, Any]] = {}
+INIT: Final = {"init": True, "hostname": "other", "time": 5.0}
+NO_PID: Final = {"pid": False}
+SAME: Final = {"user": "same"}
+
+IF_WHOLE: Final = pytest.mark.skipif(not WHOLE, reason="with NSISOLATE_WHOLE=1")
+
+CONFTEST: Final = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import pytest
+from tests import faults
+
+def pytest_collection_finish():
+    faults.submit()
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item):
+    name = item.name.partition("[")[2].rstrip("]")
+    armed = item.name.startswith("test_fault") and name.isdigit()
+    faults.arm(int(name) if armed else faults.OFF)
+    try:
+        return (yield)
+    finally:
+        faults.arm(faults.OFF)
+"""
+
+REFUSED: Final = "isolation refused: "
+
+#: Role, call, a text in its paths: what the report names. The first that fits counts.
+STEPS: Final = (
+    ("runner", "memfd_create", "", REFUSED + "memfd_create:"),
+    ("runner", "pipe2", "", REFUSED + "pipe2:"),
+    ("runner", "socketpair", "", REFUSED + "socketpair:"),
+    ("runner", "getrandom", "", REFUSED + "getrandom:"),
+    ("runner", "rt_sigprocmask", "", REFUSED + "sigprocmask:"),
+    ("runner", "pidfd_open", "", REFUSED + "pidfd_open:"),
+    ("runner", "getcwd", "", REFUSED + "prepare the launch:"),
+    ("runner", "fcntl", "", REFUSED + "flush the terminal:"),
+    ("runner", "dup2", "", REFUSED + "flush the terminal:"),
+    ("runner", "ioctl", "socket:", REFUSED + "take on the child:"),
+    ("runner", "openat", "uid_map", REFUSED + "write uid_map for the user namespace:"),
+    ("runner", "write", "uid_map", REFUSED + "write uid_map for the user namespace:"),
+    ("runner", "openat", "gid_map", REFUSED + "write gid_map for the user namespace:"),
+    ("runner", "write", "gid_map", REFUSED + "write gid_map for the user namespace:"),
+    ("usher", "setpgid", "", REFUSED + "setpgid:"),
+    ("usher", "pidfd_open", "", REFUSED + "pidfd_open:"),
+    ("usher", "rt_sigaction", "", REFUSED + "sigaction(SIGCHLD):"),
+    ("usher", "prctl", "", REFUSED + "prctl(PR_SET_CHILD_SUBREAPER):"),
+    ("usher", "openat", "setgroups", REFUSED + "write setgroups for the user namespace:"),
+    ("usher", "write", "setgroups", REFUSED + "write setgroups for the user namespace:"),
+    ("usher", "openat", "uid_map", REFUSED + "write uid_map for the user namespace:"),
+    ("usher", "write", "uid_map", REFUSED + "write uid_map for the user namespace:"),
+    ("usher", "openat", "gid_map", REFUSED + "write gid_map for the user namespace:"),
+    ("usher", "write", "gid_map", REFUSED + "write gid_map for the user namespace:"),
+    ("usher", "openat", "timens", REFUSED + "write timens_offsets for the time namespace:"),
+    ("usher", "write", "timens", REFUSED + "write timens_offsets for the time namespace:"),
+    ("usher", "write", "socket:", REFUSED + "tell the runner:"),
+    ("child", "poll", "", REFUSED + "parent-death check:"),
+    ("child", "ppoll", "", REFUSED + "parent-death check:"),
+    ("child", "pidfd_open", "", REFUSED + "report to the warden:"),
+    ("child", "sendmsg", "", REFUSED + "report to the warden:"),
+    ("child", "setsid", "", REFUSED + "setsid:"),
+    ("child", "prlimit64", "", REFUSED + "setrlimit(RLIMIT_CORE):"),
+    ("child", "read", "socket:", REFUSED + "wait for the id map for the user namespace:"),
+    ("child", "mount", "proc /proc proc", REFUSED + "mount proc for the pid namespace:"),
+    ("child", "mount", "sysfs", REFUSED + "mount sysfs for the net namespace:"),
+    ("child", "mount", "/proc/sys/net", REFUSED + "bind /proc/sys/net for the mount namespace:"),
+    ("child", "mount_setattr", "", "read-only for the mount namespace:"),
+    ("child", "mkdir", "", REFUSED + "fill /dev for the mount namespace:"),
+    ("child", "mkdirat", "", REFUSED + "fill /dev for the mount namespace:"),
+    ("child", "mknodat", "", REFUSED + "fill /dev for the mount namespace:"),
+    ("child", "symlink", "", REFUSED + "fill /dev for the mount namespace:"),
+    ("child", "symlinkat", "", REFUSED + "fill /dev for the mount namespace:"),
+    ("child", "socket", "", REFUSED + "set lo up for the net namespace:"),
+    ("child", "ioctl", "socket:", REFUSED + "set lo up for the net namespace:"),
+    ("child", "sethostname", "", REFUSED + "sethostname for the uts namespace:"),
+    ("child", "clone", "", REFUSED + "fork for the pid namespace:"),
+    ("child", "capget", "", REFUSED + "drop capabilities for the user namespace:"),
+    ("child", "capset", "", REFUSED + "drop capabilities for the user namespace:"),
+    ("test", "setsid", "", REFUSED + "setsid:"),
+    ("*", "rt_sigprocmask", "", REFUSED + "sigprocmask:"),
+    ("*", "dup3", "memfd:", REFUSED + "redirect output:"),
+    ("*", "dup2", "memfd:", REFUSED + "redirect output:"),
+    ("*", "dup3", "null", REFUSED + "dup2:"),
+)
+
+#: Without these there is another way, or nothing is lost.
+DISPENSABLE: Final = (
+    ("runner", "clone"),  # the usher's way says more
+    ("runner", "openat /proc/self/task"),
+    ("runner", "getdents64"),
+    ("*", "getrandom"),  # of the interpreter, after a fork
+    ("usher", "ioctl"),  # of open()
+)
+
+#: While the runner waits, at the end of a test, and deaths on the way in. How many
+#: of these calls there are is up to chance, so one may not be tried.
+LATER: Final = (
+    Case("runner", "read", "EIO", about="pipe:"),
+    Case("runner", "read", "EIO", about="pipe:", nth=2),
+    Case("runner", "read", "EIO", about="socket:"),
+    *(Case("runner", "poll", "EIO", nth=nth) for nth in range(3, 8)),
+    Case("child", "kill", "EIO"),
+    Case("child", "write", "EIO", about="pipe:", nth=2),
+    Case("child", "rt_sigtimedwait", "EIO", marker=INIT),
+    Case("usher", "poll", "EIO"),
+    *(Case(role, "*", "SIGKILL", nth=nth) for role in ("usher", "child") for nth in (5, 10, 15)),
+)
+
+#: Not of the machinery, or without an answer that a kernel could give.
+LEFT_OUT: Final = frozenset(("close", "wait4", "exit_group"))
+
+
+def run_cases(
+    cases: list[Case], side: Side, conftest: str, *, listing: bool = False
+) -> tuple[Result, list[dict[str, Any]]]:
+    """One test for each case, each followed by another; and what the supervisor wrote."""
+    told = json.dumps([dataclasses.asdict(case) for case in cases])
+    with suite_folder({"cases.json": told}, side) as folder:
+        folder.chmod(0o777)
+        supervisor = (sys.executable, faults.__file__, str(folder / "cases.json"))
+        before = (*supervisor, str(folder / "log"), "--")
+        files = {**source("faulty"), "conftest.py": CONFTEST + conftest}
+        env = {faults.LISTING: "1"} if listing else {}
+        result = run_batch(files, side, before=before, env=env, timeout=500 if WHOLE else 100)
+        lines = (folder / "log").read_text(encoding="utf-8").splitlines()
+        return result, [json.loads(line) for line in lines]
+
+
+def machinery(listed: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, int]]:
+    """(role, call, about, which of that role's calls of this name) of what may be refused."""
+    count: Counter[tuple[str, str]] = Counter()
+    begun: set[str] = set()
+    over: set[str] = set()
+    for entry in listed:
+        role, call, about = entry["role"], entry["call"], entry["about"]
+        count[role, call] += 1
+        if role == "runner":
+            # Between its first file and the end of the fork it does nothing but this.
+            begun |= {role} if call == "memfd_create" else set()
+            if call == "rt_sigprocmask" and count[role, call] == 2:
+                over.add(role)
+            ours = role in begun and role not in over and "recording" not in about
+        elif role in ("usher", "child", "test"):
+            # Up to the frame that says that it is ready, or to the fork of the one who says so.
+            ours = role not in over
+            if call == "write" and about.startswith("pipe:"):
+                over.add(role)
+            if role != "usher" and call == "clone":
+                over.add(role)
+            if role == "usher" and about.startswith("socket:") and count[role, "clone"]:
+                over.add(role)  # PID 1 is born and known
+        else:
+            ours = False
+        if ours and call not in LEFT_OUT and not about.startswith("pipe:"):
+            yield role, call, about, count[role, call]
+
+
+def plan_cases(
+    listed: list[dict[str, Any]], marker: dict[str, Any], seen: Counter[tuple[str, str, int | None]]
+) -> list[Case]:
+    """One case for each kind of call that has not been seen."""
+    cases = []
+    for role, call, about, nth in machinery(listed):
+        step = next((n for n, row in enumerate(STEPS) if _fits(row, role, call, about)), None)
+        kind = (role, call, nth if call in ("unshare", "prctl") else step)
+        if WHOLE or seen[kind] < (2 if kind[2] is None else 1):
+            seen[kind] += 1
+            cases.append(Case(role, call, "EIO", nth=nth, marker=marker))
+    return cases
+
+
+def expected(case: Case, about: str) -> str | None:
+    """What the report must say; None where the test may pass."""
+    for role, call in DISPENSABLE:
+        if role in (case.role, "*") and f"{case.call} {about}".startswith(call):
+            return None
+    for row in STEPS:
+        if _fits(row, case.role, case.call, about):
+            return row[3]
+    return REFUSED
+
+
+def _fits(row: tuple[str, str, str, str], role: str, call: str, about: str) -> bool:
+    return row[0] in (role, "*") and row[1] == call and row[2] in about
+
+
+def complaint(result: Result, index: int, case: Case, fired: dict[str, Any] | None) -> str | None:
+    """What is wrong with the reports of a case and of the test after it."""
+    name = f"test_fault[{index}]"
+    found, everything = verdict(result, name), said(result, name)
+    what = f"{case} ({fired})"
+    if verdict(result, f"test_fault[{index}-next]") != "passed":
+        return f"{what}: the next test: {said(result, f'test_fault[{index}-next]')}"
+    if fired is None and case.call == "dup3":
+        return None  # how many there are depends on whether the last child has been reaped
+    if fired is None:
+        return f"{what}: never tried, {found}"
+    step = expected(case, fired["about"])
+    if step is None:
+        return None if found == "passed" or REFUSED in everything else f"{what}: {everything}"
+    texts = (step, case.error, "cause: ", "remedy: ")
+    if found != "setup failed" or not all(text in everything for text in texts):
+        return f"{what}: not {texts} but {found}: {everything}"
+    return None
+
+
+def all_of(result: Result) -> str:
+    """Everything that the reports say."""
+    return "\n".join(str(report["text"]) for report in result.reports)
+
+
+def later_complaint(result: Result, index: int, case: Case) -> str | None:
+    """What is wrong with the reports of one of :data:`LATER`, and of the test after it."""
+    name = f"test_fault[{index}]"
+    found, everything = verdict(result, name), said(result, name)
+    ours = (REFUSED, "isolated test ")
+    well = found in ("passed", "setup failed", "call failed", "teardown failed")
+    if well and (found == "passed" or any(text in everything for text in ours)):
+        following = verdict(result, f"test_fault[{index}-next]")
+        return None if following == "passed" else f"{case}: the next test {following}"
+    return f"{case}: {found}: {everything}"
+
+
+@pytest.mark.parametrize(
+    ("side", "conftest"),
+    [
+        pytest.param("root", "", id="root-short", marks=NEEDS_ROOT),
+        pytest.param("user", THREADED, id="user-long"),
+        pytest.param("root", THREADED, id="root-long", marks=[NEEDS_ROOT, IF_WHOLE]),
+        pytest.param("user", "", id="user-short", marks=IF_WHOLE),
+    ],
+)
+def test_every_call(side: Side, conftest: str) -> None:
+    """Whichever call is refused: one test is an error with its step, and nothing is left."""
+    markers = (INIT, DEFAULT, NO_PID, SAME) if conftest else (DEFAULT, SAME)
+    nothing = [Case("nobody", "none", "EIO", marker=marker) for marker in markers]
+    _, listed = run_cases(nothing, side, conftest, listing=True)
+    cases: list[Case] = []
+    seen: Counter[tuple[str, str, int | None]] = Counter()
+    for index, marker in enumerate(markers):
+        of_it = [entry for entry in listed if entry["case"] == index]
+        cases += plan_cases(of_it, marker, seen)
+    roles = {case.role for case in cases}
+    assert roles == ({"runner", "usher", "child", "test"} if conftest else {"runner", "child"})
+    result, log = run_cases([*cases, *LATER], side, conftest)
+    fired = {entry["case"]: entry for entry in log if "fired" in entry}
+    complaints = [complaint(result, n, case, fired.get(n)) for n, case in enumerate(cases)]
+    complaints += [later_complaint(result, n, case) for n, case in enumerate(LATER, len(cases))]
+    assert not list(filter(None, complaints)), "\n\n".join(filter(None, complaints))
+    if conftest:
+        named = re.findall(r"unshare\(CLONE_NEW\w+\) for the (\w+) namespace: EIO", all_of(result))
+        assert set(named) == set(NAMESPACES)
