@@ -27,6 +27,7 @@ from pytest_nsisolate.errors import (  # noqa: E402
     NotAwaitedError,
     NotPlainError,
     NsisolateError,
+    NsisolateLeftoversWarning,
     StepError,
 )
 from pytest_nsisolate.marker import TimeOffsets  # noqa: E402
@@ -47,6 +48,7 @@ __all__ = [
     "NotAwaitedError",
     "NotPlainError",
     "NsisolateError",
+    "NsisolateLeftoversWarning",
     "Pid1View",
     "Snapshot",
     "StepError",

@@ -1,26 +1,36 @@
 # SPDX-License-Identifier: MIT
-"""``python -m pytest_nsisolate doctor``: what this host can do, without starting pytest."""
+"""``python -m pytest_nsisolate COMMAND``: without starting pytest; each command is a module."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from pytest_nsisolate import doctor
+
 
 def main() -> int:
-    """Run the command line; the exit status is 0 if everything works and 1 if not."""
+    """Run the command line; the exit status is that of the command."""
     parser = argparse.ArgumentParser(prog="python -m pytest_nsisolate")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser(
+    command = commands.add_parser(
         "doctor", help="try every namespace on this host; say what is refused, why, and the remedy"
     )
-    parser.parse_args()
+    doctor.add_arguments(command)
+    command.set_defaults(main=doctor.main)
+    if sys.platform == "linux":
+        from pytest_nsisolate.console import enter, run  # a terminal: not on every platform
 
-    from pytest_nsisolate.doctor import doctor
-
-    text, status = doctor()
-    print(text)
-    return status
+        command = commands.add_parser(
+            "enter", help="look inside a test that is held open by pytest --nsisolate-pause"
+        )
+        enter.add_arguments(command)
+        command.set_defaults(main=enter.main)
+        command = commands.add_parser("run", help=run.HELP)
+        run.add_arguments(command)
+        command.set_defaults(main=run.main)
+    arguments = parser.parse_args()
+    return int(arguments.main(arguments))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.wire import FrameWriter, Kind
 
 #: Every step of the machinery must be over within this many seconds.
@@ -160,28 +161,38 @@ class Link:
             os.write(self.control, MESSAGE.pack(letter, number))
         except (BrokenPipeError, ConnectionResetError):
             pass  # it has let go of a finished child, or is dead
+        except OSError as error:
+            raise step_error("tell the runner", None, error) from error
 
     def await_word(self) -> None:
         """Block until the runner has said ``G``. It has a deadline; without it, there is an EOF.
 
         :raises StepError: ECONNRESET when the runner is gone.
         """
-        if not os.read(self.control, MESSAGE.size):
+        try:
+            said = os.read(self.control, MESSAGE.size)
+        except OSError as error:
+            raise step_error("wait for the id map", "user", error) from error
+        if not said:
             raise StepError("wait for the id map", "user", errno.ECONNRESET)
 
     def refuse(self, error: StepError) -> None:
         """Tell the runner which step failed."""
-        self.writer.send(
-            Kind.REFUSED,
-            {
-                "step": error.step,
-                "namespace": error.namespace,
-                "errno": error.errno,
-                "detail": error.detail,
-            },
-        )
+        refuse(self.writer, error)
 
     def cover(self, *more: int) -> None:
-        """Put ``/dev/null`` over every descriptor that is not the test's."""
-        for fd in (*self.not_ours, *more):
-            os.dup2(self.shared.null, fd, inheritable=False)
+        """Put ``/dev/null`` over every descriptor that is not the test's.
+
+        :raises StepError: ``dup2``.
+        """
+        try:
+            for fd in (*self.not_ours, *more):
+                os.dup2(self.shared.null, fd, inheritable=False)
+        except OSError as error:
+            raise step_error("dup2", None, error) from error
+
+
+def refuse(writer: FrameWriter, error: StepError) -> None:
+    """Tell the runner which step failed."""
+    step = {"step": error.step, "namespace": error.namespace}
+    writer.send(Kind.REFUSED, {**step, "errno": error.errno, "detail": error.detail})

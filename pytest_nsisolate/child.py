@@ -31,6 +31,8 @@ from pytest_nsisolate import (
     evidence,
     inherited,
     interrupts,
+    leftovers,
+    limits,
     longrepr,
     output,
     ownership,
@@ -40,12 +42,14 @@ from pytest_nsisolate import (
 )
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output
+from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.live import Stage, Turns
 from pytest_nsisolate.wire import FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.coverage import Measurement
+    from pytest_nsisolate.postmortem.inquest import Inquest
 
 #: The reports of phases about which there is nothing else to say (see ``PlainPass``).
 _PASSED: Final = {
@@ -55,6 +59,9 @@ _PASSED: Final = {
 #: The completion record of nearly every test.
 _EVERY_PHASE: Final = ["setup", "call", "teardown"]
 _DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
+
+#: Exit status of a child that could not begin; the reason went over the pipe.
+EXIT_REFUSED: Final = 97
 
 #: Exit status of a copy of the child that came back from the test body.
 EXIT_STRAY: Final = 98
@@ -71,6 +78,7 @@ class Child:
     :param files: where output goes.
     :param inside: higher-scope fixtures that are set up in the child.
     :param own_pid: whether "am I alone?" has an answer there.
+    :param lookout: sees what the test has left running.
     :param turns: who may write to the terminal.
     :param measurement: of coverage, if it is under way.
     """
@@ -83,6 +91,7 @@ class Child:
         *,
         inside: frozenset[str],
         own_pid: bool,
+        lookout: leftovers.Lookout,
         turns: Turns,
         measurement: Measurement | None = None,
     ) -> None:
@@ -90,7 +99,14 @@ class Child:
         self._item = item
         self._nextitem = nextitem
         self._own_pid = own_pid
+        self._lookout = lookout
+        #: Whether a failure may come of the test's limits.
+        self.limited = False
+        self._left = ""
         self._measurement = measurement
+        #: What is asked if the test fails.
+        self.inquest: Inquest | None = None
+        self._subtest_error: BaseException | None = None
         self._fault = files.fault
         self._redirection = output.Redirection(files, config)
         self._adoption = ownership.Adoption(item, inside)
@@ -113,16 +129,28 @@ class Child:
         self._sections = len(internals.report_sections(item))
         self._stashed = remarks.stashed(item)
         self._stop = (session.shouldstop, session.shouldfail)
+        self._pauses = bool(config.getoption("--nsisolate-pause"))
+        self._failed = False
 
     # Before the first fixture ---------------------------------------------------------------------
 
     def settle_in(self, writer: FrameWriter) -> None:
-        """Make this copy of pytest the child's own: output, faults, warnings, finalizers."""
+        """Make this copy of pytest the child's own: output, faults, warnings, finalizers.
+
+        What the kernel refuses is a refusal of the test, and the end of this process.
+        """
         self._writer = writer
-        self._redirection.apply()
+        step = "redirect output"
+        try:
+            self._redirection.apply()
+            step = "install the fault handler"
+            faulthandler.enable(file=self._fault)
+            faulthandler.register(evidence.stack_signal(), file=self._fault, all_threads=True)
+        except OSError as error:
+            frame: dict[str, object] = {"step": step, "errno": error.errno}
+            self._send(Kind.REFUSED, frame)
+            posix._exit(EXIT_REFUSED)
         self.stage.enter(self._send)
-        faulthandler.enable(file=self._fault)
-        faulthandler.register(evidence.stack_signal(), file=self._fault, all_threads=True)
         if self._watchdog is not None:
             # A thread, which no fork takes along.
             timeout, descriptor, leave = self._watchdog
@@ -138,6 +166,8 @@ class Child:
         self._adoption.apply()
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
+        if self.inquest is not None and self.inquest.asks_for_mounts:
+            self.inquest.begin(lambda data: self._send(Kind.VIEW, data))
         writer.send_encoded(Kind.READY, b"{}")
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
@@ -151,7 +181,8 @@ class Child:
         self.stage.say_done()
         failed = internals.failed_subtests(self._item)
         frame = {**self._serialize(report), "sub": True, "failed": failed}
-        self._send(Kind.REPORT, frame)
+        error, self._subtest_error = self._subtest_error, None
+        self._send_with_view(frame, report, error, subtest=True)
         self.stage.wait()
 
     def _is_kept(self, plugin: object) -> bool:
@@ -181,7 +212,9 @@ class Child:
                     internals.show_item(item)
                 if not option.setuponly:
                     internals.call_and_report(item, "call", log=False)
+            self._hold_if_failed()
             internals.call_and_report(item, "teardown", log=False, nextitem=self._nextitem)
+            self._hold_if_failed()
             self._finish()
         except BaseException as error:
             self._give_up(error)
@@ -206,15 +239,40 @@ class Child:
             self._run_rest(call, report)
         self._tell(call, report)
 
+    def look_round(self, error: BaseException | None) -> None:
+        """The last hook of the tear-down has ended: what is alive now is left over.
+
+        :param error: of the phase, which keeps it; its report gets a section then.
+        """
+        if self._stray or isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
+            return
+        if left := self._lookout.look():
+            try:
+                self._lookout.judge(left)
+            except (pytest.fail.Exception, NsisolateLeftoversWarning):
+                if error is None or isinstance(error, pytest.skip.Exception):
+                    raise
+                self._left = left
+
     def _tell(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+        if self._left:
+            report.sections.append((leftovers.SECTION, self._left))
         output.flush_streams()
         self._phases.append(call.when)
+        self._failed |= report.failed
         if self._measurement is not None:
             self._measurement.hand_over()
         self.stage.say_done()
         self._send_report(call, report)
         if call.when != "teardown":
             self.stage.wait()
+
+    def _hold_if_failed(self) -> None:
+        """After the debugger, if there is one, and before anything is torn down."""
+        if self._failed and self._pauses:
+            self._failed = False
+            faulthandler.cancel_dump_traceback_later()
+            self.stage.hold()
 
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if call.excinfo is None and self._says_nothing(report):
@@ -235,8 +293,31 @@ class Child:
         frame |= {"fresh": fresh, "sections": sections, "faults": os.fstat(self._fault).st_size}
         if call.excinfo is not None:
             frame["error"] = _describe_error(call.excinfo.value)
+            if self.limited:
+                frame["error"]["errnos"] = limits.errnos(call.excinfo.value)
         self._add_session_state(frame)
+        error = None if call.excinfo is None else call.excinfo.value
+        self._send_with_view(frame, report, error)
+
+    def note_subtest(self, call: pytest.CallInfo[None]) -> None:
+        """A subtest is about to log its report, which does not have the exception itself."""
+        self._subtest_error = None if call.excinfo is None else call.excinfo.value
+
+    def _send_with_view(
+        self,
+        frame: dict[str, object],
+        report: pytest.TestReport,
+        error: BaseException | None,
+        *,
+        subtest: bool = False,
+    ) -> None:
+        """The report first: it stands, whatever becomes of the view."""
+        asks = self.inquest if report.failed and not self._stray else None
+        if asks is not None:
+            frame["view"] = True
         self._send(Kind.REPORT, frame)
+        if asks is not None:
+            self._send(Kind.VIEW, asks.examine(error, subtest=subtest))
 
     def _says_nothing(self, report: pytest.TestReport) -> bool:
         """Whether "passed" is all that there is to say, as it is of most phases."""

@@ -8,6 +8,8 @@ somebody types at a prompt inside, and while the runner itself is stopped (Ctrl-
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Deadline:
@@ -45,6 +47,22 @@ class Deadline:
         if self._kept is not None:
             self.set(self._kept)
             self._kept = None
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While this lasts nothing is counted, unless a limit is set anew."""
+        kept, self._until = self.left, None
+        try:
+            yield
+        finally:
+            self._take_up(kept)
+
+    def _take_up(self, kept: float | None) -> None:
+        if self._until is None and kept is not None:
+            if self.paused:
+                self._kept = kept
+            else:
+                self.set(kept)
 
     def hold(self) -> None:
         """The runner is about to be stopped."""

@@ -1,29 +1,36 @@
 # SPDX-License-Identifier: MIT
-"""The report for people: what this host gives, what it refuses, why, and what to type.
+"""``python -m pytest_nsisolate doctor`` and ``--nsisolate-doctor``: what this host gives.
 
 One child tries the processes alone, one each namespace with all that makes it usable, and a last
 one everything together, because limits and masks show themselves only in company. A refusal is
 put into the row of its step; what would come after it was not tried, and the report says so
 instead of guessing.
+
+What ``limits=`` would use is tried too. It is no part of a default request, and most machines
+refuse an ordinary user one half of it, so it does not count for the exit status.
 """
 
 from __future__ import annotations
 
-import platform
+import argparse
+import re
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
-from pytest_nsisolate import facts
-from pytest_nsisolate.host import SECCOMP_FILTER, Host, examine
+from pytest_nsisolate.cgroup_trial import attempt_cgroups
+from pytest_nsisolate.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
+from pytest_nsisolate.host import Host, examine
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.probe import HostCheck, Refusal, Verdict
 from pytest_nsisolate.remedies.table import UserMode
 
+_DEV: Final = "mount /dev"
+
 #: What is shown for each namespace: the steps that users depend on, in the order of the machinery.
 _STEPS: Final[dict[str, tuple[str, ...]]] = {
     "user": ("unshare(CLONE_NEWUSER)", "write uid_map"),
-    "mount": ("unshare(CLONE_NEWNS)", "make / private", "make /proc/sys read-only"),
+    "mount": ("unshare(CLONE_NEWNS)", "make / private", _DEV, "make /proc/sys read-only"),
     "pid": ("unshare(CLONE_NEWPID)", "mount proc"),
     "net": ("unshare(CLONE_NEWNET)", "mount sysfs", "set lo up"),
     "uts": ("unshare(CLONE_NEWUTS)", "sethostname"),
@@ -32,20 +39,31 @@ _STEPS: Final[dict[str, tuple[str, ...]]] = {
     "time": ("unshare(CLONE_NEWTIME)", "write timens_offsets"),
 }
 
+#: What is not shown unless it fails, and the step before which it comes.
+_BEFORE: Final = (
+    (r"\w+ (/dev(?!/shm|/mqueue)|devpts)", "make /proc/sys read-only"),
+    (r"(bind|make) /", "make /proc/sys read-only"),
+    (r"(keep|move|make) ", "set lo up"),
+)
+
 #: These are only usable with mounts of their own.
 _NEED_MOUNT: Final = frozenset({"pid", "net", "ipc"})
 
-_WORKS, _NOT_TRIED = "ok", "not tried"
+_LIMITS: Final = ("write pid_max", "mkdir and join a cgroup")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One row of the table; the refusal is set where the step failed."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``doctor``."""
+    parser.add_argument(
+        "--json", action="store_true", help="for machines: one JSON object, see the reference"
+    )
 
-    namespace: str
-    call: str
-    result: str
-    refusal: Refusal | None = None
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command; the exit status is 0 if everything works and 1 if not."""
+    report = consult()
+    sys.stdout.write(f"{report.as_json() if arguments.json else report}\n")
+    return report.status
 
 
 def doctor(host: Host | None = None) -> tuple[str, int]:
@@ -54,12 +72,17 @@ def doctor(host: Host | None = None) -> tuple[str, int]:
     :param host: the runner's standing; looked at now if it is None.
     :returns: the report, and 0 if every step worked or 1 if one was refused.
     """
+    report = consult(host)
+    return str(report), report.status
+
+
+def consult(host: Host | None = None) -> Report:
+    """Try everything.
+
+    :param host: the runner's standing; looked at now if it is None.
+    """
     host = examine() if host is None else host
-    lines = list(_examine_all(HostCheck(host)))
-    refused = [line for line in lines if line.result != _WORKS]
-    ending = "Everything works." if not refused else "Not everything works here."
-    text = "\n".join((*_describe(host), "", *_table(lines), "", *_explain(lines), ending))
-    return text, 1 if refused else 0
+    return Report(host, tuple(_examine_all(HostCheck(host))))
 
 
 def _examine_all(check: HostCheck) -> Iterator[Line]:
@@ -67,37 +90,62 @@ def _examine_all(check: HostCheck) -> Iterator[Line]:
     if processes is not None:
         yield Line("", processes.step, processes.errno_name, processes)
         return
-    yield Line("", "fork, pidfd_open, prctl", _WORKS)
+    yield Line("", "fork, pidfd_open, prctl", WORKS)
     own_user = check.probe(frozenset({"user"}), "map", frozenset({"user"}))
-    yield from _rows("user", own_user.refusal)
+    yield from _rows("user", _STEPS["user"], own_user.refusal)
     refused = set() if own_user.ok or check.host.privileged else {"user"}
     with_user = frozenset({"user"} if own_user.ok else ())
     mode: UserMode = "map" if own_user.ok else "none"
+    pid: Verdict | None = None
     for namespace in list(_STEPS)[1:]:
+        steps = _STEPS[namespace]
+        if check.host.privileged and not own_user.ok:
+            steps = tuple(call for call in steps if call != _DEV)  # as with user=False
         needs = refused & {"user", "mount" if namespace in _NEED_MOUNT else "user"}
         if needs:
             result = f"needs {' and '.join(sorted(needs))}"
-            yield from (Line(namespace, call, result) for call in _STEPS[namespace])
+            yield from (Line(namespace, call, result) for call in steps)
             continue
         wanted = with_user | {namespace, "mount" if namespace in _NEED_MOUNT else namespace}
-        refusal = check.probe(wanted, mode, wanted).refusal
-        if refusal is not None:
+        verdict = check.probe(wanted, mode, wanted - {"user"})
+        if not verdict.ok:
             refused.add(namespace)
-        yield from _rows(namespace, refusal)
+        if namespace == "pid":
+            pid = verdict
+        refusal = verdict.refusal or verdict.user_refusal
+        yield from _rows(namespace, steps, refusal, verdict.leave_out_user)
     yield _together(check.probe(frozenset(NAMESPACES), "map", frozenset()))
+    if pid is None or not pid.ok:
+        yield _optional(_LIMITS[0], "needs pid")
+    else:
+        if pid.leave_out_user:
+            with_user, mode = frozenset(), "none"
+        limit = check.try_limit(with_user | {"mount", "pid"}, mode)
+        yield _optional(_LIMITS[0], WORKS if limit is None else limit.errno_name, limit)
+    yield _cgroups(check)
 
 
-def _rows(namespace: str, refusal: Refusal | None) -> Iterator[Line]:
-    """The steps of one namespace: those before the refused one worked, those after are unknown."""
-    steps = _STEPS[namespace]
+def _rows(
+    namespace: str,
+    steps: tuple[str, ...],
+    refusal: Refusal | None,
+    works_without_user: bool = False,
+) -> Iterator[Line]:
+    """The steps of one namespace: those before the refused one worked, those after are unknown.
+
+    :param works_without_user: it was tried again, and then all of them worked.
+    """
     if refusal is None:
-        yield from (Line(namespace, call, _WORKS) for call in steps)
+        yield from (Line(namespace, call, WORKS) for call in steps)
         return
     worked = _place(refusal.step, steps)
-    yield from (Line(namespace, call, _WORKS) for call in steps[:worked])
-    yield Line(namespace, refusal.step, refusal.errno_name, refusal)
+    yield from (Line(namespace, call, WORKS) for call in steps[:worked])
+    said = WITHOUT_USER if works_without_user else refusal.errno_name
+    yield Line(namespace, refusal.step, said, refusal)
     rest = [call for call in steps[worked:] if call != refusal.step]
-    yield from (Line(namespace, call, _NOT_TRIED) for call in rest)
+    yield from (
+        Line(namespace, call, WITHOUT_USER if works_without_user else NOT_TRIED) for call in rest
+    )
 
 
 def _place(step: str, steps: tuple[str, ...]) -> int:
@@ -106,6 +154,9 @@ def _place(step: str, steps: tuple[str, ...]) -> int:
     for position, shown in enumerate(steps):
         if step == shown or (verb == "write" and shown.startswith(verb)):
             return position
+    for pattern, shown in _BEFORE:
+        if shown in steps and re.match(pattern, step):
+            return steps.index(shown)
     return 0 if verb.startswith(("unshare", "start", "fork", "clone")) else 1
 
 
@@ -113,40 +164,19 @@ def _together(verdict: Verdict) -> Line:
     if verdict.refusal is not None:
         return Line("all", verdict.refusal.step, verdict.refusal.errno_name, verdict.refusal)
     if verdict.leave_out_user:
-        return Line("all", "everything at once", "only without user", verdict.user_refusal)
-    return Line("all", "everything at once", _WORKS)
+        return Line("all", "everything at once", WITHOUT_USER, verdict.user_refusal)
+    return Line("all", "everything at once", WORKS)
 
 
-def _describe(host: Host) -> Iterator[str]:
-    yield "pytest-nsisolate doctor"
-    kernel = "{}.{}".format(*host.kernel)
-    system = f"Linux {kernel}" if host.linux else platform.system()
-    yield f"{system}, Python {platform.python_version()}, uid {host.euid}, mode {host.mode}"
-    if host.seccomp == SECCOMP_FILTER:
-        yield "a seccomp filter is on"
-    label = facts.security_label()
-    if label:
-        yield f"security label: {label}"
+def _optional(call: str, result: str, refusal: Refusal | None = None) -> Line:
+    return Line("limits", refusal.step if refusal else call, result, refusal, optional=True)
 
 
-def _table(lines: list[Line]) -> Iterator[str]:
-    head = Line("namespace", "call", "result")
-    width = max(len(line.call) for line in (head, *lines))
-    for line in (head, *lines):
-        yield f"  {line.namespace:<9}  {line.call:<{width}}  {line.result}"
-
-
-def _explain(lines: list[Line]) -> Iterator[str]:
-    """Each cause once, below every refusal that it explains."""
-    refusals = dict.fromkeys(line.refusal for line in lines if line.refusal is not None)
-    causes = dict.fromkeys((refusal.cause, refusal.remedy) for refusal in refusals)
-    for cause, remedy in causes:
-        same = [
-            refusal for refusal in refusals if (refusal.cause, refusal.remedy) == (cause, remedy)
-        ]
-        yield from (refusal.headline() for refusal in same)
-        yield f"  cause:  {cause}"
-        first, *others = remedy.split("; ")
-        yield f"  remedy: {first}"
-        yield from (f"          {other}" for other in others)
-        yield ""
+def _cgroups(check: HostCheck) -> Line:
+    usable, error = attempt_cgroups()
+    if usable:
+        found = ", ".join(f"{place.controller} (v{place.version})" for place in usable)
+        return _optional(_LIMITS[1], f"{WORKS}: {found}")
+    assert error is not None
+    refusal = check.explain(error)
+    return _optional(_LIMITS[1], refusal.errno_name, refusal)

@@ -12,6 +12,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 
 class NsisolateError(Exception):
     """Base of everything that pytest-nsisolate raises itself."""
@@ -232,6 +234,15 @@ class NotAwaitedError(IsolatedError):
 
     def __str__(self) -> str:
         return self.text
+
+
+class NsisolateLeftoversWarning(pytest.PytestWarning):
+    """Processes were alive when the tear-down of an isolated test had ended (``leftovers="warn"``).
+
+    The text lists them. The warning stands at the first line of the test.
+    """
+
+    __module__ = "pytest_nsisolate"
 
 
 @contextmanager

@@ -72,6 +72,18 @@ def gather(end: RunnerEnd, *, init: bool) -> str:
     return f"{stacks}\n\n{_table(processes)}"
 
 
+def cpu_seconds(pid: int) -> float | None:
+    """Processor time of a process and of those that it has reaped; also of one that is dead.
+
+    :returns: None when it has been reaped itself.
+    """
+    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    if len(fields) < 15:
+        return None
+    # proc_pid_stat(5): utime, stime, cutime, cstime
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def _python_stacks(end: RunnerEnd, test: Seen) -> str:
     before = os.fstat(end.output.fault).st_size
     assert end.pid1_pidfd is not None

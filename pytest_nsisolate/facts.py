@@ -36,6 +36,23 @@ def status() -> dict[str, str]:
     return {name: value.strip() for name, _, value in lines}
 
 
+def place() -> str | None:
+    """The container engine or CI system around the runner, or None where nothing tells.
+
+    A CI system comes before the engine that it uses, because its configuration is where the
+    engine's switches have to be written.
+    """
+    marks = {
+        "kubernetes": "KUBERNETES_SERVICE_HOST" in os.environ,
+        "gitlab": os.environ.get("GITLAB_CI") == "true",
+        "github": os.environ.get("GITHUB_ACTIONS") == "true",
+        "podman": os.path.exists("/run/.containerenv"),
+        "docker": os.path.exists("/.dockerenv"),
+        "lxc": os.environ.get("container") == "lxc",  # noqa: SIM112
+    }
+    return next((name for name, is_here in marks.items() if is_here), None)
+
+
 def is_offered(namespace: str) -> bool:
     """The kernel knows the namespace and its limit is not zero."""
     return has_namespace(namespace) and namespace_limit(namespace) != 0
@@ -83,6 +100,16 @@ def security_label() -> str:
 def selinux_enforcing() -> bool:
     """SELinux is on and enforces."""
     return _first_line("/sys/fs/selinux/enforce") == "1"
+
+
+def user_name(uid: int) -> str:
+    """The account's name (getpwuid(3)), or the number of an account without one."""
+    import pwd  # not on every platform
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
 
 
 def ids_mapped(euid: int, egid: int) -> bool:

@@ -29,6 +29,7 @@ from pytest_nsisolate.kernel.namespaces import NAMESPACES
 # Bit numbers of the capabilities that decide something here (capabilities(7)).
 CAP_SETGID: Final = 6
 CAP_SETUID: Final = 7
+CAP_SETPCAP: Final = 8
 CAP_NET_ADMIN: Final = 12
 CAP_SYS_ADMIN: Final = 21
 CAP_SYS_TIME: Final = 25

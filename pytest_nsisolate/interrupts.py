@@ -20,7 +20,7 @@ def place(error: BaseException) -> Place | None:
 
 
 def raise_at(error: BaseException, where: object) -> NoReturn:
-    """In the runner: raise it as if that line of that file had done so.
+    """Raise it as if that line of that file had done so.
 
     :param where: what :func:`place` has found; anything else is taken for "nobody knows".
     """

@@ -9,7 +9,9 @@ the outcome of the child becomes one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -27,6 +29,7 @@ from pytest_nsisolate import (
 )
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.postmortem.inquest import PATIENCE
 from pytest_nsisolate.remedies import Explanation, explain
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import Run
@@ -36,11 +39,17 @@ from pytest_nsisolate.wire import Frame, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.coverage import Measurement
+    from pytest_nsisolate.postmortem.inquest import Inquest
 
 #: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
 MUST_WORK: Final = "NSISOLATE_MUST_WORK"
 
 _FATAL: Final = "Fatal Python error"
+
+
+def may_be_skipped(request: IsolationRequest) -> bool:
+    """Where this host refuses the request: a skip, if the environment does not forbid it."""
+    return request.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
 
 class Isolation:
@@ -55,6 +64,9 @@ class Isolation:
         self.request = request
         self.attempt: Attempt | None = None
         self.measurement: Measurement | None = None
+        self.inquest: Inquest | None = None
+        #: Of the phase, with what is not the test's own doing.
+        self.seconds_aside = 0.0
         self._measured = False
         self.over = False
         self._run = run
@@ -65,6 +77,8 @@ class Isolation:
         self._done: dict[str, Any] | None = None
         self._last: pytest.TestReport | None = None
         self._owes_word = False
+        #: The child is to be held open before it gets the word.
+        self._holds = False
         #: The child waits for the report of its tear-down to be logged, to open a debugger then.
         self.unfinished = False
         self._faults_read = 0
@@ -81,6 +95,7 @@ class Isolation:
         """
         attempt = self.attempt
         assert attempt is not None
+        self.seconds_aside = 0.0
         try:
             self._in_spite_of_ctrl_c(attempt, self._give_word)
             found = self._receive(attempt, when)
@@ -120,8 +135,7 @@ class Isolation:
         why = why or explain(
             refused.step, refused.namespace, refused.errno, host, user=self.request.user
         )
-        may_skip = os.environ.get(MUST_WORK) != "1"
-        skip = may_skip and self._run.settings.missing == "skip"
+        skip = may_be_skipped(self.request)
         return replay.refusal_report(self.item, refused, why, self._captured, skip=skip)
 
     def hush_setup_show(self) -> None:
@@ -146,7 +160,9 @@ class Isolation:
             elif self._call_is_void and len(self._phases) == 1 and _phase(frame.data) == "call":
                 self._read_report(frame.data, "call")
             else:
-                return self._read_report(frame.data, when)
+                found = self._read_report(frame.data, when)
+                self._add_view(attempt, frame.data, found[0])
+                return found
         return None
 
     def _complete(self, attempt: Attempt) -> None:
@@ -174,6 +190,7 @@ class Isolation:
         attempt = self.attempt
         assert attempt is not None
         try:
+            self._hold_open(attempt)
             self._give_word()
             self._complete(attempt)
         except BrokenStream as error:
@@ -188,8 +205,10 @@ class Isolation:
             case Kind.WARNING:
                 self._replay_warning(frame.data)
             case Kind.REPORT:
-                self._log_subtest(frame.data)
+                self._log_subtest(attempt, frame.data)
                 self._give_word()
+            case Kind.PAUSE if self._run.settings.pause and frame.data.get("held") is True:
+                self._take_hold(attempt, frame)
             case Kind.TURN | Kind.PAUSE | Kind.RESUME:
                 self._in_spite_of_ctrl_c(attempt, lambda: self._take_turn(frame))
             case Kind.EXIT:
@@ -199,6 +218,8 @@ class Isolation:
             case Kind.COVERAGE if self.measurement is not None:
                 self.measurement.merge(frame.data)
                 self._measured |= frame.data.get("final") is True
+            case Kind.VIEW if self.inquest is not None:
+                self.inquest.take_mounts(frame.data)
             case Kind.CARRIED:
                 self._hand_over(frame.data.get("data"))
             case Kind.BROKEN:
@@ -225,6 +246,23 @@ class Isolation:
         later = shown is not None and shown.when == "teardown" and not self.unfinished
         if frame.kind is Kind.PAUSE and not later:
             jobcontrol.await_foreground(internals.standard_input(self.item.config))
+            self._give_word()
+
+    def _take_hold(self, attempt: Attempt, frame: Frame) -> None:
+        """``--nsisolate-pause``: what has failed is shown first, that of tear-down when logged."""
+        live.adopt(self.item.config, frame.data)
+        self._owes_word = self._holds = True
+        if "teardown" not in self._phases or self.unfinished:
+            self._hold_open(attempt)
+
+    def _hold_open(self, attempt: Attempt) -> None:
+        if self._holds:
+            from pytest_nsisolate import pause  # nobody else needs it
+
+            self._holds = False
+            say = functools.partial(internals.write_line, self.item.config)
+            failure = f"{self._phases[-1]}: {outcome.headline(self._last and self._last.longrepr)}"
+            pause.hold(attempt, self.item.nodeid, failure, say, init=self.request.init)
             self._give_word()
 
     def _in_spite_of_ctrl_c(self, attempt: Attempt, action: Callable[[], None]) -> None:
@@ -255,8 +293,33 @@ class Isolation:
         self.item.user_properties[:] = report.user_properties
         self._adopt_session_state(frame)
         error = replay.stand_in(frame, report) if "error" in frame else None
+        if report.failed and self.attempt is not None and self.attempt.limits is not None:
+            replay.add_limits(report, self.attempt.limits.met_by_failure(replay.errnos(frame)))
         self._last = report
         return report, error
+
+    def _add_view(self, attempt: Attempt, frame: dict[str, Any], report: pytest.TestReport) -> None:
+        """A failed test: what it saw of its world, which comes behind its report."""
+        if self.inquest is None or frame.get("view") is not True or not report.failed:
+            return
+        from pytest_nsisolate.postmortem import listeners, section  # only a failure needs them
+
+        began = time.monotonic()
+        found = self._await_view(attempt)
+        self.seconds_aside += time.monotonic() - began
+        own_net = "net" in self.request.namespaces
+        hint = listeners.hint(self.item, found.get("tried")) if own_net else ""
+        section.attach(report, found.get("text"), hint)
+
+    def _await_view(self, attempt: Attempt) -> dict[str, Any]:
+        while attempt.wait_aside(PATIENCE):
+            frame = attempt.next_frame()
+            if frame is None:
+                return {"text": "the view could not be read: the test's process has ended"}
+            if frame.kind is Kind.VIEW:
+                return frame.data
+            self._take(attempt, frame)
+        return {"text": f"the view could not be read within {PATIENCE:g} s"}
 
     def _hand_over(self, data: object) -> None:
         if not isinstance(data, dict):
@@ -272,12 +335,13 @@ class Isolation:
         except (KeyError, TypeError, ValueError) as error:
             raise BrokenStream(f"a warning of the wrong shape ({error!r})") from error
 
-    def _log_subtest(self, frame: dict[str, Any]) -> None:
+    def _log_subtest(self, attempt: Attempt, frame: dict[str, Any]) -> None:
         report = replay.read_report(self.item, frame, self._captured, when=None)
         failed = frame.get("failed")
         if not isinstance(failed, int):
             raise BrokenStream("a subtest without a count")
         internals.set_failed_subtests(self.item, failed)
+        self._add_view(attempt, frame, report)
         with internals.silent_terminal(self.item):
             self.item.ihook.pytest_runtest_logreport(report=report)
 
@@ -330,7 +394,13 @@ class Isolation:
             self._captured.extend((when, kind, text) for kind, text in lost)
             internals.report_sections(self.item).extend((when, kind, text) for kind, text in lost)
             report = replay.crash_report(
-                self.item, ended, when, self._captured, faults=faults, init=self.request.init
+                self.item,
+                ended,
+                when,
+                self._captured,
+                faults=faults,
+                init=self.request.init,
+                met=self.attempt.limits_met(),
             )
             if self.measurement is not None and isinstance(ended, _LOST):
                 self._close_measurement(self.measurement, report)

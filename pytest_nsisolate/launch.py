@@ -22,6 +22,7 @@ on the short way; OpenSSL's, the one that matters, is made up for in the child.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -32,7 +33,7 @@ from collections.abc import Callable
 
 from pytest_nsisolate import usher
 from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
-from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.usher import LaunchPlan
@@ -56,18 +57,22 @@ def launch(
     :raises StepError: in the runner, when it cannot fork or has no descriptor left; ``output`` is
         still the caller's then, and nothing else is left open.
     """
-    nonce = os.urandom(8)
+    with failing("getrandom", None):
+        nonce = os.urandom(8)
     frames, frames_write, control, child_control = _open_channel()
     # Blocked so that a Ctrl-C cannot fall between the fork and its registration in the runner, and
     # so that no handler of the runner's runs in the usher.
-    mask = process.block_signals()
+    mask = None
     try:
+        mask = process.block_signals()
         direct, pid = _clone(plan, shared)
     except OSError as error:
-        process.restore_signals(mask)
+        if mask is not None:
+            process.restore_signals(mask)
         for fd in (frames, frames_write, control, child_control):
             os.close(fd)
-        raise StepError("fork", None, error.errno or 0) from error
+        step = "sigprocmask" if mask is None else "fork"
+        raise StepError(step, None, error.errno or 0) from error
     if pid == 0:
         writer = FrameWriter(frames_write, nonce)
         not_ours = (frames, control, *shared.foreign, *held)
@@ -81,15 +86,22 @@ def launch(
         os.close(frames_write)
         os.close(child_control)
         pidfd = _pidfd(pid, frames, control)
-        register(RunnerEnd(pid, pidfd, direct, control, frames, nonce, output))
+        try:
+            register(RunnerEnd(pid, pidfd, direct, control, frames, nonce, output))
+        except OSError as error:
+            _abandon(pid, pidfd, frames, control)
+            raise StepError("take on the child", None, error.errno or 0) from error
     finally:
         process.restore_signals(mask)
     return None
 
 
 def has_one_task() -> bool:
-    """Whether nobody else is in this process, by the kernel's own count (proc(5))."""
-    return len(os.listdir("/proc/self/task")) == 1
+    """Whether nobody else is in this process, by the kernel's own count (proc(5)); if it tells."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
 
 
 def _clone(plan: LaunchPlan, shared: Shared) -> tuple[bool, int]:
@@ -144,8 +156,14 @@ def _pidfd(pid: int, *descriptors: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError as error:
+        _abandon(pid, *descriptors)
+        raise StepError("pidfd_open", None, error.errno or 0) from error
+
+
+def _abandon(pid: int, *descriptors: int) -> None:
+    """End a child that nobody has taken on; a PID 1 below it has PDEATHSIG."""
+    with contextlib.suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        for fd in descriptors:
-            os.close(fd)
-        raise StepError("pidfd_open", None, error.errno or 0) from error
+    for fd in descriptors:
+        os.close(fd)

@@ -145,6 +145,14 @@ class Stage:
         finally:
             self._start_clock()
 
+    def hold(self) -> None:
+        """A test that has failed stays as it is until the runner gives the word."""
+        if self._send is not None:
+            output.flush_streams()
+            self._send(Kind.PAUSE, {"held": True, **self._changes()})
+            self._turns.take()
+            self._send(Kind.RESUME, {})
+
     def watch(self, debugger: Any) -> None:
         """``pytest_enter_pdb``: nobody's budget runs while somebody types.
 

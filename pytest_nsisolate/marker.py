@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pytest_nsisolate import limits, powers
 from pytest_nsisolate.usage import MarkerProblem, short, spelled, suggestion
 
 #: The keywords that switch one namespace on or off, and nothing else.
@@ -22,8 +23,9 @@ SWITCHES = ("pid", "mount", "net", "uts", "ipc", "cgroup")
 
 MARKER_LINE = (
     "isolated(pid=..., mount=..., net=..., uts=..., ipc=..., cgroup=..., user=..., time=..., "
-    "hostname=..., timeout=..., inside=..., leftovers=..., init=...): run this test as PID 1 of "
-    "fresh Linux namespaces (pytest-nsisolate); isolated(False) keeps it in the runner."
+    "hostname=..., timeout=..., inside=..., leftovers=..., init=..., missing=..., limits=..., "
+    "devices=..., caps=..., no_new_privs=...): run this test as PID 1 of fresh Linux namespaces "
+    "(pytest-nsisolate); isolated(False) keeps it in the runner."
 )
 
 #: __NEW_UTS_LEN, gethostname(2).
@@ -177,9 +179,36 @@ def _inside(value: object) -> frozenset[str] | bool:
     return frozenset(names)
 
 
+def _limits(value: object) -> dict[str, int | None]:
+    try:
+        return limits.check(value)
+    except limits.LimitError as error:
+        raise _NotAllowedError(str(error)) from None
+
+
+def _caps(value: object) -> frozenset[str]:
+    try:
+        return powers.check_caps(value)
+    except powers.PowerError as error:
+        raise _NotAllowedError(str(error)) from None
+
+
+def _devices(value: object) -> tuple[str, ...]:
+    try:
+        return powers.check_devices(value)
+    except powers.PowerError as error:
+        raise _NotAllowedError(str(error)) from None
+
+
 def _leftovers(value: object) -> str:
     if not isinstance(value, str) or value not in ("ignore", "warn", "fail"):
         raise _NotAllowedError('takes "ignore", "warn" or "fail"')
+    return value
+
+
+def _missing(value: object) -> str:
+    if not isinstance(value, str) or value not in ("fail", "skip"):
+        raise _NotAllowedError('takes "fail" or "skip"')
     return value
 
 
@@ -191,7 +220,12 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "timeout": _timeout,
     "inside": _inside,
     "leftovers": _leftovers,
+    "limits": _limits,
     "init": _flag,
+    "devices": _devices,
+    "caps": _caps,
+    "no_new_privs": _flag,
+    "missing": _missing,
 }
 
 

@@ -38,16 +38,21 @@ class MountPlans:
         self._poller = select.poll()
         self._poller.register(self.watched, select.POLLPRI | select.POLLERR)
 
-    def plan(self, config: pytest.Config, wanted: frozenset[str]) -> mounts.MountPlan:
+    def plan(
+        self, config: pytest.Config, wanted: frozenset[str], devices: tuple[str, ...] | None
+    ) -> mounts.MountPlan:
         """The plan for these namespaces, as things stand now.
 
+        :param devices: what a minimal ``/dev`` has besides; None: the host's ``/dev``.
         :raises StepError: when the mounts cannot be read.
         """
         if self._poller.poll(0):
             self._plans.clear()
-        key = (wanted, current_directory(), internals.base_temp(config), *sys.path)
+        key = (wanted, devices, current_directory(), internals.base_temp(config), *sys.path)
         if key not in self._plans:
-            self._plans[key] = mounts.plan_mounts(own=wanted, in_use=_in_use(config))
+            self._plans[key] = mounts.plan_mounts(
+                own=wanted, in_use=_in_use(config), more_devices=devices
+            )
         return self._plans[key]
 
     def close(self) -> None:

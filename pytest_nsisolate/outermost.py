@@ -96,13 +96,21 @@ class OutermostHooks:
     def pytest_runtest_teardown(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
-        if self._run.child is None:
+        child = self._run.child
+        if child is None:
             phases.tear_down(item, self._run, nextitem)
         self._mark(in_phase=True)
         try:
-            return (yield)
+            result = yield
+        except BaseException as error:
+            if child is not None:
+                child.look_round(error)
+            raise
         finally:
             self._mark(in_phase=False)
+        if child is not None:
+            child.look_round(None)
+        return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
@@ -115,7 +123,9 @@ class OutermostHooks:
         if call.excinfo is not None and not child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
-        if not child.in_phase:
+        if child.in_phase:
+            child.note_subtest(call)
+        else:
             child.end_phase(call, report)
         return report
 

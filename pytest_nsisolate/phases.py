@@ -21,7 +21,7 @@ import contextlib
 import faulthandler
 import functools
 from collections.abc import Callable, Generator
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -31,13 +31,18 @@ from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.isolation import Isolation
+from pytest_nsisolate.leftovers import Lookout
 from pytest_nsisolate.plan import plan_launch
+from pytest_nsisolate.postmortem import inquest
 from pytest_nsisolate.remedies import Explanation
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import SHOWN, Run
 from pytest_nsisolate.sight import make_view
 from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.wire import FrameWriter
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.enforcement import Enforcement
 
 #: The attempt at an item that is going on.
 ISOLATION = pytest.StashKey[Isolation]()
@@ -96,6 +101,7 @@ def _set_up(
     isolation = item.stash[ISOLATION] = Isolation(item, request, run)
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
     files, child = _prepare(item, run, isolation, inside)
+    child.inquest = isolation.inquest = inquest.opened(item, isolation.request, run)
     writer = _clone(item, run, isolation, files)
     if writer is None:
         internals.disown(item)
@@ -122,7 +128,7 @@ def _prepare(
         why = Explanation(found.cause, found.remedy)
         _refuse(item, isolation, outcome.refused_by(found), why)
     if verdict.leave_out_user:
-        request = isolation.request = request.replace(user="none")
+        request = isolation.request = request.without_user_namespace()
     try:
         with failing("open what all children share", None):
             run.turns.forget()
@@ -130,26 +136,34 @@ def _prepare(
     except StepError as error:
         _refuse(item, isolation, outcome.refused_by(error))
     own_pid = "pid" in request.namespaces
+    lookout = Lookout(item, request.leftovers, own_pid=own_pid, init=request.init)
     isolation.measurement = measurement = run.measurement(item.config)
-    return files, Child(
+    child = Child(
         item,
         run.nextitem,
         files,
         inside=inside,
         own_pid=own_pid,
+        lookout=lookout,
         turns=run.turns,
         measurement=measurement,
     )
+    child.limited = request.limits is not None
+    return files, child
 
 
 def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> FrameWriter | None:
     """The forks. None in the runner, where the isolation has its attempt then."""
     request = isolation.request
+    limits: Enforcement | None = None
     try:
         with failing("prepare the launch", None):
             # A warden costs more than it saves one test.
             shared = run.shared(item.config, warden=run.nextitem in run.requests)
             plan = plan_launch(item.config, request, run)
+            limits = plan.limits
+            if isolation.inquest is not None:
+                isolation.inquest.note_plan(plan.mounts)
             moved = output.move_to(files, item.config)
         output.flush_to_terminal(item.config)
         if internals.fault_timeout(item.config) > 0:
@@ -166,6 +180,7 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                 budget=budget,
                 init=plan.init,
                 measured=isolation.measurement is not None,
+                limits=limits,
             )
             run.current.debugged = bool(item.config.option.usepdb)
             if jobcontrol.has_terminal():
@@ -180,6 +195,8 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
     except StepError as error:
         if isolation.attempt is None:
             files.close()
+            if limits is not None:
+                limits.release()
         _refuse(item, isolation, outcome.refused_by(error))
     if writer is None:
         # Now, while the new child is busy: the exit of the last one is over by then.
@@ -303,7 +320,8 @@ def make_report(
     error = value.error
     call_info.excinfo = None if error is None else replay.raised(error)
     if report is not None:
-        report.duration, report.start = call_info.duration, call_info.start
+        report.duration = call_info.duration - item.stash[ISOLATION].seconds_aside
+        report.start = call_info.start
         report.stop = call_info.stop
         item.stash[SHOWN] = replay.copied(report)
     if call_info.when == "setup":

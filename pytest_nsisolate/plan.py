@@ -3,17 +3,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Final
+
 import pytest
 
+from pytest_nsisolate import powers
+from pytest_nsisolate.host import CAP_SETPCAP
 from pytest_nsisolate.kernel import idmap
+from pytest_nsisolate.kernel.mounts import MountPlan
 from pytest_nsisolate.mount_plans import current_directory
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.usher import LaunchPlan
 
+_EVERY: Final = (1 << 64) - 1
+
 
 def plan_launch(config: pytest.Config, request: IsolationRequest, run: Run) -> LaunchPlan:
     """Work out everything that the forks need (read once here, not in every child).
+
+    :raises StepError: when something about the runner itself cannot be read.
+    """
+    mounts = _mounts(config, request, run) if "mount" in request.namespaces else None
+    plan = plan_world(request, run, mounts)
+    if request.limits is None:
+        return plan
+    held = run.enforcer.enforce(request.limits, request.namespaces, init=request.init)
+    return dataclasses.replace(plan, limits=held)
+
+
+def plan_world(request: IsolationRequest, run: Run, mounts: MountPlan | None) -> LaunchPlan:
+    """The same for whoever has worked out the mounts himself.
 
     :raises StepError: when something about the runner itself cannot be read.
     """
@@ -22,13 +43,20 @@ def plan_launch(config: pytest.Config, request: IsolationRequest, run: Run) -> L
         namespaces=wanted,
         maps=_maps(request, run) if "user" in wanted else None,
         maps_by_runner=run.host.privileged,
-        mounts=run.mount_plans.plan(config, wanted) if "mount" in wanted else None,
+        mounts=mounts,
         time=request.time,
         hostname=request.hostname,
-        keep_capabilities=_kept_capabilities(request, run),
+        keep_capabilities=kept_capabilities(request, run),
+        no_new_privs=request.no_new_privs,
+        own_keyring=not request.has_host_powers,
         init=request.init,
         cwd=current_directory(),
     )
+
+
+def _mounts(config: pytest.Config, request: IsolationRequest, run: Run) -> MountPlan:
+    devices = None if request.has_host_powers else request.devices
+    return run.mount_plans.plan(config, request.namespaces, devices)
 
 
 def _maps(request: IsolationRequest, run: Run) -> idmap.IdMaps:
@@ -44,8 +72,21 @@ def _maps(request: IsolationRequest, run: Run) -> idmap.IdMaps:
     )
 
 
-def _kept_capabilities(request: IsolationRequest, run: Run) -> tuple[int, int] | None:
-    """``user="same"``: no more than the runner itself holds."""
-    if request.user != "same":
+def kept_capabilities(request: IsolationRequest, run: Run) -> tuple[int, int | None] | None:
+    """Which ones stay, permitted and in the bounding set; None: all of them.
+
+    ``user="same"``: no more than the runner itself holds. Where the host refuses a user namespace
+    that nobody has named, none of those that reach beyond the test.
+    """
+    if request.caps is not None:
+        mask = powers.mask(request.caps)
+    elif request.guarded:
+        mask = ~powers.mask(powers.HOST_WIDE) & _EVERY
+    elif request.user == "same":
+        return run.capabilities
+    else:
         return None
-    return run.capabilities
+    # Without CAP_SETPCAP nothing leaves the bounding set; asked for by name, that is a refusal.
+    if request.caps is None and not run.host.holds(CAP_SETPCAP):
+        return mask, None
+    return (mask & run.capabilities[0], mask) if request.user == "same" else (mask, mask)

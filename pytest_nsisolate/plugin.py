@@ -56,6 +56,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     reporting.take_requests(session.config, session.config.stash[RUN], session.items)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporting.dress(session.config)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     node.config.stash[RUN].remarks.take_over(node)

@@ -29,7 +29,7 @@ from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.remedies import explain
 from pytest_nsisolate.remedies.table import UserMode
-from pytest_nsisolate.trial import attempt
+from pytest_nsisolate.trial import Denial, attempt
 
 #: Not for ever: descriptors, processes or memory were short.
 _TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -105,6 +105,14 @@ class HostCheck:
             verdict = self._verdicts[kind] = probe(namespaces, user, named, self.host)
         return verdict
 
+    def try_limit(self, namespaces: frozenset[str], user: UserMode) -> Refusal | None:
+        """Whether a PID namespace of its own can have a limit of processes; forks each time."""
+        return _try(namespaces, user, self.host, True)
+
+    def explain(self, error: StepError) -> Refusal:
+        """A step that the runner itself has tried."""
+        return _refusal(Denial(error, None), "none", self.host)
+
     def notes(self) -> tuple[str, ...]:
         """What users should know of the verdicts so far, one line each, for the terminal."""
         found: dict[str, None] = {}
@@ -152,10 +160,12 @@ def _may_leave_out_user(
     return refusal.namespace == "user" or refusal.errno in (errno.EPERM, errno.EACCES)
 
 
-def _try(namespaces: frozenset[str], user: UserMode, host: Host) -> Refusal | None:
-    denial = attempt(namespaces, user, host)
-    if denial is None:
-        return None
+def _try(namespaces: frozenset[str], user: UserMode, host: Host, *limit: bool) -> Refusal | None:
+    denial = attempt(namespaces, user, host, *limit)
+    return None if denial is None else _refusal(denial, user, host)
+
+
+def _refusal(denial: Denial, user: UserMode, host: Host) -> Refusal:
     error, filtered = denial
     cause, remedy = explain(
         error.step, error.namespace, error.errno, host, user=user, filtered=filtered

@@ -35,8 +35,8 @@ def fork_test(control: int, *, lean: bool = False) -> None:
     :raises StepError: when there cannot be another process.
     """
     # An inherited SIG_IGN would have the kernel reap the test, and its status would be lost.
-    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         test = os.fork()
     except OSError as error:
         raise StepError("fork", "pid", error.errno or 0) from error
@@ -47,9 +47,12 @@ def fork_test(control: int, *, lean: bool = False) -> None:
             _serve(test, control)
         finally:
             posix._exit(0)
-    if before is not None:  # None: a handler that Python did not install
-        signal.signal(signal.SIGCHLD, before)
-    os.setsid()
+    try:
+        if before is not None:  # None: a handler that Python did not install
+            signal.signal(signal.SIGCHLD, before)
+        os.setsid()
+    except OSError as error:
+        raise StepError("setsid", None, error.errno or 0) from error
 
 
 def _serve(test: int, control: int) -> NoReturn:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any, TypeAlias, cast
 
 import pytest
@@ -128,6 +129,7 @@ def crash_report(
     *,
     faults: str,
     init: bool,
+    met: Sequence[object] = (),
 ) -> pytest.TestReport:
     """The report of a phase that did not come to its end.
 
@@ -137,8 +139,12 @@ def crash_report(
     :param captured: all text, that of this phase included.
     :param faults: what the fault handler wrote.
     :param init: the test was not PID 1 itself.
+    :param met: the limits that have ended it.
     """
     head, text = _tell(ended, when, faults=faults, init=init)
+    if met:
+        before, head = head, "; ".join([f"{head}: {met[0]}", *map(str, met[1:])])
+        text = head + text.removeprefix(before)
     mark = internals.expected_failure(item)
     forgivable = isinstance(ended, outcome.Crashed | outcome.Exited | outcome.TimedOut)
     if mark is not None and forgivable and not mark[1]:
@@ -194,6 +200,25 @@ def _tell(ended: outcome.Outcome, when: str, *, faults: str, init: bool) -> tupl
     if not init and "Fatal Python error: Aborted" in faults:
         head += " (abort() as PID 1: the kernel dropped its SIGABRT)"
     return head, f"{head}\n\n{faults}" if faults else head
+
+
+def errnos(frame: dict[str, Any]) -> list[int]:
+    """The error numbers behind the exception of a report, as the child has found them."""
+    error = frame.get("error")
+    found = error.get("errnos") if isinstance(error, dict) else None
+    return [n for n in found if isinstance(n, int)] if isinstance(found, list) else []
+
+
+def add_limits(report: pytest.TestReport, met: Sequence[object]) -> None:
+    """Say which limits a failing phase has met."""
+    if not met or not report.failed:
+        return
+    text = "\n".join(map(str, met))
+    add_section = getattr(report.longrepr, "addsection", None)
+    if add_section is None:
+        report.sections.append(("Limits", text))
+    else:
+        add_section("Limits", text)  # shown whatever --show-capture says, and in junit's file
 
 
 # Exceptions -------------------------------------------------------------------------------------

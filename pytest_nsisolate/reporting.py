@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -141,6 +142,16 @@ def explain_comparison(operator: str, left: object, right: object) -> list[str] 
     return lines
 
 
+def dress(config: pytest.Config) -> None:
+    """Reports of xdist's workers are shown with the colours of the controller's terminal."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and config.pluginmanager.hasplugin("dsession"):
+        from pytest_nsisolate.postmortem import section
+
+        for key in ("failed", "error"):
+            section.dress(reporter.stats.get(key, ()))
+
+
 def summarize(terminalreporter: Any, run: Run) -> None:
     """The lines at the end, counted over all workers: left out, refused, not as un-isolated."""
     stats: dict[str, list[Any]] = terminalreporter.stats
@@ -149,15 +160,29 @@ def summarize(terminalreporter: Any, run: Run) -> None:
     left_out = sum(text == LEFT_OUT for text in texts)
     if left_out:
         terminalreporter.write_line(f"nsisolate: {_tests(left_out)} {LEFT_OUT}", yellow=True)
-    for reason, count in _refusals(texts):
+    for reason, count in _refusals(reports):
         terminalreporter.write_line(f"nsisolate: {_tests(count)} refused: {reason}", red=True)
     for line in run.remarks.lines():
         terminalreporter.write_line(line, yellow=True)
 
 
-def _refusals(texts: Iterable[str]) -> list[tuple[str, int]]:
-    found = Counter(text.removeprefix(REFUSED) for text in texts if text.startswith(REFUSED))
+def _refusals(reports: Iterable[Any]) -> list[tuple[str, int]]:
+    """Step and cause of each refusal, whether it was an error, a skip or raised by a call."""
+    found = Counter(filter(None, (_refusal(getattr(r, "longrepr", None)) for r in reports)))
     return found.most_common()
+
+
+def _refusal(longrepr: object) -> str | None:
+    if isinstance(longrepr, tuple):
+        head, _, rest = headline(longrepr).partition(REFUSED)
+        return None if head else rest
+    text = getattr(getattr(longrepr, "reprcrash", None), "message", longrepr)
+    first, _, rest = text.partition("\n") if isinstance(text, str) else ("", "", "")
+    before, found, step = first.partition(REFUSED)
+    if not found or before not in ("", "pytest_nsisolate.IsolatedRefusal: "):
+        return None
+    cause = re.search(r"^ *cause: (.*)", rest or str(longrepr), re.MULTILINE)
+    return step if cause is None else f"{step} ({cause[1]})"
 
 
 def _tests(count: int) -> str:

@@ -15,7 +15,9 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 
+from pytest_nsisolate import powers
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.limits import Limits, merged
 from pytest_nsisolate.marker import SWITCHES, TimeOffsets, check_keywords, check_mark, closest_first
 from pytest_nsisolate.settings import Settings
 from pytest_nsisolate.usage import MarkerProblem, listing, spelled, suggestion
@@ -48,6 +50,14 @@ class IsolationRequest:
     :param inside: higher-scope fixtures to set up in the child; True for all of them.
     :param leftovers: what becomes of processes that the test leaves behind.
     :param init: a reaper is PID 1 and the test its child.
+    :param missing: what becomes of the test where the host refuses it; not a skip where
+        ``NSISOLATE_MUST_WORK=1`` is set.
+    :param limits: of memory, processor time, processes and files; None for none.
+    :param devices: what the minimal ``/dev`` of a private mount namespace has besides, by names
+        below it; without meaning with the host's powers.
+    :param caps: the capabilities that are kept, by their full names; None for all.
+    :param no_new_privs: no program gains rights by its file.
+    :param guarded: the host refuses the user namespace, which nobody gave up by ``user=False``.
     """
 
     namespaces: frozenset[str]
@@ -59,6 +69,17 @@ class IsolationRequest:
     inside: frozenset[str] | Literal[True] = frozenset()
     leftovers: Literal["ignore", "warn", "fail"] = "ignore"
     init: bool = False
+    missing: Literal["fail", "skip"] = "fail"
+    limits: Limits | None = None
+    devices: tuple[str, ...] = ()
+    caps: frozenset[str] | None = None
+    no_new_privs: bool = False
+    guarded: bool = False
+
+    @property
+    def has_host_powers(self) -> bool:
+        """By ``user=False``: the host's root, its ``/dev`` and its keys."""
+        return self.user == "none" and not self.guarded
 
     def replace(self, **changes: Any) -> IsolationRequest:
         """A changed copy, with the namespaces that the change implies.
@@ -67,7 +88,7 @@ class IsolationRequest:
         ``"user"``, ``replace(time=TimeOffsets(60))`` adds ``"time"``.
 
         :raises TypeError: on an unknown field.
-        :raises ValueError: on an unknown namespace.
+        :raises ValueError: on an unknown namespace or capability, or what is no device.
         """
         if "namespaces" in changes and "time" not in changes:
             kept = self.time or TimeOffsets()
@@ -77,8 +98,18 @@ class IsolationRequest:
             if name not in NAMESPACES:
                 raise ValueError(f"unknown namespace {name!r}, {suggestion(name, NAMESPACES)}")
         complete = _complete(changed.namespaces, changed.user, changed.time, changed.hostname)
+        if "caps" in changes and changed.caps is not None:
+            changed = dataclasses.replace(changed, caps=powers.check_caps(changed.caps))
+        if "devices" in changes:
+            changed = dataclasses.replace(changed, devices=powers.check_devices(changed.devices))
+        if changed.devices:
+            complete |= {"mount"}
         named = changed.named & complete
         return dataclasses.replace(changed, namespaces=complete, named=named)
+
+    def without_user_namespace(self) -> IsolationRequest:
+        """A copy for a host that refuses user namespaces. Nobody asked for the host's powers."""
+        return self.replace(user="none", guarded=True)
 
 
 def _complete(
@@ -115,6 +146,8 @@ class _Merged:
             if key in SWITCHES:
                 self.switches[key] = value
                 (self.named.add if value else self.named.discard)(key)
+            elif key == "limits":
+                self.values[key] = {**self.values.get(key, {}), **value}
             else:
                 self.values[key] = value
 
@@ -131,6 +164,9 @@ class _Merged:
         time = values.get("time", TimeOffsets() if "time" in on else None)
         hostname = values.get("hostname")
         named = self.named | ({"time", "user"} & values.keys())
+        devices = values.get("devices", ())
+        if devices:
+            on.add("mount")
         namespaces = _complete(on, user, time, hostname)
         return IsolationRequest(
             namespaces=namespaces,
@@ -140,8 +176,13 @@ class _Merged:
             hostname=hostname,
             timeout=values.get("timeout", settings.timeout),
             inside=values.get("inside", frozenset()),
-            leftovers=values.get("leftovers", "ignore"),
+            leftovers=values.get("leftovers", settings.leftovers or "warn"),
             init=values.get("init", settings.init),
+            missing=values.get("missing", settings.missing),
+            limits=merged(settings.limits, values.get("limits", {})),
+            devices=devices,
+            caps=values.get("caps"),
+            no_new_privs=values.get("no_new_privs", False),
         )
 
     def _refuse_contradictions(self, on: set[str]) -> None:
@@ -156,6 +197,16 @@ class _Merged:
         if "hostname" in self.values and self.switches.get("uts") is False:
             said = spelled({"hostname": self.values["hostname"], "uts": False})
             problems.append(f"{said}: a hostname needs a uts namespace")
+        if self.values.get("devices"):
+            given: dict[str, object] = {"devices": list(self.values["devices"])}
+            if self.values.get("user") == "none":
+                problems.append(
+                    f"{spelled({**given, 'user': False})}: without a user namespace a test has the "
+                    "host's /dev; leave devices out"
+                )
+            if self.switches.get("mount") is False:
+                said = spelled({**given, "mount": False})
+                problems.append(f"{said}: devices need a private /dev")
         # A default set of user alone is somebody's choice; one that is emptied is not.
         asked = (
             on
@@ -214,7 +265,8 @@ def from_keywords(keywords: Mapping[str, object], settings: Settings) -> Isolati
     merged = _Merged()
     try:
         merged.add(check_keywords(keywords, _MARKER_ONLY), settings.namespaces)
-        return merged.request(settings)
+        # What a call leaves behind ends with it, unsaid.
+        return dataclasses.replace(merged.request(settings), leftovers="ignore")
     except MarkerProblem as found:
         said = (problem.replace(f"; {_STAY}", "") for problem in found.problems)
         problems = [f"isolate.using{problem.removeprefix('isolated')}" for problem in said]
@@ -229,7 +281,10 @@ def _unmarked(settings: Settings) -> IsolationRequest:
         user="same",
         time=time,
         timeout=settings.timeout,
+        leftovers=settings.leftovers or "ignore",
         init=True,
+        missing=settings.missing,
+        limits=merged(settings.limits, {}),
     )
 
 

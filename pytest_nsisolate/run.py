@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from pytest_nsisolate.channel import Shared
     from pytest_nsisolate.child import Child
     from pytest_nsisolate.coverage import Measurement
+    from pytest_nsisolate.enforcer import Enforcer
     from pytest_nsisolate.kernel.idmap import IdMaps
+    from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.live import Turns
     from pytest_nsisolate.mount_plans import MountPlans
     from pytest_nsisolate.probe import HostCheck
@@ -55,6 +57,7 @@ class Run:
     :param stopping: what Ctrl-Z does while there is a current attempt.
     :param nested: not the runner's, but of a child that isolates calls of its own.
     :param tasks: the calls by ``isolate`` that are at work.
+    :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
     settings: Settings
@@ -72,6 +75,7 @@ class Run:
     stopping: ExitStack = field(default_factory=ExitStack)
     nested: bool = False
     tasks: list[Charge] = field(default_factory=list)
+    first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
     _host: Host | None = None
     _host_check: HostCheck | None = None
     _capabilities: tuple[int, int] | None = None
@@ -81,6 +85,7 @@ class Run:
     _warden: Warden | None = None
     _measurement: Measurement | None = None
     _turns: Turns | None = None
+    _enforcer: Enforcer | None = None
 
     @property
     def host(self) -> Host:
@@ -128,6 +133,15 @@ class Run:
 
             self._turns = Turns()
         return self._turns
+
+    @property
+    def enforcer(self) -> Enforcer:
+        """What holds the limits of tests; made for the first test that has any."""
+        if self._enforcer is None:
+            from pytest_nsisolate.enforcer import Enforcer
+
+            self._enforcer = Enforcer(self.host)
+        return self._enforcer
 
     def identity_maps(self) -> IdMaps:
         """The runner's own ids one to one; they cannot change during a run."""
@@ -224,6 +238,8 @@ class Run:
         self.bury_outstanding()
         for task in [*self.tasks]:
             task.end()
+        if self._enforcer is not None:
+            self._enforcer.close()
         self._dismiss_warden()
         if self._mount_plans is not None:
             self._mount_plans.close()

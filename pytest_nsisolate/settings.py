@@ -9,20 +9,26 @@ names the option or the key it came from.
 from __future__ import annotations
 
 import math
+import os
 import tomllib
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import pytest
 
+from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.limits import NO_LIMITS, LimitError, Limits, parse
 from pytest_nsisolate.usage import suggestion
 
 Mode: TypeAlias = Literal["marked", "all", "none"]
 Missing: TypeAlias = Literal["fail", "skip"]
+Postmortem: TypeAlias = Literal["marked", "all", "none"]
+Leftovers: TypeAlias = Literal["ignore", "warn", "fail"]
 
 MODES = ("marked", "all", "none")
 MISSING = ("fail", "skip")
+LEFTOVERS = ("ignore", "warn", "fail")
 #: Without ``time``: its offsets are a test's own choice, and it is no part of the default.
 DEFAULT_NAMESPACES = frozenset(NAMESPACES) - {"time"}
 
@@ -37,6 +43,11 @@ class Settings:
     :param missing: what becomes of a test whose namespaces this host refuses.
     :param timeout: default budget of one attempt in seconds, or None.
     :param init: marked tests run under a reaping init unless their marker says otherwise.
+    :param postmortem: in the reports of which failed tests the view of PID 1 is shown.
+    :param leftovers: what becomes of a test that leaves processes, unless its marker says; None:
+        a warning for a marked test, nothing for an unmarked one.
+    :param limits: those of every isolated test, unless its marker says otherwise.
+    :param pause: a failed test is held open until somebody has looked inside.
     """
 
     mode: Mode = "marked"
@@ -45,6 +56,10 @@ class Settings:
     missing: Missing = "fail"
     timeout: float | None = None
     init: bool = False
+    postmortem: Postmortem = "marked"
+    pause: bool = False
+    leftovers: Leftovers | None = None
+    limits: Limits = NO_LIMITS
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -72,6 +87,19 @@ def add_options(parser: pytest.Parser) -> None:
     reaper = "marked tests too run under a reaping init"
     group.addoption("--nsisolate-init", action="store_true", default=None, help=reaper)
     group.addoption(
+        "--nsisolate-pause",
+        action="store_true",
+        help="hold a failed isolated test open, so that you can look inside; needs a terminal",
+    )
+    left = "an isolated test that leaves processes: ignore, warn (default where marked), fail"
+    group.addoption("--nsisolate-leftovers", choices=LEFTOVERS, help=left)
+    bounds = "default limits of an isolated test: memory=256M,cpu=10,processes=64,files=1024,..."
+    group.addoption(
+        "--nsisolate-limits", metavar="LIST", help=f"{bounds}; 'none' lifts an ini key's"
+    )
+    shown = "failed tests whose report shows what PID 1 sees: marked (default), all, none"
+    group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
+    group.addoption(
         "--nsisolate-doctor",
         action="store_true",
         help="print what this host can do, why not, and the remedy; then exit",
@@ -81,6 +109,9 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nsisolate_missing", missing, type="string", default="fail")
     parser.addini("nsisolate_timeout", budget, type="float", default=None)
     parser.addini("nsisolate_init", reaper, type="bool", default=False)
+    parser.addini("nsisolate_postmortem", shown, type="string", default="marked")
+    parser.addini("nsisolate_leftovers", left, type="string", default=None)
+    parser.addini("nsisolate_limits", bounds, type="args", default=None)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -99,6 +130,10 @@ def read_settings(config: pytest.Config) -> Settings:
         missing=cast("Missing", _choice(*_source(config, "--nsisolate-missing"), MISSING)),
         timeout=_timeout(*_source(config, "--nsisolate-timeout")),
         init=bool(_source(config, "--nsisolate-init")[1]),
+        pause=_pause(config),
+        postmortem=cast("Postmortem", _choice(*_source(config, "--nsisolate-postmortem"), MODES)),
+        leftovers=_leftovers(*_source(config, "--nsisolate-leftovers")),
+        limits=_limits(*_source(config, "--nsisolate-limits")),
     )
 
 
@@ -112,10 +147,16 @@ def _source(config: pytest.Config, option: str) -> tuple[str, Any]:
         return f"ini key {key}", config.getini(key)
     except (pytest.UsageError, TypeError, ValueError) as error:
         # pytest < 9.2 lets the bare TypeError or ValueError through.
-        written = _written_in_toml(config, key) if key == "nsisolate_namespaces" else None
+        written = _written_in_toml(config, key) if key in _ALSO_TEXT else None
         if isinstance(written, str):
             return f"ini key {key}", [written]
+        if isinstance(written, dict) and key == "nsisolate_limits":
+            return f"ini key {key}", written
         raise pytest.UsageError(f"ini key {key}: {error}") from error
+
+
+#: Lists that native TOML may have as one text.
+_ALSO_TEXT = ("nsisolate_namespaces", "nsisolate_limits")
 
 
 def _written_in_toml(config: pytest.Config, key: str) -> object:
@@ -137,6 +178,34 @@ def _choice(source: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise pytest.UsageError(f"{source}: {value!r} is not one of {', '.join(allowed)}")
     return value
+
+
+def _pause(config: pytest.Config) -> bool:
+    """Nobody could end a pause without a terminal, and a run would hang for ever."""
+    if not config.getoption("--nsisolate-pause"):
+        return False
+    if getattr(config.option, "dist", "no") != "no" or hasattr(config, "workerinput"):
+        raise pytest.UsageError(
+            "--nsisolate-pause needs a terminal, which pytest-xdist's workers have not: "
+            "run without -n, or with -n 0"
+        )
+    if not os.isatty(internals.standard_input(config)):
+        raise pytest.UsageError(
+            "--nsisolate-pause needs a terminal, at which you can end the pause; "
+            "standard input is none"
+        )
+    return True
+
+
+def _leftovers(source: str, value: str | None) -> Leftovers | None:
+    return None if value is None else cast("Leftovers", _choice(source, value, LEFTOVERS))
+
+
+def _limits(source: str, value: object) -> Limits:
+    try:
+        return NO_LIMITS if value is None else parse(value)
+    except LimitError as error:
+        raise pytest.UsageError(f"{source}: {error}") from None
 
 
 def _namespaces(source: str, value: str | list[str] | None) -> frozenset[str]:

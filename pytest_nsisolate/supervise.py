@@ -20,15 +20,20 @@ import os
 import select
 import signal
 import time
+import traceback
 from collections import deque
-from typing import Final
+from errno import ECONNRESET, ESRCH
+from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate import evidence, jobcontrol, outcome
+from pytest_nsisolate import channel, evidence, jobcontrol, outcome
 from pytest_nsisolate.channel import MESSAGE, STEP_SECONDS, RunnerEnd
 from pytest_nsisolate.deadline import Deadline
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.kernel import idmap
 from pytest_nsisolate.wire import Frame, FrameReader, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.enforcement import Bound, Enforcement
 
 #: Seconds that the child has for its teardown after a Ctrl-C.
 INTERRUPT_GRACE: Final = 2.0
@@ -39,6 +44,25 @@ LAST_WORDS_SECONDS: Final = 0.5
 #: More would be mapped and unmapped at every read.
 _CHUNK: Final = 1 << 16
 
+#: Steps that a kill may take.
+_PATIENCE: Final = 2
+
+#: Where a system call of the runner's is made while it waits for a child.
+_OWN_FILES: Final = (__file__, channel.__file__, idmap.__file__)
+
+#: What it is called, by the function that makes it.
+_STEPS: Final = {
+    "_take_in": "poll",
+    "_read_frames": "read of its frames",
+    "_read_message": "read of its supervisor's words",
+    "tell": "write to its supervisor",
+    "_reap_pid1": "waitpid",
+    "_signal": "pidfd_send_signal",
+}
+
+#: What to do when one of those fails.
+_HINT: Final = "Look into dmesg, and for a filter (seccomp) or a limit around the runner"
+
 
 class Attempt:
     """One child from its first fork to its burial, as the runner sees it.
@@ -48,6 +72,7 @@ class Attempt:
     :param budget: seconds for set-up, call and teardown together; None is no limit.
     :param init: a reaper stands between the usher and the test.
     :param measured: coverage is under way, so a child that is late is asked for what it has.
+    :param limits: what holds those of the test; this object releases it.
     """
 
     def __init__(
@@ -58,8 +83,13 @@ class Attempt:
         budget: float | None,
         init: bool,
         measured: bool = False,
+        limits: Enforcement | None = None,
     ) -> None:
         self.end = end
+        self.limits = limits
+        if limits is not None:
+            limits.launched()
+        self._cpu_seconds: float | None = None
         self._init = init
         self._measured = measured
         self.outcome: outcome.Outcome | None = None
@@ -81,6 +111,7 @@ class Attempt:
         self._open = True
         self._buried = False
         self._deaf = False
+        self._blind = False
         self._last_words: list[Frame] | None = None
         self._owed_signal: int | None = None
         # The reaper holds the other end too: when the usher is gone, a read would block.
@@ -142,6 +173,11 @@ class Attempt:
                 return False
         return True
 
+    def wait_aside(self, seconds: float) -> bool:
+        """:meth:`wait`, and the budget does not count it: the child does something for us."""
+        with self._deadline.resting():
+            return self.wait(seconds)
+
     def catch_up(self) -> None:
         """Too late, but nobody has looked for a while: what was said in time counts, read now."""
         if self.seconds_left != 0:
@@ -150,6 +186,11 @@ class Attempt:
         while self.outcome is None and (left := until - time.monotonic()) > 0:
             if not self._pump(0 if self._reader.at_boundary else left):
                 return
+            self._look()
+
+    def listen(self) -> None:
+        """Take in what has come, without waiting: of a child that nobody asks for a frame."""
+        if self.outcome is None and self._pump(0):
             self._look()
 
     def watched(self) -> tuple[int, ...]:
@@ -163,17 +204,42 @@ class Attempt:
         return None if left is None else max(left, 0)
 
     def kill(self) -> None:
-        """End the child now, whatever it is doing; bounded, and it is gone afterwards."""
+        """End the child now, whatever it is doing; bounded, and it is gone afterwards.
+
+        Unless it cannot end: then this gives up on it, and the outcome says so.
+        """
+        patience = _PATIENCE
         while self._pid1_status is None and not self._lost_sight:
+            if self.end.forked_pidfd not in self._watched and not self._pump(0):
+                self._lost_sight = True  # its end has been seen, and nobody else can tell more
+                break
             self._signal(signal.SIGKILL)
             if self.end.pid1_pidfd is None:
                 # Not born yet, or its number is still on the way: the usher takes it along.
                 signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
             if not self._pump(STEP_SECONDS):
                 signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
+                patience -= 1
+                self.outcome = self.outcome or outcome.Broken(self._what_keeps_it())
+                self._lost_sight = not patience
         self._read_rest()
         if self.outcome is None:
             self.outcome = self._judge()
+
+    def _what_keeps_it(self) -> str:
+        """Why a killed PID 1 is still there, as far as the kernel tells (proc_pid_wchan(5))."""
+        try:
+            with open(f"/proc/{self.end.pid1}/wchan", encoding="ascii") as file:
+                place = file.read()
+        except OSError:
+            place = ""
+        if place != "zap_pid_ns_processes":
+            return f"it does not end, {STEP_SECONDS:g} s after it was killed ({place or 'unknown'})"
+        return (
+            f"PID 1 cannot end (zap_pid_ns_processes, {STEP_SECONDS:g} s after the kill): somebody"
+            " outside has started a process in its namespace (nsenter, setns) and does not wait for"
+            " it; end that one"
+        )
 
     def lose(self, reason: str) -> None:
         """Nothing that the child has said counts any more: end it, whatever it was about to say."""
@@ -201,18 +267,32 @@ class Attempt:
         waiter.register(self.end.forked_pidfd, select.POLLIN)
         if self.end.pid1_pidfd is None:
             self.let_go()
-        if not waiter.poll(STEP_SECONDS * 1000):
+        over = _readable(waiter)
+        if not over:
             signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
             if self._open:
                 self._signal(signal.SIGKILL)
-            waiter.poll(STEP_SECONDS * 1000)
+            over = _readable(waiter)
+        if self.limits is not None and self._cpu_seconds is None:
+            self._cpu_seconds = evidence.cpu_seconds(self.end.forked)
         if not self._forked_reaped:
             try:
-                os.waitpid(self.end.forked, 0)
+                os.waitpid(self.end.forked, 0 if over else os.WNOHANG)
             except ChildProcessError:
                 pass  # SIGCHLD is ignored in this runner, or somebody waited for every child
         self.let_go()
         os.close(self.end.forked_pidfd)
+        if self.limits is not None:
+            self.limits.release()
+
+    def limits_met(self) -> list[Bound]:
+        """The limits that have brought about its end, as far as can be told."""
+        if self.limits is None:
+            return []
+        used = self._cpu_seconds
+        if used is None:
+            used = evidence.cpu_seconds(self.end.forked)
+        return self.limits.met_by_end(self.outcome, cpu_seconds=used, init=self._init)
 
     def last_wish(self) -> dict[str, object] | None:
         """How the child that a Ctrl-C has ended wants the session to end, if it could tell."""
@@ -242,6 +322,23 @@ class Attempt:
 
     def _pump(self, seconds: float | None) -> bool:
         """Wait for anything at all and take it in; False when the time is over."""
+        try:
+            return self._take_in(seconds)
+        except OSError as error:
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            if at.filename not in _OWN_FILES:
+                raise  # a signal handler's of the suite
+            if self._blind:
+                # Not even of the kill can be heard: the usher takes it along, or it is PID 1.
+                signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
+                self._lost_sight = True
+                return False
+            self._blind = True
+            step = StepError(_STEPS.get(at.name, at.name), None, error.errno or 0)
+            self.lose(f"in the runner {step}. {_HINT}")
+            return True
+
+    def _take_in(self, seconds: float | None) -> bool:
         ready = self._poller.poll(None if seconds is None else max(seconds, 0) * 1000)
         for fd, _ in ready:
             if fd == self.end.frames:
@@ -269,6 +366,8 @@ class Attempt:
 
     def _reap_pid1(self) -> None:
         self._forked_reaped = True
+        if self.limits is not None:
+            self._cpu_seconds = evidence.cpu_seconds(self.end.forked)
         try:
             _, self._pid1_status = os.waitpid(self.end.forked, 0)
         except ChildProcessError:
@@ -302,7 +401,10 @@ class Attempt:
                 self._ready = True
                 self._deadline.set(self._budget)
             elif frame.kind is Kind.REFUSED:
-                self._refused = _refusal(frame.data)
+                found = _refusal(frame.data)
+                # That the runner was gone follows from what it has run into itself.
+                if self._refused is None or found.errno not in (ESRCH, ECONNRESET):
+                    self._refused = found
             else:
                 if frame.kind is Kind.PAUSE:
                     self._deadline.pause()
@@ -339,6 +441,8 @@ class Attempt:
     def _open_pid1(self, pid: int) -> None:
         try:
             self.end.pid1_pidfd, self.end.pid1 = os.pidfd_open(pid), pid
+        except ProcessLookupError:
+            pass  # the usher has been killed, and PID 1 with it: the usher's pidfd says so
         except OSError as error:
             self._refused = outcome.Refused("pidfd_open", None, error.errno or 0)
             self.kill()
@@ -488,6 +592,14 @@ class Attempt:
             signal.pidfd_send_signal(self.end.pid1_pidfd, number)
         except ProcessLookupError:
             pass
+
+
+def _readable(waiter: select.poll) -> bool:
+    """Wait as long as a step may take; a refused poll is no end."""
+    try:
+        return bool(waiter.poll(STEP_SECONDS * 1000))
+    except OSError:
+        return False
 
 
 def _refusal(data: dict[str, object]) -> outcome.Refused:

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from pytest_nsisolate import trial_child
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host import Host
-from pytest_nsisolate.kernel import idmap, mounts, network, process, syscalls
+from pytest_nsisolate.kernel import idmap, mounts, network, process, rlimits, syscalls
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.outcome import signal_name
 from pytest_nsisolate.remedies.table import UserMode
@@ -48,16 +48,25 @@ class Denial(NamedTuple):
 
 
 def attempt(
-    namespaces: frozenset[str], user: UserMode, host: Host, *, seconds: float = SECONDS
+    namespaces: frozenset[str],
+    user: UserMode,
+    host: Host,
+    limit: bool = False,
+    *,
+    seconds: float = SECONDS,
 ) -> Denial | None:
     """Go all the way into these namespaces in a child; None if every step worked.
 
+    :param limit: also limit the number of processes in the PID namespace, which must be its own.
     :param seconds: when to kill it.
     """
     try:
         if not host.linux:
             raise StepError("clone", None, errno.ENOSYS)
-        trial = _plan(namespaces, user, host, seconds)
+        # There a write would change the host.
+        if limit and host.kernel < rlimits.FIRST_OWN_PID_MAX:
+            raise StepError("write pid_max", "pid", errno.ENOSYS)
+        trial = _plan(namespaces, user, host, seconds, limit)
         answer, status = _fork_and_listen(trial)
     except StepError as error:
         return Denial(error, None)
@@ -69,17 +78,25 @@ def attempt(
     return Denial(step, answer["filtered"])
 
 
-def _plan(namespaces: frozenset[str], user: UserMode, host: Host, seconds: float) -> Trial:
+def _plan(
+    namespaces: frozenset[str], user: UserMode, host: Host, seconds: float, limit: bool
+) -> Trial:
     _preload()
     return Trial(
         namespaces=namespaces,
         maps=_id_maps(user, host) if "user" in namespaces else None,
         maps_by_runner=host.privileged,
-        mounts=mounts.plan_mounts(own=namespaces, in_use=()) if "mount" in namespaces else None,
+        mounts=_mounts(namespaces, user) if "mount" in namespaces else None,
         keep_capabilities=host.capabilities if user == "same" else None,
         hostname=os.uname().nodename,
         seconds=seconds,
+        limit=limit,
     )
+
+
+def _mounts(namespaces: frozenset[str], user: UserMode) -> mounts.MountPlan:
+    devices = None if user == "none" else ()
+    return mounts.plan_mounts(own=namespaces, in_use=(), more_devices=devices)
 
 
 def _id_maps(user: UserMode, host: Host) -> idmap.IdMaps:

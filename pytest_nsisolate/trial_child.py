@@ -33,6 +33,9 @@ START: Final = "start the host check"
 _BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")
 
 
+_PID_MAX: Final = "/proc/sys/kernel/pid_max"
+
+
 class Message(TypedDict, total=False):
     """What a child says: ``map`` alone, the first refusal, or nothing at all."""
 
@@ -50,6 +53,7 @@ class Trial:
 
     :param seconds: how long PID 1 may take before the process in the middle kills it.
     :param keep_capabilities: drop all but these at the end; None keeps what is.
+    :param limit: write the PID namespace's own ``kernel.pid_max``, with the value that it has.
     """
 
     namespaces: frozenset[str]
@@ -59,6 +63,7 @@ class Trial:
     keep_capabilities: int | None
     hostname: str
     seconds: float
+    limit: bool = False
 
 
 def run(trial: Trial, link: SocketType, runner: int) -> NoReturn:
@@ -134,6 +139,9 @@ def _be_pid1(trial: Trial, link: SocketType, parent: int) -> None:
             namespaces.enter(name)
     if trial.mounts is not None:
         mounts.apply(trial.mounts)
+    if trial.limit:
+        with failing("write pid_max", "pid"), open(_PID_MAX, "r+", encoding="ascii") as file:
+            file.write(file.read())
     if "net" in trial.namespaces:
         network.bring_loopback_up()
     if "uts" in trial.namespaces:

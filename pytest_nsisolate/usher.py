@@ -32,17 +32,20 @@ import posix
 import select
 import signal
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate import reaper, warden
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process
+from pytest_nsisolate.kernel import idmap, keyring, mounts, namespaces, network, process
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.wire import Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.channel import Link
+    from pytest_nsisolate.enforcement import Enforcement
+    from pytest_nsisolate.kernel.roots import RootPlan
     from pytest_nsisolate.request import TimeOffsets
 
 #: Exit status of a process of ours that could not do its part; the reason went over the pipe.
@@ -61,10 +64,14 @@ class LaunchPlan:
     :param maps_by_runner: the runner holds the capabilities and writes the map; else the usher.
     :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
         None keeps what is.
+    :param no_new_privs: afterwards no program gains rights by its file.
+    :param own_keyring: leave the runner's session keyring.
     :param cwd: where the test starts; entered again by path where mounts cover something.
     :param lean: the processes beside the test keep no descriptor that is not theirs: somebody may
         wait for the end of what a caller has passed on.
     :param join: a pidfd: no new namespaces, but those of this process; the test is not PID 1.
+    :param root: the folder that will be the root.
+    :param limits: what holds those of the test.
     """
 
     namespaces: frozenset[str]
@@ -73,11 +80,15 @@ class LaunchPlan:
     mounts: mounts.MountPlan | None
     time: TimeOffsets | None
     hostname: str | None
-    keep_capabilities: tuple[int, int] | None
+    keep_capabilities: tuple[int, int | None] | None
     init: bool
     cwd: str
     lean: bool = False
     join: int | None = None
+    root: RootPlan | None = None
+    no_new_privs: bool = False
+    own_keyring: bool = True
+    limits: Enforcement | None = None
 
     @property
     def flags(self) -> int:
@@ -96,19 +107,18 @@ def enter(plan: LaunchPlan, link: Link) -> None:
     try:
         gc.disable()
         gc.freeze()
-        os.setpgid(0, 0)
-        with failing("pidfd_open", None):
-            parent = os.pidfd_open(os.getpid())
+        named("setpgid", os.setpgid, 0, 0)
+        parent: int = named("pidfd_open", os.pidfd_open, os.getpid())
         # An inherited SIG_IGN would have the kernel reap PID 1, and its status would be lost.
-        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        before = named("sigaction(SIGCHLD)", signal.signal, signal.SIGCHLD, signal.SIG_DFL)
         pid, at_once = _unshare_and_fork(plan, link)
         if pid == 0:
             if before is not None:  # None: a handler that Python did not install
-                signal.signal(signal.SIGCHLD, before)
+                named("sigaction(SIGCHLD)", signal.signal, signal.SIGCHLD, before)
             process.die_with_parent(parent)
-            os.dup2(link.shared.null, parent, inheritable=False)
+            named("dup2", os.dup2, link.shared.null, parent, False)
             if link.shared.warden is not None:
-                os.dup2(link.shared.null, link.shared.warden, inheritable=False)
+                named("dup2", os.dup2, link.shared.null, link.shared.warden, False)
             _furnish(plan, link, at_once=at_once)
             return
         _watch(pid, plan, link)
@@ -151,7 +161,7 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     """What must come before PID 1 is born, and its birth: (pid, all flags were used at once)."""
     if plan.join is not None:
         namespaces.join(plan.join, plan.namespaces)
-        return _fork(), True
+        return _fork("pid"), True
     if "pid" not in plan.namespaces:
         process.become_subreaper()
     if plan.maps is not None:
@@ -168,14 +178,15 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     _enter_time(plan)
     if "pid" in plan.namespaces:
         namespaces.enter("pid")
-    return _fork(), False
+        return _fork("pid"), False
+    return _fork(None), False
 
 
-def _fork() -> int:
+def _fork(namespace: str | None) -> int:
     try:
         return os.fork()
     except OSError as error:
-        raise StepError("fork", "pid", error.errno or 0) from error
+        raise StepError("fork", namespace, error.errno or 0) from error
 
 
 def _enter_time(plan: LaunchPlan) -> None:
@@ -204,20 +215,42 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     """
     # Inside, getppid() is 0: without a session of its own, kill(getppid()) in a test would hit the
     # runner's whole process group, and TIOCSTI could type into the runner's terminal.
-    os.setsid()
+    named("setsid", os.setsid)
     process.forbid_core_files()
+    if plan.own_keyring:
+        keyring.leave_session_keyring()
+    if plan.limits is not None:
+        plan.limits.join_groups()
+        if at_once and "cgroup" in plan.namespaces:
+            namespaces.enter("cgroup")  # the first one has the runner's group as its root
     if plan.join is None:
         _make_world(plan, link, at_once=at_once)
     else:
-        os.chdir(plan.cwd)  # setns(2) has moved it to the root
+        named("chdir", os.chdir, plan.cwd)  # setns(2) has moved it to the root
     if plan.init:
         reaper.fork_test(link.control, lean=plan.lean)
+    if plan.limits is not None:
+        # A usher that was not left outside is in the same user namespace.
+        plan.limits.bound_process(beside=0 if at_once else 1)
     if plan.keep_capabilities is not None:
         process.limit_capabilities(*plan.keep_capabilities)
+    if plan.no_new_privs:
+        process.forbid_new_privileges()
     link.cover(link.control, link.shared.runner_pidfd)
     if link.collecting:
         gc.enable()
-    process.restore_signals(link.mask)
+    named("sigprocmask", process.restore_signals, link.mask)
+
+
+def named(step: str, call: Callable[..., Any], *arguments: object) -> Any:
+    """What the call gives.
+
+    :raises StepError: with this step, if it raises an :class:`OSError`.
+    """
+    try:
+        return call(*arguments)
+    except OSError as error:
+        raise StepError(step, None, error.errno or 0, str(error.filename or "")) from error
 
 
 def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
@@ -228,8 +261,12 @@ def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
         link.await_word()
     if plan.mounts is not None:
         mounts.apply(plan.mounts)
-        if plan.mounts.keep:
-            os.chdir(plan.cwd)
+        if plan.mounts.displaced:
+            named("chdir", os.chdir, plan.cwd)
+    if plan.root is not None:
+        plan.root.enter()
+    if plan.limits is not None:
+        plan.limits.bound_namespace()
     if "net" in plan.namespaces:
         network.bring_loopback_up()
     if plan.hostname is not None:
@@ -238,28 +275,27 @@ def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
 
 def _watch(pid: int, plan: LaunchPlan, link: Link) -> None:
     """Until PID 1 or the runner is gone. Sends the exact wait status of PID 1."""
-    with failing("pidfd_open", None):
-        pid1 = os.pidfd_open(pid)
+    pid1: int = named("pidfd_open", os.pidfd_open, pid)
     if plan.lean:
         process.close_all_but(link.control, link.writer.descriptor, link.shared.runner_pidfd, pid1)
     link.tell(b"P", pid)
     poller = select.poll()
     poller.register(link.shared.runner_pidfd, select.POLLIN)
     poller.register(pid1, select.POLLIN)
-    if all(fd != pid1 for fd, _ in poller.poll()):
+    if all(fd != pid1 for fd, _ in named("watch PID 1", poller.poll)):
         signal.pidfd_send_signal(pid1, signal.SIGKILL)
     else:
         # The runner opens its own pidfd of this number first: until then it must not be reused.
         poller.unregister(pid1)
         poller.register(link.control, select.POLLIN)
-        poller.poll()
-    _, status = os.waitpid(pid, 0)
+        named("wait for the runner's word", poller.poll)
+    _, status = named("reap PID 1", os.waitpid, pid, 0)
     if "pid" not in plan.namespaces:
-        _kill_descendants()
+        named("end what the test left", kill_descendants)
     link.tell(b"S", status)
 
 
-def _kill_descendants() -> None:
+def kill_descendants() -> None:
     """Without a PID namespace: everything that the test left becomes our child, until none is."""
     while True:
         with open("/proc/thread-self/children", "rb") as listing:

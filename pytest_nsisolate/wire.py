@@ -64,6 +64,7 @@ class Kind(enum.IntEnum):
     CARRIED = 13
     TURN = 14
     RESULT = 15
+    VIEW = 16
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

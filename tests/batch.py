@@ -107,17 +107,23 @@ def run_batch(
     side: Side,
     *arguments: str,
     clean: bool = True,
+    gone: bool = False,
     uid: int = NOBODY,
     before: tuple[str, ...] = (),
     **options: Any,
 ) -> Result:
-    """Run a suite on one side and, if asked, make sure that it left nothing."""
+    """Run a suite on one side and, if asked, make sure that it left nothing.
+
+    :param gone: without ``clean``: look for processes only (a run with several runners).
+    """
     with suite_folder(files, side, uid) as folder:
         switch = (*prefix(side, uid), *before)
         env = {**_environment(folder), **options.pop("env", {})}
         result = run_suite(folder, *_OPTIONS, *arguments, prefix=switch, env=env, **options)
         if clean:
             assert_clean(folder, result)
+        elif gone:
+            assert_nothing_alive(folder)
         return result
 
 

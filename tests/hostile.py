@@ -21,12 +21,22 @@ from typing import Final
 
 import pytest
 
-_SECCOMP: Final = str(Path(__file__).with_name("seccomp.py"))
+_HERE: Final = Path(__file__).parent
+_SECCOMP: Final = str(_HERE / "seccomp.py")
 
 _AS_ROOT: Final = ("unshare", "--map-root-user")
 _AS_USER: Final = ("unshare", "--user", "--map-user=1000", "--map-group=1000")
 _KEEP_BUT: Final = ("setpriv", "--inh-caps=-all", "--bounding-set")
 _BARE: Final = (*_KEEP_BUT, "-all")
+
+_INIT: Final = ("--mount-proc", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts")
+
+#: The machine's root is not held to RLIMIT_NPROC, in a user namespace neither.
+_NOBODY: Final = (
+    ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "env")
+    if hasattr(os, "geteuid") and os.geteuid() == 0
+    else ()
+)
 
 _CHROOT: Final = """
 mount -t tmpfs none /mnt && mkdir /mnt/root
@@ -35,7 +45,32 @@ for entry in /*; do
     elif [ -d "$entry" ]; then mkdir "/mnt/root$entry"; mount --rbind "$entry" "/mnt/root$entry"
     fi
 done
-exec chroot /mnt/root "$@"
+exec chroot /mnt/root env -C "$PWD" "$@"
+"""
+
+
+_KEEP_CAPS: Final = (*_AS_USER, "--keep-caps")
+_DROP: Final = 'exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
+
+#: Ubuntu's sysctl in a copy of /proc/sys/kernel, and what follows from it in apparmor/.
+_APPARMOR: Final = f"""
+mount -t tmpfs none /mnt
+for file in /proc/sys/kernel/*; do
+    [ -d "$file" ] || cat "$file" > "/mnt/${{file##*/}}" 2>/dev/null || true
+done
+echo 1 > /mnt/apparmor_restrict_unprivileged_userns
+mount --bind /mnt /proc/sys/kernel
+export PYTHONPATH="{_HERE}/apparmor:{_HERE.parent}:$PYTHONPATH"
+{_DROP}
+"""
+
+
+#: Its own text is its first argument.
+_DEEPER: Final = """
+if unshare --map-root-user true 2>/dev/null; then exec unshare --map-root-user sh -ec "$1" sh "$@"
+fi
+shift
+exec "$@"
 """
 
 
@@ -75,9 +110,15 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
     "no-setfcap": (*_AS_ROOT, *_KEEP_BUT, "-setfcap"),
     "no-net-admin": (*_AS_ROOT, *_KEEP_BUT, "-net_admin"),
     "no-sys-time": (*_AS_ROOT, *_KEEP_BUT, "-sys_time"),
+    "no-sys-admin": (*_AS_ROOT, *_KEEP_BUT, "-sys_admin"),
+    "no-new-privs": (*_AS_USER, "setpriv", "--no-new-privs"),
+    "apparmor": _shell(*_KEEP_CAPS, "--mount", script=_APPARMOR),
     # What a container does to /proc, /sys and the root.
     "masked-proc": _shell(
         *_AS_ROOT, "--mount", script='mount --bind /dev/null /proc/kmsg; exec "$@"'
+    ),
+    "masked-proc-user": _shell(
+        *(*_KEEP_CAPS, "--mount"), script=f"mount --bind /dev/null /proc/kmsg; {_DROP}"
     ),
     "masked-proc-root": _shell(
         "unshare", "--mount", script='mount --bind /dev/null /proc/kmsg; exec "$@"'
@@ -88,11 +129,21 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
     "read-only-proc": _shell(
         *_AS_ROOT, "--mount", script='mount -o remount,bind,ro /proc; exec "$@"'
     ),
+    "read-only-proc-user": _shell(
+        *(*_KEEP_CAPS, "--mount"), script=f"mount -o remount,bind,ro /proc; {_DROP}"
+    ),
     "no-proc": _shell(*_AS_ROOT, "--mount", script='mount -t tmpfs none /proc; exec "$@"'),
     "chroot": _shell(*_AS_ROOT, "--mount", script=_CHROOT),
     "chroot-user": _shell(
         *_AS_ROOT, "--mount", script=_CHROOT.replace('"$@"', " ".join(_BARE) + ' "$@"')
     ),
+    # What the runner inherits.
+    "few-descriptors": ("prlimit", "--nofile=16"),
+    "few-processes": (*_NOBODY, "prlimit", "--nproc=1"),
+    "sigchld-ignored": _shell(*_AS_USER, script='trap "" CHLD; exec "$@"'),
+    "pid-1": (*_AS_ROOT, *_INIT),
+    "nested": (*_AS_ROOT, *_INIT, *_AS_ROOT, *_INIT, *_AS_ROOT, *_INIT),
+    "too-deep": ("sh", "-ec", _DEEPER, "sh", _DEEPER),
     # Filters (seccomp(2)); the first is what Docker's default profile does.
     "filtered": _filter("unshare=EPERM", "clone3=ENOSYS"),
     "filtered-root": (*_AS_ROOT, *_filter("unshare=EPERM", "clone3=ENOSYS")),
@@ -108,7 +159,13 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
 def run_on(
     host: str, *command: str, timeout: float = 60, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command on one of :data:`HOSTS`, capturing its output as text."""
+    """Run a command on one of :data:`HOSTS`, capturing its output as text.
+
+    Nothing tells it in which CI system this happens, for which the remedies would be others.
+    """
+    env = {**(os.environ if env is None else env)}
+    for name in ("GITHUB_ACTIONS", "GITLAB_CI", "KUBERNETES_SERVICE_HOST", "container"):
+        env.pop(name, None)
     return subprocess.run(
         [*HOSTS[host], *command],
         capture_output=True,

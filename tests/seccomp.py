@@ -22,7 +22,7 @@ import errno
 import os
 import struct
 import sys
-from typing import Final
+from typing import Final, TypeAlias
 
 #: In place of an error number: end the process by SIGSYS (SECCOMP_RET_KILL_PROCESS).
 KILL: Final = -1
@@ -30,30 +30,117 @@ KILL: Final = -1
 _MACHINE: Final = os.uname().machine if sys.platform == "linux" else ""
 _ARCHITECTURE: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _COLUMN: Final = {"x86_64": 0, "aarch64": 1}
-_NUMBERS: Final = {
+#: By name: x86_64, aarch64; -1 where a machine has no such call.
+_NUMBERS: Final[dict[str, tuple[int, int]]] = {
+    "read": (0, 63),
+    "write": (1, 64),
+    "close": (3, 57),
+    "fstat": (5, 80),
+    "poll": (7, -1),
+    "lseek": (8, 62),
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+    "munmap": (11, 215),
+    "brk": (12, 214),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
     "ioctl": (16, 29),
+    "pread64": (17, 67),
+    "access": (21, -1),
+    "sched_yield": (24, 124),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "dup": (32, 23),
+    "dup2": (33, -1),
+    "getpid": (39, 172),
+    "socket": (41, 198),
+    "sendto": (44, 206),
+    "recvfrom": (45, 207),
+    "sendmsg": (46, 211),
+    "recvmsg": (47, 212),
+    "getsockname": (51, 204),
+    "socketpair": (53, 199),
+    "getsockopt": (55, 209),
     "clone": (56, 220),
+    "vfork": (58, -1),
+    "execve": (59, 221),
+    "exit": (60, 93),
+    "wait4": (61, 260),
+    "kill": (62, 129),
+    "fcntl": (72, 25),
+    "ftruncate": (77, 46),
+    "getcwd": (79, 17),
+    "chdir": (80, 49),
+    "mkdir": (83, -1),
+    "symlink": (88, -1),
+    "keyctl": (250, 219),
+    "mknodat": (259, 33),
+    "symlinkat": (266, 36),
+    "readlink": (89, -1),
+    "getuid": (102, 174),
+    "getgid": (104, 176),
+    "geteuid": (107, 175),
+    "getegid": (108, 177),
+    "setpgid": (109, 154),
+    "getppid": (110, 173),
+    "setsid": (112, 157),
+    "capget": (125, 90),
+    "capset": (126, 91),
+    "rt_sigtimedwait": (128, 137),
+    "sigaltstack": (131, 132),
+    "pivot_root": (155, 41),
+    "prctl": (157, 167),
     "mount": (165, 40),
     "umount2": (166, 39),
     "sethostname": (170, 161),
-    "setsid": (112, 157),
-    "prctl": (157, 167),
+    "gettid": (186, 178),
+    "futex": (202, 98),
+    "getdents64": (217, 61),
+    "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
+    "exit_group": (231, 94),
+    "tgkill": (234, 131),
+    "waitid": (247, 95),
+    "openat": (257, 56),
+    "mkdirat": (258, 34),
+    "newfstatat": (262, 79),
+    "readlinkat": (267, 78),
+    "ppoll": (271, 73),
     "unshare": (272, 97),
-    "socketpair": (53, 199),
+    "set_robust_list": (273, 99),
+    "signalfd4": (289, 74),
+    "eventfd2": (290, 19),
+    "dup3": (292, 24),
     "pipe2": (293, 59),
-    "capset": (126, 91),
+    "prlimit64": (302, 261),
+    "setns": (308, 268),
+    "seccomp": (317, 277),
+    "getrandom": (318, 278),
     "memfd_create": (319, 279),
+    "statx": (332, 291),
+    "rseq": (334, 293),
     "pidfd_send_signal": (424, 424),
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "pidfd_open": (434, 434),
     "clone3": (435, 435),
+    "close_range": (436, 436),
+    "faccessat2": (439, 439),
     "mount_setattr": (442, 442),
+}
+#: By number, on this machine.
+NAMES: Final = {
+    numbers[_COLUMN[_MACHINE]]: name for name, numbers in _NUMBERS.items() if _MACHINE in _COLUMN
 }
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
-_LOAD, _AND, _JUMP_IF_EQUAL, _JUMP_IF_ANY_BIT, _RETURN = 0x20, 0x54, 0x15, 0x45, 0x06
-_ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
+_SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 8, 32
+LOAD, EQUAL, _JUMP_IF_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
+ALLOW, NOTIFY, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
+
+#: Code, two jumps, operand (``struct sock_filter``).
+Instruction: TypeAlias = tuple[int, int, int, int]
 
 
 class _Program(ctypes.Structure):
@@ -86,29 +173,64 @@ def deny(
     :raises OSError: if the kernel does not take the filter.
     """
     verdict = _KILL_PROCESS if error == KILL else _ERRNO | error
-    test: list[tuple[int, int, int, int]] = []
+    test: list[Instruction] = []
     if argument is not None:
-        jump = _JUMP_IF_ANY_BIT if equals is None else _JUMP_IF_EQUAL
+        jump = _JUMP_IF_ANY_BIT if equals is None else EQUAL
         operand = mask if equals is None else equals
-        test = [(_LOAD, 0, 0, 16 + 8 * argument), (jump, 0, 1, operand & 0xFFFFFFFF)]
+        test = [(LOAD, 0, 0, 16 + 8 * argument), (jump, 0, 1, operand & 0xFFFFFFFF)]
     skip = len(test) + 1
     _install(
         [
-            (_LOAD, 0, 0, 4),
-            (_JUMP_IF_EQUAL, 0, skip + 2, _ARCHITECTURE[_MACHINE]),
-            (_LOAD, 0, 0, 0),
-            (_JUMP_IF_EQUAL, 0, skip, number(call) if isinstance(call, str) else call),
+            (LOAD, 0, 0, 4),
+            (EQUAL, 0, skip + 2, _ARCHITECTURE[_MACHINE]),
+            (LOAD, 0, 0, 0),
+            (EQUAL, 0, skip, number(call) if isinstance(call, str) else call),
             *test,
-            (_RETURN, 0, 0, verdict),
-            (_RETURN, 0, 0, _ALLOW),
+            (RETURN, 0, 0, verdict),
+            (RETURN, 0, 0, ALLOW),
         ]
     )
 
 
-def _install(instructions: list[tuple[int, int, int, int]]) -> None:
+def architecture() -> int:
+    """How a filter tells this machine (``AUDIT_ARCH_…``).
+
+    :raises KeyError: for a machine that is not in the table.
+    """
+    return _ARCHITECTURE[_MACHINE]
+
+
+def install_listener(instructions: list[Instruction]) -> int:
+    """Install a filter that may hand calls to somebody (:data:`NOTIFY`): the descriptor for that.
+
+    :raises OSError: if the kernel does not take the filter; Linux 5.19.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    program, buffer = _program(instructions)
+    flags = ctypes.c_ulong(_NEW_LISTENER | _WAIT_KILLABLE)
+    command = (ctypes.c_long(number("seccomp")), ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER))
+    error = 0
+    for _ in range(2):
+        listener = int(libc["syscall"](*command, flags, ctypes.byref(program)))
+        if listener >= 0:
+            return listener
+        error = ctypes.get_errno()
+        nothing = ctypes.c_ulong(0)
+        switch = (ctypes.c_int(_PR_SET_NO_NEW_PRIVS), ctypes.c_ulong(1))
+        libc["prctl"](*switch, nothing, nothing, nothing)
+    del buffer
+    raise OSError(error, "the kernel did not take the filter")
+
+
+def _program(instructions: list[Instruction]) -> tuple[_Program, object]:
+    """The program, and the memory that it points to."""
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code, len(code))
-    program = _Program(len(instructions), ctypes.addressof(buffer))
+    return _Program(len(instructions), ctypes.addressof(buffer)), buffer
+
+
+def _install(instructions: list[Instruction]) -> None:
+    program, _buffer = _program(instructions)
     prctl = ctypes.CDLL(None, use_errno=True)["prctl"]
 
     def call(option: int, second: int, third: object = None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -227,6 +228,22 @@ NEEDS_MOUNT_SETATTR = needs(syscalls.supports_mount_setattr(), "this kernel has 
 NEEDS_IPV6 = needs(Path("/proc/net/if_inet6").exists(), "this kernel has no IPv6")
 
 
+def _static_busybox() -> str:
+    found = shutil.which("busybox", path=f"{os.environ.get('PATH', '')}:/bin:/usr/bin")
+    if found is None:
+        return ""
+    with open(found, "rb") as program:
+        # The name of the dynamic loader stands in the first page of what needs one.
+        return "" if b"/ld-" in program.read(4096) else found
+
+
+#: A program that is a whole root folder by itself; empty where there is none.
+BUSYBOX: Final = _static_busybox()
+
+#: For a test whose root folder has nothing but that.
+NEEDS_BUSYBOX = needs(bool(BUSYBOX), "this machine has no static busybox (busybox-static)")
+
+
 #: Leaves a test on the host under ``--nsisolate=all``: a negative control, or one that changes the
 #: host's own ``/proc``, of which a second one lies covered in an isolated test.
 ON_THE_HOST = pytest.mark.on_the_host
@@ -251,4 +268,6 @@ def differences(plain: Result, isolated: Result) -> list[str]:
 def terminal(result: Result) -> list[str]:
     """What the terminal showed, without times, addresses and the header's own line."""
     lines = neutral(_SECONDS.sub("#s", result.stdout)).split("\n")
-    return [line for line in lines if not line.startswith("nsisolate:")]
+    # A bar is as long as what stands in it leaves it.
+    bars = (line.strip("=") if "#s" in line else line for line in lines)
+    return [line for line in bars if not line.startswith("nsisolate:")]

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_nsisolate import doctor as doctor_module
 from pytest_nsisolate import probe as probe_module
+from pytest_nsisolate import trial
 from pytest_nsisolate.doctor import doctor
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
@@ -32,9 +36,13 @@ def doctor_on(host: str) -> tuple[int, str]:
 
 
 def rows(report: str) -> dict[str, str]:
-    """The table: call -> result."""
+    """The table: call -> result, without the limits: what is delegated is this machine's."""
     table = re.findall(r"^  (.{9})  (\S.*?)  +(\S.*)$", report, re.MULTILINE)
-    return {f"{namespace.strip()} {call}": result for namespace, call, result in table}
+    return {
+        f"{namespace.strip()} {call}": result
+        for namespace, call, result in table
+        if namespace.strip() != "limits"
+    }
 
 
 @NEEDS_HOSTS
@@ -46,8 +54,8 @@ def test_a_host_that_gives_everything_is_0(host: str) -> None:
     results = rows(report)
     del results["namespace call"]
     assert (status, set(results.values())) == (0, {"ok"})
-    assert report.endswith("\nEverything works.\n")
-    assert "cause" not in report
+    assert re.search(r"\nEverything works(, but for some limits)?\.\n$", report)
+    assert ("cause" in report) == ("but for" in report)
 
 
 @NEEDS_HOSTS
@@ -96,7 +104,8 @@ def test_a_masked_proc_is_found_at_the_step_that_it_breaks() -> None:
     results = rows(report)
     assert status == 1
     assert results["pid unshare(CLONE_NEWPID)"] == "ok"
-    assert results["pid mount proc"] == "EPERM"
+    assert results["pid mount proc"] == "only without user"
+    assert "\nmount proc for the pid namespace: EPERM, " in report
     assert "Docker: --security-opt systempaths=unconfined\n" in report
     assert "(covered: /proc/kmsg)" in report
 
@@ -155,6 +164,33 @@ def test_a_step_that_the_table_does_not_show_gets_a_row(monkeypatch: pytest.Monk
     ]
 
 
+@pytest.mark.parametrize(
+    ("step", "before"),
+    [
+        ("make / private", ["unshare(CLONE_NEWNS)"]),
+        ("fill /dev", ["unshare(CLONE_NEWNS)", "make / private", "mount /dev"]),
+        ("mount devpts", ["unshare(CLONE_NEWNS)", "make / private", "mount /dev"]),
+        ("bind /proc/sys", ["unshare(CLONE_NEWNS)", "make / private", "mount /dev"]),
+    ],
+)
+def test_the_steps_before_a_refused_one_have_worked(
+    step: str, before: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is one of the many that are not shown."""
+
+    def attempt(namespaces: frozenset[str], *_: object) -> Denial | None:
+        return Denial(StepError(step, "mount", errno.EIO), None) if "mount" in namespaces else None
+
+    monkeypatch.setattr(probe_module, "attempt", attempt)
+
+    results = {call: result for call, result in rows(doctor(ROOT)[0]).items() if "mount " in call}
+
+    worked = [call.removeprefix("mount ") for call, result in results.items() if result == "ok"]
+    assert worked == before
+    assert results[f"mount {step}"] == "EIO"
+    assert results["mount make /proc/sys read-only"] == "not tried"
+
+
 def test_another_platform_is_told_so() -> None:
     """No fork, no traceback."""
     report, status = doctor(Host(False, False, -1, -1, 0, (0, 0)))
@@ -172,6 +208,103 @@ def test_the_runner_is_looked_at_when_no_host_is_given(monkeypatch: pytest.Monke
 
     assert status == 0
     assert "uid 4711, mode rootless" in report
+
+
+def json_on(host: str, *prefix: str) -> tuple[int, dict[str, Any]]:
+    """Exit status and report of the command with ``--json``."""
+    done = run_on(host, *prefix, *DOCTOR, "--json")
+    assert done.stderr == ""
+    return done.returncode, json.loads(done.stdout)
+
+
+@NEEDS_HOSTS
+def test_machines_read_the_same_as_json() -> None:
+    """The shape that the reference describes, for a host that refuses something."""
+    status, report = json_on("no-net")
+
+    assert (status, report["version"], report["works"]) == (1, 1, False)
+    assert set(report) == {"version", "works", "host", "steps"}
+    assert set(report["host"]) == {
+        *("system", "linux", "kernel", "python", "uid", "gid", "mode", "capabilities"),
+        *("seccomp", "security_label", "place"),
+    }
+    assert (report["host"]["uid"], report["host"]["mode"]) == (0, "root")
+    keys = {"namespace", "call", "result", "text", "optional", "errno", "detail", "cause"}
+    assert all(set(step) == {*keys, "remedies"} for step in report["steps"])
+    (refused,) = (step for step in report["steps"] if step["namespace"] == "net" and step["errno"])
+    assert refused == {
+        "namespace": "net",
+        "call": "unshare(CLONE_NEWNET)",
+        "result": "refused",
+        "text": "ENOSPC",
+        "optional": False,
+        "errno": "ENOSPC",
+        "detail": "",
+        "cause": "net namespaces are switched off (user.max_net_namespaces = 0)",
+        "remedies": ["sudo sysctl -w user.max_net_namespaces=16384"],
+    }
+    results = {step["call"]: step["result"] for step in report["steps"]}
+    assert (results["set lo up"], results["sethostname"]) == ("not tried", "works")
+
+
+@NEEDS_HOSTS
+def test_json_tells_what_works_without_the_user_namespace() -> None:
+    """Neither refused nor simply granted."""
+    status, report = json_on("no-user-root")
+
+    (last,) = (step for step in report["steps"] if step["namespace"] == "all")
+    assert (status, last["result"], last["errno"]) == (1, "without user", "ENOSPC")
+
+
+@NEEDS_HOSTS
+def test_the_limits_do_not_count_for_the_exit_status() -> None:
+    """Few machines delegate a cgroup, and no test needs one that does not say so."""
+    mount = 'mount -t tmpfs none /sys/fs/cgroup 2>/dev/null; exec "$@"'
+    own = ("unshare", "--map-root-user", "--mount", "sh", "-c", mount)
+    done = run_on("plain", *own, "sh", *DOCTOR, "--json")
+
+    report = json.loads(done.stdout)
+    *_, pid_max, cgroup = report["steps"]
+    assert (done.returncode, report["works"]) == (0, True)
+    assert (pid_max["optional"], cgroup["optional"]) == (True, True)
+    assert (cgroup["result"], cgroup["errno"]) == ("refused", "ENODEV")
+    assert "systemd-run --user --scope -p Delegate=yes pytest" in cgroup["remedies"][0]
+
+
+@NEEDS_HOSTS
+def test_a_limit_of_processes_is_tried_in_its_own_namespace() -> None:
+    """Since Linux 6.14 ``kernel.pid_max`` is the namespace's own; before, nobody writes to it."""
+    before = Path("/proc/sys/kernel/pid_max").read_text()
+
+    _, report = json_on("root")
+
+    kernel = tuple(report["host"]["kernel"])
+    expected = ("works", None) if kernel >= (6, 14) else ("refused", "ENOSYS")
+    (row,) = (step for step in report["steps"] if step["call"] == "write pid_max")
+    assert (row["result"], row["errno"]) == expected
+    assert Path("/proc/sys/kernel/pid_max").read_text() == before
+
+
+def test_no_older_kernel_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the write would change the host, so it is refused without a try."""
+    monkeypatch.setattr(trial, "fork", None)
+
+    denial = trial.attempt(frozenset({"pid", "mount"}), "none", ROOT, True)
+
+    assert denial is not None
+    assert (denial.error.step, denial.error.errno) == ("write pid_max", errno.ENOSYS)
+
+
+@NEEDS_HOSTS
+def test_the_cgroups_of_the_trial_are_gone_afterwards() -> None:
+    """Whether one could be made or not."""
+    script = "import os; from pytest_nsisolate import doctor; doctor.consult(); print(os.getpid())"
+
+    done = run_on("root", sys.executable, "-c", script)
+
+    assert done.stderr == ""
+    made = f"**/nsisolate-*-{int(done.stdout)}-*"
+    assert [path for path in Path("/sys/fs/cgroup").glob(made) if path.is_dir()] == []
 
 
 def test_the_command_wants_to_be_told_what() -> None:

@@ -176,3 +176,37 @@ def test_the_sysctl_of_a_namespace_is_spelled_as_the_kernel_does(namespace: str,
 def test_this_kernel_offers_the_old_namespaces(namespace: str) -> None:
     """Every kernel that runs a container has them."""
     assert facts.has_namespace(namespace)
+
+
+@pytest.mark.parametrize(
+    ("variables", "files", "found"),
+    [
+        ({}, (), None),
+        ({}, ("/.dockerenv",), "docker"),
+        ({}, ("/run/.containerenv",), "podman"),
+        ({"container": "lxc"}, (), "lxc"),
+        ({"GITHUB_ACTIONS": "true"}, ("/.dockerenv",), "github"),
+        ({"GITLAB_CI": "true"}, ("/.dockerenv",), "gitlab"),
+        ({"GITLAB_CI": "true", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, (), "kubernetes"),
+    ],
+)
+def test_the_place_is_the_one_whose_configuration_counts(
+    variables: dict[str, str],
+    files: tuple[str, ...],
+    found: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A CI system before the engine that it uses."""
+    for name in ("KUBERNETES_SERVICE_HOST", "GITLAB_CI", "GITHUB_ACTIONS", "container"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.path.exists", lambda path: path in files)
+
+    assert facts.place() == found
+
+
+def test_an_account_without_a_name_is_its_number() -> None:
+    """As in a container that is run with any uid."""
+    assert facts.user_name(0) == "root"
+    assert facts.user_name(3_999_999_999) == "3999999999"

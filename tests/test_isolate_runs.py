@@ -44,6 +44,7 @@ def test_a_host_that_refuses(tmp_path: Path) -> None:
     assert refused.summary == "1 failed", refused.text
     for said in ("unshare(CLONE_NEWNET) for the net namespace: ENOSPC", "cause: ", "remedy: "):
         assert said in refused.failure("test_it")
+    assert "nsisolate: 1 test refused: unshare(CLONE_NEWNET)" in refused.stdout
     skipped = run_source(tmp_path, source, "--nsisolate-missing=skip", prefix=HOSTS["no-net"])
     assert skipped.summary == "1 skipped", skipped.text
     assert "nsisolate: 1 test refused" in skipped.stdout

@@ -62,6 +62,7 @@ def test_exit_no_pid():
 def test_time():
     pass
 
+@pytest.mark.isolated(leftovers="ignore")
 def test_daemon():
     if os.fork() == 0:
         os.setsid()

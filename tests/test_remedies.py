@@ -21,6 +21,7 @@ ROOT = Host(True, True, 0, 0, (1 << 41) - 1, (6, 1))
 USER = Host(True, False, 1000, 1000, 0, (6, 1))
 BARE_ROOT = Host(True, False, 0, 0, 0, (6, 1))
 CONTAINER = Host(True, False, 0, 0, 0xA80425FB, (6, 1), seccomp=2)
+NEW = Host(True, False, 1000, 1000, 0, (6, 18))
 MAC = Host(False, False, -1, -1, 0, (0, 0))
 
 #: A host on which nothing is special.
@@ -36,6 +37,9 @@ ORDINARY: Mapping[str, object] = {
     "is_read_only": False,
     "security_label": "",
     "process_limit": None,
+    "place": None,
+    "user_name": "anna",
+    "status": {},
 }
 
 
@@ -146,6 +150,10 @@ CASES = [
         *("write uid_map", "user", errno.EPERM, "AppArmor", APPARMOR_SYSCTL),
         facts=APPARMOR,
     ),
+    Expected(
+        *("write setgroups", "user", errno.EACCES, "AppArmor", APPARMOR_SYSCTL),
+        facts=APPARMOR,
+    ),
     Expected("write uid_map", "user", errno.EACCES, "not dumpable", "getcap"),
     Expected("write setgroups", "user", errno.EROFS, "read-only", "remount,rw /proc"),
     Expected("write uid_map", "user", errno.EPERM, "written twice", DEFECT),
@@ -180,12 +188,20 @@ CASES = [
         *("mount sysfs", "net", errno.EPERM, "(covered: /sys/firmware)", "systempaths="),
         facts={"covers_below": ("/sys/firmware",)},
     ),
+    Expected("mount proc", "pid", errno.EPERM, "not in the new pid", DEFECT, filtered=False),
+    Expected("mount sysfs", "net", errno.EPERM, "not in the new net", DEFECT, filtered=False),
     Expected("mount sysfs", "net", errno.EBUSY, "not a new one", DEFECT),
     Expected(
         *("mount proc", "pid", errno.EPERM, "needs CAP_SYS_ADMIN", "no user=False"),
         user="none",
     ),
     Expected("mount /dev/mqueue", "ipc", errno.ENODEV, "without the file", "CONFIG_POSIX_MQ"),
+    # what a marker grants or takes away
+    Expected("fill /dev", "mount", errno.EPERM, "seccomp", SECCOMP, filtered=True),
+    Expected("find /dev/kvm", "mount", errno.ENOENT, "no such device", "--device"),
+    Expected("find /dev/shm", "mount", errno.ENOTBLK, "no device", "not directories"),
+    Expected("drop capabilities", "user", errno.EPERM, "CAP_SETPCAP", "--cap-add SETPCAP"),
+    Expected("join a new session keyring", None, errno.EDQUOT, "as many keys", "keys.maxkeys"),
     # lo and clocks
     Expected(
         *("set lo up", "net", errno.EPERM, "CAP_NET_ADMIN", "--cap-add NET_ADMIN"),
@@ -216,9 +232,48 @@ CASES = [
     Expected("fork", None, errno.ENOMEM, "no memory", "memory limit"),
     Expected("pidfd_open", None, errno.ENOSYS, "gVisor", "5.3"),
     Expected("parent-death check", None, errno.ESRCH, "parent process was gone", "killed it"),
+    # limits
+    Expected("limit processes=1", None, errno.EINVAL, "are the least", "init=False"),
+    Expected("limit processes=64", None, errno.EPERM, "does not bind root", "300 processes"),
+    Expected("limit files=32", None, errno.EINVAL, "too many files open", "more files"),
+    Expected("limit memory=1G", None, errno.ENOMEM, "is used up", "raise that limit"),
+    Expected("write cgroup.subtree_control", None, errno.EBUSY, "has processes", "Delegate=yes"),
+    Expected("write cgroup.subtree_control", None, errno.ENOENT, "cgroup v1", "unified_cgroup"),
+    Expected("find a cgroup", None, errno.ENODEV, "delegated to uid 1000", "Delegate=yes"),
+    Expected("mkdir cgroup", None, errno.EROFS, "is read-only", "/sys/fs/cgroup:rw"),
+    Expected(
+        *("mkdir cgroup", None, errno.EACCES, "not delegated to uid 1000"),
+        "systemd-run --user --scope -p Delegate=yes pytest",
+    ),
+    Expected("join the cgroup", None, errno.EACCES, "a cgroup that is not", "Delegate=yes"),
+    Expected("write pid_max", "pid", errno.EINVAL, "below 301", "a larger number"),
+    Expected("write pid_max", "pid", errno.ENOSYS, "before Linux 6.14", "RLIMIT_NPROC"),
+    Expected("write pid_max", "pid", errno.EACCES, "read-only", "systempaths=", host=NEW),
+    Expected("setrlimit", None, errno.EPERM, "CAP_SYS_RESOURCE", "lower limits only"),
+    Expected("setrlimit", None, errno.EINVAL, "above the hard one", DEFECT),
+    # roots, ranges of ids, devices
+    Expected(
+        *("newuidmap", "user", errno.EPERM, "no_new_privs", "no-new-privileges=false"),
+        facts={"status": {"NoNewPrivs": "1"}},
+    ),
+    Expected("newuidmap", "user", errno.ENOENT, "not installed", "apt install uidmap"),
+    Expected(
+        *("newuidmap", "user", errno.EPERM, "/etc/subuid", "usermod --add-subuids 100000-165535"),
+    ),
+    Expected("newgidmap", "user", 0, "/etc/subgid", "the line anna:100000:65536"),
+    Expected("mount overlay", "mount", errno.EINVAL, "locked mounts", "one by one"),
+    Expected("mount overlay", "mount", errno.ENODEV, "no overlay", "5.11"),
+    Expected("pivot_root", "mount", errno.EPERM, "no capability opens", SECCOMP),
+    Expected("pivot_root /box", "mount", errno.EINVAL, "initial ramdisk", "switch_root"),
+    Expected("open a terminal", None, errno.ENOSPC, "too many", "kernel.pty.max"),
+    Expected("mount /dev/pts", "mount", errno.EINVAL, "gid=5", "without gid="),
+    Expected("mkdir /etc", "mount", errno.EIO, "user.* attributes", "6.6"),
+    Expected("write /etc/passwd", "mount", errno.EOVERFLOW, "copied up", "bind that"),
+    Expected("connect /run/x", "mount", errno.ECONNREFUSED, "a copy", "bind the directory"),
     # the rest
     Expected("setsid", None, errno.EPERM, "probably the seccomp", SECCOMP, host=CONTAINER),
     Expected("open_tree", None, errno.ENOSYS, "has no such call", "5.12"),
+    Expected("clone3", None, errno.ENOSYS, "or a seccomp filter hides it", SECCOMP),
     Expected("keep /dev/shm/x", "ipc", errno.EIO, "no known cause", "dmesg"),
 ]
 
@@ -296,3 +351,27 @@ def test_the_apparmor_profile_is_for_this_interpreter(monkeypatch: pytest.Monkey
     remedy = explain("write uid_map", "user", errno.EPERM, USER).remedy
 
     assert f"profile pytest-nsisolate /real{sys.executable} flags=(unconfined)" in remedy
+
+
+@pytest.mark.parametrize(
+    ("place", "remedy"),
+    [
+        ("docker", "Docker: docker run --security-opt seccomp=unconfined"),
+        ("podman", "Podman: --security-opt seccomp=unconfined --security-opt unmask=ALL"),
+        ("kubernetes", "Kubernetes: securityContext: {seccompProfile: {type: Unconfined},"),
+        ("gitlab", "GitLab runner: privileged = true below [runners.docker]"),
+        ("github", "GitHub Actions: container: options: --privileged"),
+    ],
+)
+def test_where_the_place_is_known_its_remedy_stands_alone(
+    place: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to find out which of five is meant."""
+    monkeypatch.setattr(facts, "place", lambda: place)
+
+    said = explain(NEWUSER, "user", errno.EPERM, CONTAINER, filtered=True).remedy
+    unmasked = explain("write uid_map", "user", errno.EROFS, ROOT).remedy
+
+    assert said.startswith(remedy)
+    assert "; " not in said
+    assert ("; Docker" in unmasked) is False

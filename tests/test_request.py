@@ -128,7 +128,8 @@ class TestOneMarker:
     def test_carries_every_other_keyword(self) -> None:
         found = marked(
             "isolated(uts=True, user='same', time={'boottime': 7}, hostname='db1', timeout=5,"
-            " inside=['server'], leftovers='fail', init=True)"
+            " inside=['server'], leftovers='fail', init=True,"
+            " missing='skip')"
         )
 
         assert found == IsolationRequest(
@@ -141,6 +142,7 @@ class TestOneMarker:
             inside=frozenset({"server"}),
             leftovers="fail",
             init=True,
+            missing="skip",
         )
 
     @pytest.mark.parametrize(
@@ -206,6 +208,12 @@ class TestSettings:
     )
     def test_give_the_default_budget(self, marker: str, timeout: float | None) -> None:
         assert marked(marker, Settings(timeout=9.0)).timeout == timeout
+
+    def test_say_what_becomes_of_a_refusal(self) -> None:
+        settings = Settings(missing="skip")
+        assert marked("isolated()", settings).missing == "skip"
+        assert marked("isolated(missing='fail')", settings).missing == "fail"
+        assert marked("isolated(missing='skip')").missing == "skip"
 
     @pytest.mark.parametrize(
         ("marker", "init"), [("isolated()", True), ("isolated(init=False)", False)]
@@ -360,7 +368,7 @@ class TestProblems:
         ("marker", "sentence"),
         [
             ("(nett=True)", "isolated(nett=True): unknown keyword 'nett', did you mean 'net'?"),
-            ("(zzzz=1)", "isolated(zzzz=1): unknown keyword 'zzzz', allowed: cgroup, hostname,"),
+            ("(zzzz=1)", "unknown keyword 'zzzz', allowed: caps, cgroup, devices, hostname,"),
             ("(pid=1)", "isolated(pid=1): pid takes True or False"),
             ("(pid=None)", "isolated(pid=None): pid takes True or False"),
             ("(init='yes')", "isolated(init='yes'): init takes True or False"),
@@ -388,6 +396,8 @@ class TestProblems:
             ("(inside=False)", "isolated(inside=False): inside takes names of fixtures, or True"),
             ("(inside=[1])", "isolated(inside=[1]): inside takes names"),
             ("(inside='')", "inside takes names"),
+            ("(missing=True)", "missing takes \"fail\" or \"skip\""),
+            ("(missing='xfail')", "isolated(missing='xfail'): missing takes"),
             ("(leftovers=True)", "leftovers takes \"ignore\", \"warn\" or \"fail\""),
             ("(leftovers='kill')", "isolated(leftovers='kill'): leftovers takes"),
             ("(True)", "isolated(True): the only positional argument is False"),

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import pytest
 
 from pytest_nsisolate import settings
+from pytest_nsisolate.limits import Limits
 from pytest_nsisolate.settings import DEFAULT_NAMESPACES, Settings, read_settings
 
 NATIVE_TOML = pytest.mark.skipif(
@@ -62,6 +63,7 @@ def test_every_option_is_read(read: Read) -> None:
         "--nsisolate-missing=skip",
         "--nsisolate-timeout=2.5",
         "--nsisolate-init",
+        "--nsisolate-leftovers=fail",
     )
 
     assert found == Settings(
@@ -71,6 +73,7 @@ def test_every_option_is_read(read: Read) -> None:
         missing="skip",
         timeout=2.5,
         init=True,
+        leftovers="fail",
     )
 
 
@@ -80,6 +83,7 @@ FROM_FILE = Settings(
     missing="skip",
     timeout=2.5,
     init=True,
+    leftovers="ignore",
 )
 INI = """
 nsisolate = all
@@ -87,6 +91,7 @@ nsisolate_namespaces = pid, net
 nsisolate_missing = skip
 nsisolate_timeout = 2.5
 nsisolate_init = true
+nsisolate_leftovers = ignore
 """
 TOML = """
 nsisolate = "all"
@@ -94,6 +99,7 @@ nsisolate_namespaces = ["pid", "net"]
 nsisolate_missing = "skip"
 nsisolate_timeout = 2.5
 nsisolate_init = true
+nsisolate_leftovers = "ignore"
 """
 
 
@@ -127,6 +133,26 @@ def test_native_toml_takes_the_comma_list_of_the_option_too(
     assert read().namespaces == {"pid", "net"}
 
 
+@NATIVE_TOML
+@pytest.mark.parametrize(
+    "value",
+    [
+        '{memory = "1G", processes = 64}',
+        '"memory=1G,processes=64"',
+        '["memory=1G", "processes=64"]',
+    ],
+)
+@pytest.mark.parametrize(
+    ("name", "table"), [("pyproject.toml", "tool.pytest"), ("pytest.toml", "pytest")]
+)
+def test_native_toml_takes_limits_as_table_text_and_list(
+    pytester: pytest.Pytester, read: Read, name: str, table: str, value: str
+) -> None:
+    (pytester.path / name).write_text(f"[{table}]\nnsisolate_limits = {value}\n")
+
+    assert read().limits == Limits(memory=1 << 30, processes=64)
+
+
 def test_an_option_wins_over_its_key(pytester: pytest.Pytester, read: Read) -> None:
     pytester.makeini(f"[pytest]{INI}")
 
@@ -135,10 +161,11 @@ def test_an_option_wins_over_its_key(pytester: pytest.Pytester, read: Read) -> N
         "--nsisolate-namespaces=uts",
         "--nsisolate-missing=fail",
         "--nsisolate-timeout=9",
+        "--nsisolate-leftovers=warn",
     )
 
-    expected = Settings(mode="marked", namespaces=frozenset({"uts"}), timeout=9.0, init=True)
-    assert expected == found
+    named = frozenset({"uts"})
+    assert found == Settings(namespaces=named, timeout=9.0, init=True, leftovers="warn")
 
 
 def test_the_timeout_of_a_key_can_be_lifted(pytester: pytest.Pytester, read: Read) -> None:
@@ -191,6 +218,7 @@ def test_a_bad_option_is_a_usage_error_that_names_it(
         ("nsisolate_timeout", "nan", "nan is not a finite number"),
         ("nsisolate_timeout", "-1", "-1.0 is not a finite number"),
         ("nsisolate_init", "maybe", "maybe"),
+        ("nsisolate_leftovers", "kill", "'kill' is not one of ignore, warn, fail"),
     ],
 )
 def test_a_bad_key_is_a_usage_error_that_names_it(
@@ -218,6 +246,9 @@ def test_a_bad_key_is_a_usage_error_that_names_it(
         "nsisolate_timeout = true",
         'nsisolate_init = "yes"',
         "nsisolate_missing = 1",
+        "nsisolate_limits = 3",
+        "nsisolate_limits = {memory = 1}",
+        "nsisolate_limits = {memroy = 5}",
     ],
 )
 def test_native_toml_keeps_its_types(pytester: pytest.Pytester, read: Read, line: str) -> None:

@@ -105,6 +105,12 @@ choose_python() {
 
 compiles() { gcc -x c -o /dev/null - "$@" >/dev/null 2>&1; }
 
+# The tests' root folder holds this one program, and no library.
+busybox_is_static() {
+    local path
+    path=$(type -P busybox) && ! ldd "$path" >/dev/null 2>&1
+}
+
 # Fills `missing` with Debian package names, by looking for the thing itself and not for the
 # package: a compiler from elsewhere is as good.
 find_missing() {
@@ -129,6 +135,8 @@ find_missing() {
     command -v capsh >/dev/null || [[ -x /sbin/capsh ]] || missing+=(libcap2-bin)
     command -v unshare >/dev/null || missing+=(util-linux)
     command -v mount >/dev/null || missing+=(mount)
+    # For the tests alone.
+    [[ ${0##*/} != check ]] || busybox_is_static || missing+=(busybox-static)
 }
 
 # Without gcc nothing compiles, so the headers look missing as well; apt-get skips what is there.

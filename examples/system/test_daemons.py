@@ -58,7 +58,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert is_released(path)
 
 
-@pytest.mark.isolated(pid=True, net=True, timeout=30)
+@pytest.mark.isolated(pid=True, net=True, timeout=30, leftovers="ignore")
 def test_leave_a_web_server_behind(lock: Path) -> None:
     """A real web server on port 80, daemonized and deaf to SIGTERM; and then the test is over."""
     with lock.open() as file:

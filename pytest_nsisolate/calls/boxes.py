@@ -28,7 +28,7 @@ from typing import IO, Any, NoReturn, ParamSpec, TypeVar
 from pytest_nsisolate import outcome
 from pytest_nsisolate.calls.body import Function
 from pytest_nsisolate.calls.home import Home, here
-from pytest_nsisolate.calls.spawning import refusal, spawn
+from pytest_nsisolate.calls.spawning import admitted, refusal, spawn
 from pytest_nsisolate.calls.tasks import Task
 from pytest_nsisolate.errors import IsolatedLoss
 from pytest_nsisolate.kernel import namespaces, process
@@ -56,7 +56,7 @@ class Box:
         self._trusted = trusted
         # The budget is that of each function, and the keeper is a reaper itself.
         named = request.namespaces | {"pid"}
-        self._request = request.replace(namespaces=named)
+        self._request = admitted(self._run, request.replace(namespaces=named))
         keeping = self._request.replace(timeout=None, init=False)
         self._tasks: list[Task[Any]] = []
         self._closed = False

@@ -90,13 +90,16 @@ class Isolate:
         A PID namespace is always among them, for it is what ends everything inside.
 
         :raises IsolatedRefusal: when this host denies one of them.
-        :raises pytest.UsageError: with ``pid=False`` or ``init=True``.
+        :raises pytest.UsageError: with ``pid=False``, ``init=True`` or limits.
         """
         __tracebackhide__ = True
         for keyword, value in (("pid", False), ("init", True)):
             if self._keywords.get(keyword) is value:
                 text = f"isolate.using({keyword}={value}).open(): a box has a PID 1 of its own"
                 raise pytest.UsageError(text)
+        if self._request.limits is not None:
+            text = "limits are of a test or a call, not of a box: isolate.using(limits=None).open()"
+            raise pytest.UsageError(text)
         box = Box(self._home, self._request, trusted=self._trusted)
         self._home.custody.take(box)
         return box

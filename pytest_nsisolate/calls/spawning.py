@@ -4,24 +4,26 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from pytest_nsisolate import launch, outcome, output
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.errors import IsolatedRefusal, StepError, failing
-from pytest_nsisolate.isolation import MUST_WORK
+from pytest_nsisolate.isolation import may_be_skipped
 from pytest_nsisolate.mount_plans import current_directory
-from pytest_nsisolate.plan import plan_launch
+from pytest_nsisolate.plan import kept_capabilities, plan_launch
 from pytest_nsisolate.remedies import Explanation, explain
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.usher import LaunchPlan
 from pytest_nsisolate.wire import FrameWriter
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.enforcement import Enforcement
 
 #: Makes what the child does, from its files; in the caller, where it costs no page.
 Prepare = Callable[[Output], Callable[[FrameWriter], NoReturn]]
@@ -44,19 +46,26 @@ def spawn(
     """
     attempt: Attempt | None = None
     files: Output | None = None
+    limits: Enforcement | None = None
     try:
         with failing("prepare the launch", None):
             if join is None:
-                request = _checked(run, request)
+                request = admitted(run, request)
             files = Output.create()
             shared = run.shared(config)
             plan = _plan(config, request, run, join)
+            limits = plan.limits
             body = prepare(files)
 
         def register(end: RunnerEnd) -> None:
             nonlocal attempt
             attempt = Attempt(
-                end, maps=plan.maps, budget=request.timeout, init=plan.init, measured=measured
+                end,
+                maps=plan.maps,
+                budget=request.timeout,
+                init=plan.init,
+                measured=measured,
+                limits=limits,
             )
 
         output.flush_to_terminal(config)
@@ -64,6 +73,8 @@ def spawn(
     except BaseException as error:
         if files is not None and attempt is None:
             files.close()
+        if limits is not None and attempt is None:
+            limits.release()
         if isinstance(error, StepError):
             raise refusal(run, outcome.refused_by(error), request) from None
         raise
@@ -73,13 +84,21 @@ def spawn(
     return attempt
 
 
-def _checked(run: Run, request: IsolationRequest) -> IsolationRequest:
-    verdict = run.host_check.probe(request.namespaces, request.user, request.named)
+def admitted(run: Run, request: IsolationRequest) -> IsolationRequest:
+    """What this host gives of it: everything, but perhaps an implied user namespace.
+
+    :raises IsolatedRefusal: if it refuses.
+    """
+    try:
+        with failing("examine this host", None):
+            verdict = run.host_check.probe(request.namespaces, request.user, request.named)
+    except StepError as error:
+        raise refusal(run, outcome.refused_by(error), request) from None
     if verdict.refusal is not None:
         found = verdict.refusal
         why = Explanation(found.cause, found.remedy)
         raise refusal(run, outcome.refused_by(found), request, why)
-    return request.replace(user="none") if verdict.leave_out_user else request
+    return request.without_user_namespace() if verdict.leave_out_user else request
 
 
 def _plan(
@@ -94,7 +113,9 @@ def _plan(
         mounts=None,
         time=None,
         hostname=None,
-        keep_capabilities=run.capabilities if request.user == "same" else None,
+        keep_capabilities=kept_capabilities(request, run),
+        no_new_privs=request.no_new_privs,
+        own_keyring=not request.has_host_powers,
         init=False,
         cwd=current_directory(),
         lean=True,
@@ -110,7 +131,7 @@ def refusal(
 ) -> BaseException:
     """What a call raises that this host does not let in."""
     step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
-    if run.settings.missing == "skip" and os.environ.get(MUST_WORK) != "1":
-        return pytest.skip.Exception(f"{outcome.REFUSED}{step}")
     why = why or explain(step.step, step.namespace, step.errno, run.host, user=request.user)
+    if may_be_skipped(request):
+        return pytest.skip.Exception(f"{outcome.REFUSED}{step} ({why.cause})")
     return IsolatedRefusal(step, why.cause, why.remedy)

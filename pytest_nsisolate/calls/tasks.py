@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from pytest_nsisolate import outcome, output, warning_frames
+from pytest_nsisolate import limits, outcome, output, warning_frames
 from pytest_nsisolate.calls import log_records, thrown, values, waiting
 from pytest_nsisolate.calls.body import Call, Function, is_in_memory
 from pytest_nsisolate.calls.home import Home, here
@@ -234,6 +234,10 @@ class Task(Generic[T]):
         self.over = True
         self._run.tasks.remove(self)
         self._judge(ended, faults)
+        if attempt.limits is not None and self._error is not None:
+            met = attempt.limits.met_by_failure(limits.errnos(self._error))
+            for bound in attempt.limits_met() or met:
+                self._error.add_note(str(bound))
         for stream, text in zip(self._streams, texts, strict=True):
             if text and stream is not None:
                 _write(stream, text)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
 """What Linux offers, one mechanism for each module; nothing here knows pytest.
 
-``syscalls`` is at the bottom; ``namespaces``, ``idmap``, ``mounts``, ``network`` and ``process``
-stand on it and not on each other. What fails is a :class:`~pytest_nsisolate.errors.StepError`.
-Importing works on every platform; calling does so on Linux.
+``syscalls`` is at the bottom; ``namespaces``, ``idmap``, ``mounts``, ``network``, ``keyring`` and
+``process`` stand on it and not on each other. What fails is a
+:class:`~pytest_nsisolate.errors.StepError`. Importing works on every platform; calling does so on
+Linux.
 """
 
 from __future__ import annotations
 
-from pytest_nsisolate.kernel import network, process, syscalls
+from pytest_nsisolate.kernel import keyring, network, process, syscalls
 
 
 def preload() -> None:
@@ -18,4 +19,5 @@ def preload() -> None:
     """
     syscalls.preload()
     network.preload()
+    keyring.preload()
     process.preload()

@@ -60,11 +60,14 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One prepared call, with the names that its :class:`StepError` needs."""
+    """One prepared call, with the names that its :class:`StepError` needs.
+
+    :param call: a :class:`Prepared`, or anything else that raises :class:`OSError`.
+    """
 
     name: str
     namespace: str
-    call: Prepared
+    call: Callable[[], int]
 
     def run(self) -> None:
         """Make the call.

@@ -34,10 +34,9 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel import covered, devices, syscalls
 from pytest_nsisolate.kernel.libc import Prepared, Step, step_error
 from pytest_nsisolate.kernel.readonly import SAFE, protect_proc, read_only
 from pytest_nsisolate.kernel.syscalls import (
@@ -50,9 +49,6 @@ from pytest_nsisolate.kernel.syscalls import (
     MS_REC,
 )
 
-# What is covered, where it exists, for which namespace; by a tmpfs, but for mqueue.
-_COVERED: Final = {"/dev/shm": "ipc", "/dev/mqueue": "ipc", "/run/netns": "net"}
-
 
 @dataclass(frozen=True, slots=True)
 class MountPlan:
@@ -64,6 +60,7 @@ class MountPlan:
     :param ipc: whether ``/dev/shm`` and ``/dev/mqueue`` will be fresh.
     :param keep: real paths that would be covered and are put back; the outermost only.
     :param covers: real paths that will be covered.
+    :param displaced: the current directory lies in what will be covered.
     """
 
     own: frozenset[str]
@@ -72,23 +69,38 @@ class MountPlan:
     ipc: bool
     keep: tuple[str, ...]
     covers: tuple[str, ...]
+    displaced: bool
     private: Step = field(repr=False, compare=False)
     steps: tuple[Step, ...] = field(repr=False, compare=False)
 
 
-def plan_mounts(*, own: frozenset[str], in_use: Iterable[str]) -> MountPlan:
+def plan_mounts(
+    *, own: frozenset[str], in_use: Iterable[str], more_devices: tuple[str, ...] | None = None
+) -> MountPlan:
     """Decide, read and prepare everything for :func:`apply`, in the runner.
 
     :param own: the kinds of namespace that the child will have for itself.
     :param in_use: absolute paths that must stay reachable: root directory, base temp,
         ``sys.path`` ...
+    :param more_devices: what a minimal ``/dev`` has besides, by names below it; None: no minimal
+        one, the host's stays.
     :raises StepError: ``read mountinfo``.
     """
-    covers = _covers(own)
-    keep = tuple(_outermost(_to_keep(covers, in_use))) if covers else ()
+    covers = covered.covers(own, own_dev=more_devices is not None)
+    keep = tuple(covered.to_keep(covers, in_use)) if covers else ()
     with failing("read mountinfo", "mount"):
-        steps = _steps(own, _mount_points(), covers)
-    return MountPlan(own, "pid" in own, "net" in own, "ipc" in own, keep, covers, _private(), steps)
+        steps = _steps(own, _mount_points(), covers, more_devices)
+    return MountPlan(
+        own=own,
+        proc="pid" in own,
+        sys="net" in own,
+        ipc="ipc" in own,
+        keep=keep,
+        covers=covers,
+        displaced=covered.holds_current_directory(covers),
+        private=_private(),
+        steps=steps,
+    )
 
 
 def apply(plan: MountPlan) -> None:
@@ -132,41 +144,6 @@ def _put_back(path: str, fd: int) -> None:
 
 
 # What follows runs in the runner.
-
-
-def _covers(own: frozenset[str]) -> tuple[str, ...]:
-    wanted = [path for path, namespace in _COVERED.items() if namespace in own]
-    return tuple(os.path.realpath(path) for path in wanted if os.path.isdir(path))
-
-
-def _to_keep(covers: tuple[str, ...], in_use: Iterable[str]) -> Iterator[str]:
-    """Only what a cover hides: all that was below ``/proc`` and ``/sys`` is there again."""
-    for path in in_use:
-        real = _real(path)
-        for cover in covers:
-            if real == cover:
-                yield cover
-            elif real.startswith(f"{cover}/"):
-                # What is not there yet will be made in the nearest directory that is.
-                while not os.path.lexists(real):
-                    real = os.path.dirname(real)
-                if real != cover:
-                    yield real
-                break
-
-
-@functools.lru_cache(maxsize=256)
-def _real(path: str) -> str:
-    # The same few for each test; 10 µs apiece.
-    return os.path.realpath(path)
-
-
-def _outermost(paths: Iterable[str]) -> Iterator[str]:
-    last = None
-    for path in sorted(set(paths), key=lambda path: path.split("/")):  # parents come first
-        if last is None or not path.startswith(f"{last}/"):
-            last = path
-            yield path
 
 
 def _mount_points() -> tuple[str, ...]:
@@ -215,13 +192,19 @@ def _private() -> Step:
 
 @functools.lru_cache(maxsize=16)
 def _steps(
-    own: frozenset[str], mount_points: tuple[str, ...], covers: tuple[str, ...]
+    own: frozenset[str],
+    mount_points: tuple[str, ...],
+    covers: tuple[str, ...],
+    more_devices: tuple[str, ...] | None,
 ) -> tuple[Step, ...]:
     # What does not exist is itself covered, or hidden from this user.
     visible = [point for point in mount_points if os.path.exists(point)]
     below_sys = tuple(point for point in visible if point.startswith("/sys/"))
     below_proc = tuple(point for point in visible if point.startswith("/proc/"))
     steps: list[Step] = []
+    if more_devices is not None and covered.DEV in covers:
+        steps += devices.plan_devices(more=more_devices, own_ipc="ipc" in own)
+        covers = tuple(cover for cover in covers if not devices.provides(cover))
     if "net" in own:
         steps += _fresh_sys(below_sys)
     if below_sys or ("net" not in own and "/sys" in mount_points):
@@ -246,7 +229,7 @@ def _fresh_proc() -> Iterator[Step]:
 
 def _fresh_sys(below: tuple[str, ...]) -> Iterator[Step]:
     yield Step("mount sysfs", "net", _new("sysfs", "/proc", SAFE | MS_RDONLY))
-    for point in _outermost(below):
+    for point in covered.outermost(below):
         target = f"/proc{point.removeprefix('/sys')}"
         call = syscalls.prepare_mount(point, target, None, MS_BIND | MS_REC)
         yield Step(f"keep {point}", "net", call)

@@ -108,14 +108,17 @@ def join(pidfd: int, names: Container[str]) -> None:
                 raise step_error(step, name, error) from error
 
 
-def identities() -> dict[str, int]:
-    """The inode number of each namespace this process is in (namespaces(7)).
+def identities(pid: int | None = None) -> dict[str, int]:
+    """The inode number of each namespace this process, or another one, is in (namespaces(7)).
 
     Two processes share a namespace exactly if the numbers are equal. A kind that the kernel does
     not have is left out.
+
+    :raises OSError: EACCES when the other process may not be looked at.
     """
     found = {}
-    for name, path in _NS_PATHS.items():
+    for name, own in _NS_PATHS.items():
+        path = own if pid is None else f"/proc/{pid}/ns/{PROC_NAMES[name]}"
         try:
             link = os.readlink(path)  # "net:[4026531840]"; stat would make an inode of it
         except FileNotFoundError:

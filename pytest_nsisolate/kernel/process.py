@@ -82,7 +82,11 @@ def die_with_parent(parent_pidfd: int) -> None:
         raise step_error("prctl(PR_SET_PDEATHSIG)", None, error) from error
     poller = select.poll()
     poller.register(parent_pidfd, select.POLLIN)
-    if poller.poll(0):
+    try:
+        gone = poller.poll(0)
+    except OSError as error:
+        raise step_error("parent-death check", None, error) from error
+    if gone:
         raise StepError("parent-death check", None, errno.ESRCH)
 
 
@@ -188,6 +192,17 @@ def has_capability(name: str, held: Capabilities | None = None) -> bool:
     return bool(effective >> CAPABILITY_NAMES.index(name) & 1)
 
 
+def forbid_new_privileges() -> None:
+    """No program run from here on gains a right by its file: set-uid, capabilities (prctl(2)).
+
+    :raises StepError: ``prctl(PR_SET_NO_NEW_PRIVS)``.
+    """
+    try:
+        _prctl().set_no_new_privs(1)
+    except OSError as error:
+        raise step_error("prctl(PR_SET_NO_NEW_PRIVS)", None, error) from error
+
+
 def limit_capabilities(mask: int, bounding: int | None = None) -> None:
     """Give up, for good, every capability that is not in ``mask`` (capset(2)).
 
@@ -236,6 +251,6 @@ def alone() -> bool:
         os.kill(-1, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False
+    except OSError:
+        return False  # EPERM: there is somebody; any other: a filter, and nobody can tell
     return False

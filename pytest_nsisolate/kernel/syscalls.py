@@ -102,7 +102,17 @@ def mount(
 
 def umount2(target: str, flags: int) -> None:
     """umount2(2)."""
-    Prepared(function("umount2"), (_text(target), ctypes.c_long(flags)), target)()
+    prepare_umount2(target, flags)()
+
+
+def prepare_umount2(target: str, flags: int) -> Prepared:
+    """umount2(2), ready to be called."""
+    return Prepared(function("umount2"), (_text(target), ctypes.c_long(flags)), target)
+
+
+def prepare_pivot_root(new_root: str, put_old: str) -> Prepared:
+    """pivot_root(2), ready to be called."""
+    return Prepared(function("pivot_root"), (_text(new_root), _text(put_old)), new_root)
 
 
 def open_tree(path: str, flags: int, dirfd: int = AT_FDCWD) -> int:

@@ -25,6 +25,7 @@ from pytest_nsisolate.pytest_internals.fixtures import (
     set_up_fixtures,
     setup_stack,
     tear_everything_down,
+    wider_fixtures_of_suite,
 )
 from pytest_nsisolate.pytest_internals.hooks import Silence, is_builtin, show_item, tear_down_runner
 from pytest_nsisolate.pytest_internals.noticed import collect_noticed, forget_noticed
@@ -68,6 +69,7 @@ from pytest_nsisolate.pytest_internals.terminal import (
     leave_line,
     mark_as_shown,
     terminal_state,
+    write_line,
     writes_live,
 )
 
@@ -124,5 +126,7 @@ __all__ = [
     "terminal_state",
     "testsuite_properties",
     "text_representation",
+    "wider_fixtures_of_suite",
+    "write_line",
     "writes_live",
 ]

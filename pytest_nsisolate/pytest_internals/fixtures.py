@@ -36,6 +36,21 @@ def higher_scope_names(item: pytest.Item) -> Iterator[str]:
             yield name
 
 
+def wider_fixtures_of_suite(item: pytest.Item) -> list[str]:
+    """Of :func:`higher_scope_names`, those of the test's own module or of a conftest.
+
+    Public neighbour: none; a fixture does not tell where it is from.
+    """
+    request: Any = getattr(item, "_request", None)
+    found = []
+    for name in higher_scope_names(item):
+        code = getattr(request._arg2fixturedefs[name][-1].func, "__code__", None)
+        path = getattr(code, "co_filename", "")
+        if path == str(item.path) or path.endswith("/conftest.py"):
+            found.append(name)
+    return found
+
+
 def is_set_up(item: pytest.Item, name: str) -> bool:
     """Whether a fixture has its value, or its error, for this item's parameter already."""
     definitions = item._request._arg2fixturedefs.get(name)  # type: ignore[attr-defined]

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import pytest
+
+from pytest_nsisolate.pytest_internals.capture import capture_disabled
 
 
 class LiveLog(NamedTuple):
@@ -85,6 +88,21 @@ def adopt_live_log(config: pytest.Config, state: LiveLog) -> None:
             handler._section_name_shown = when == "teardown"
 
         handler.set_when = set_when
+
+
+def write_line(config: pytest.Config, text: str) -> None:
+    """At the user's terminal, on a line of its own, whatever is captured."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is None:
+        with capture_disabled(config):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        return
+    if reporter._tw._current_line:
+        reporter._tw.line()
+    reporter.currentfspath = None
+    reporter.write_line(text)
+    reporter.flush()
 
 
 def _live_log_handler(config: pytest.Config) -> Any:

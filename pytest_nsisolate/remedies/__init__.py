@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from pytest_nsisolate.host import Host
-from pytest_nsisolate.remedies import entering, furnishing, processes
+from pytest_nsisolate.remedies import entering, furnishing, granting, limiting, processes, rooting
 from pytest_nsisolate.remedies.table import Case, Row, UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
@@ -27,8 +27,11 @@ TABLE: Final[tuple[Row, ...]] = (
     *entering.NEW_USER,
     *entering.UNSHARE,
     *furnishing.ID_MAP,
+    *rooting.ROOTS,
     *furnishing.MOUNTS,
     *furnishing.NETWORK_AND_CLOCKS,
+    *limiting.LIMITS,
+    *granting.GRANTS,
     *processes.PROCESSES,
     *processes.ANYTHING_ELSE,
 )

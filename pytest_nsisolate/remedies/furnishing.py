@@ -23,7 +23,7 @@ from pytest_nsisolate.remedies.table import (
 )
 
 _ID_MAP: Final = r"write (uid_map|gid_map|setgroups)"
-_MOUNTING: Final = r"mount |make /|move sysfs|bind /|keep /"
+_MOUNTING: Final = r"mount |make /|move (sysfs|/)|fill /|bind /|keep /"
 _NO_ROOT: Final = "let the test have a user namespace (no user=False)"
 
 
@@ -76,7 +76,8 @@ ID_MAP: Final = (
         r"write uid_map",
         (EPERM, EINVAL),
         always,
-        "the map was written twice, or names an id that the runner (uid {euid}) does not have",
+        "the map was written twice, or names an id that the runner (uid {euid}, gid {egid})"
+        " does not have",
         "this is " + REPORT,
     ),
     Row(
@@ -154,6 +155,14 @@ MOUNTS: Final = (
         UNMASK,
     ),
     Row(
+        "mount (proc|sysfs)",
+        (EPERM,),
+        lambda case: case.user != "none" and case.filtered is False,
+        "nothing that can be seen from here covers /proc or /sys, so the process is not in the new"
+        " {namespace} namespace that the mount would belong to",
+        "this is " + REPORT,
+    ),
+    Row(
         "mount sysfs",
         (EBUSY,),
         always,
@@ -172,7 +181,8 @@ MOUNTS: Final = (
         (ENODEV,),
         always,
         "this kernel ({kernel}) was built without the file system",
-        "boot a kernel that has it (CONFIG_POSIX_MQUEUE, CONFIG_TMPFS), or leave {namespace} out",
+        "boot a kernel that has it (CONFIG_POSIX_MQUEUE, CONFIG_TMPFS,"
+        " CONFIG_UNIX98_PTYS), or leave {namespace} out",
     ),
 )
 

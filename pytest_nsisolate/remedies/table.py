@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 from pytest_nsisolate import facts
 from pytest_nsisolate.host import CAP_SYS_ADMIN, SECCOMP_FILTER, Host
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.remedies import places
 
 UserMode: TypeAlias = Literal["map", "same", "none"]
 
@@ -23,20 +24,9 @@ FILTER: Final = (
     "a seccomp filter refuses the call (Docker's default profile, Kubernetes' RuntimeDefault)"
 )
 
-UNCONFINE: Final = (
-    "Docker: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined"
-    " --security-opt systempaths=unconfined; Podman: --security-opt seccomp=unconfined"
-    " --security-opt unmask=ALL; Kubernetes: securityContext: {{seccompProfile: {{type:"
-    " Unconfined}}, procMount: Unmasked}} with hostUsers: false; GitLab runner: privileged = true,"
-    ' or security_opt = ["seccomp:unconfined", "apparmor:unconfined", "systempaths=unconfined"];'
-    " GitHub Actions: container: options: --privileged"
-)
-
-UNMASK: Final = (
-    "Docker: --security-opt systempaths=unconfined; Podman: --security-opt unmask=ALL; Kubernetes:"
-    " securityContext: {{procMount: Unmasked}} with hostUsers: false; lxcfs: a second, uncovered"
-    " mount of the same kind anywhere in the container is enough"
-)
+#: Filled in when a refusal is explained, for the place where the runner is.
+UNCONFINE: Final = "{unconfine}"
+UNMASK: Final = "{unmask}"
 
 APPARMOR_CAUSE: Final = (
     "AppArmor takes every capability away inside a user namespace of a program without a profile"
@@ -44,7 +34,7 @@ APPARMOR_CAUSE: Final = (
 )
 
 APPARMOR_REMEDY: Final = (
-    "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (in CI: a step before pytest);"
+    f"{places.APPARMOR_SYSCTL} (in CI: a step before pytest);"
     " or, for this interpreter alone, save this as /etc/apparmor.d/pytest-nsisolate and load it"
     " with sudo apparmor_parser -r: abi <abi/4.0>, include <tunables/global>"
     " profile pytest-nsisolate {python} flags=(unconfined) {{ userns, }}"
@@ -83,6 +73,10 @@ class Case:
             "sysctl": facts.limit_name(namespace),
             "limit": "unknown" if limit is None else str(limit),
             "euid": str(self.host.euid),
+            "egid": str(self.host.egid),
+            "user_name": facts.user_name(self.host.euid),
+            "unconfine": places.unconfine(),
+            "unmask": places.unmask(),
             "python": os.path.realpath(sys.executable),
             "platform": sys.platform,
             "kernel": "{}.{}".format(*self.host.kernel),

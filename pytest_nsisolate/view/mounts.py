@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,7 +54,12 @@ class Mount:
 def read_mounts() -> tuple[Mount, ...]:
     """Every mount of this namespace below the root, in the order in which they were made."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return tuple(_parse(line) for line in file)
+        return parse_mounts(file)
+
+
+def parse_mounts(lines: Iterable[str]) -> tuple[Mount, ...]:
+    """The same of lines that were read at another time."""
+    return tuple(_parse(line) for line in lines)
 
 
 def _parse(line: str) -> Mount:

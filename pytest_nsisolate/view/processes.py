@@ -19,11 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-#: What processes of the standard library's own are started with; nobody's test starts them.
-_INFRASTRUCTURE: Final = (
-    "from multiprocessing.resource_tracker import main",
-    "from multiprocessing.forkserver import main",
-)
+from pytest_nsisolate import leftovers
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ class Process:
     @property
     def is_infrastructure(self) -> bool:
         """Whether it is multiprocessing's resource tracker or fork server."""
-        return any(text in argument for argument in self.argv for text in _INFRASTRUCTURE)
+        return leftovers.is_infrastructure(self.argv)
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self.name})"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_nsisolate.kernel import namespaces
+from pytest_nsisolate.leftovers import infrastructure
 from pytest_nsisolate.marker import TimeOffsets
 from pytest_nsisolate.view import identity
 from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
@@ -189,13 +190,9 @@ class Readings:
 
         multiprocessing's resource tracker and fork server, which end with the test, are left out.
         """
-        return tuple(
-            process
-            for process in self.processes
-            if process.pid not in self._own_pids
-            and not process.is_zombie
-            and not process.is_infrastructure
-        )
+        everybody = self.processes
+        not_the_test_s = infrastructure(everybody) | self._own_pids
+        return tuple(p for p in everybody if p.pid not in not_the_test_s and not p.is_zombie)
 
     # Network -------------------------------------------------------------------------------------
 

@@ -760,6 +760,16 @@ def test_a_box_takes_no_pid_false(isolate: Any) -> None:
             isolate.using(**keywords).open()
 
 
+@pytest.mark.isolated(pid=False, net=True)
+@expect("passed")
+def test_box_where_the_user_namespace_is_left_out(isolate: Any) -> None:
+    """The old ``/proc``, in parts read-only, forbids a fresh one in a user namespace of its own."""
+    with isolate.using(net=True).open() as box:
+        assert box.run(identities)["user"] == identities()["user"]
+        assert "user" not in box.namespaces
+        assert box.command(["ls", "/sys/class/net"]).stdout == "lo\n"
+
+
 @pytest.mark.isolated
 @expect("passed")
 def test_two_hosts_on_a_cable(isolate: Any) -> None:

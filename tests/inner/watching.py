@@ -20,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "expect(result, *texts): what the outer test looks for")
     config.addinivalue_line("markers", "lost: the test does not live to tell its own output")
     lock = os.open(os.environ["ALIVE"], os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # one for each runner of a run
     os.set_inheritable(lock, True)
 
 
@@ -36,6 +36,7 @@ def pytest_sessionfinish(exitstatus: int) -> None:
 def _write(moment: str, **more: object) -> None:
     record: dict[str, Any] = {
         "record": moment,
+        "pid": os.getpid(),
         "descriptors": {fd: _target(fd) for fd in os.listdir("/proc/self/fd")},
         "children": _children(),
         "mask": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),

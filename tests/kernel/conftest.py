@@ -114,6 +114,7 @@ class World:
 
     kind: Kind
     prepare: Callable[[], None] = lambda: None  # on that host, as root if there is one
+    devices: tuple[str, ...] | None = None  # of a minimal /dev; None: the host's
 
     def run(
         self,
@@ -153,7 +154,9 @@ class World:
         self, body: Callable[[], Any], own: frozenset[str], in_use: tuple[str, ...] = ()
     ) -> Any:
         """``body`` as PID 1, from this process as it is."""
-        plan = mounts.plan_mounts(own=own, in_use=in_use) if "mount" in own else None
+        plan = None
+        if "mount" in own:
+            plan = mounts.plan_mounts(own=own, in_use=in_use, more_devices=self.devices)
         if "user" not in own:
             return run_in_child(lambda: _as_usher(own, plan, body))
         if self.kind == "rootless":

@@ -411,8 +411,8 @@ class TestWithMessageQueues:
     ) -> None:
         plan = mounts.plan_mounts
 
-        def as_if_own(*, own: frozenset[str], in_use: Any) -> mounts.MountPlan:
-            return plan(own=own | {"ipc"}, in_use=in_use)
+        def as_if_own(*, own: frozenset[str], **arguments: Any) -> mounts.MountPlan:
+            return plan(own=own | {"ipc"}, **arguments)
 
         monkeypatch.setattr(mounts, "plan_mounts", as_if_own)
         with pytest.raises(StepError) as refusal:

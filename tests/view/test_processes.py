@@ -175,6 +175,7 @@ class TestReaper:
         (tree,) = pid1.process_tree
         assert [(depth, process.pid) for depth, process in tree.walk()] == [(0, 1), (1, me.pid)]
 
+    @pytest.mark.isolated(leftovers="ignore")
     def test_orphans_are_exact(self, pid1: Pid1View) -> None:
         """The child of a shell that has ended is one, the test's own child is not."""
         with owned("sleep", "60") as own:
@@ -192,6 +193,7 @@ class TestReaper:
 
 @pytest.mark.isolated
 class TestPid1:
+    @pytest.mark.isolated(leftovers="ignore")
     def test_orphans_with_a_foreign_session_or_group(self, pid1: Pid1View) -> None:
         """What somebody else has put into a session or group of its own is known for an orphan."""
         with owned("sleep", "60", start_new_session=True) as own:
@@ -202,6 +204,7 @@ class TestPid1:
             assert {process.argv[1] for process in pid1.orphans} == {"61", "62"}
             own.kill()
 
+    @pytest.mark.isolated(leftovers="ignore")
     def test_orphans_by_their_order(self, pid1: Pid1View) -> None:
         """An older child behind a younger one was somebody else's first."""
         shell = subprocess.Popen(["sh", "-c", "sleep 61 & read x"], stdin=subprocess.PIPE)
@@ -213,6 +216,7 @@ class TestPid1:
         own.kill()
         own.wait()
 
+    @pytest.mark.isolated(leftovers="ignore")
     def test_tree(self, pid1: Pid1View) -> None:
         """Children below their parents, drawn with their depth."""
         shell = subprocess.Popen(["sh", "-c", "sleep 61; true"])
@@ -256,6 +260,7 @@ def started_here(pid1: Pid1View) -> list[Process]:
         pytest.param(marks=pytest.mark.isolated(net=True, init=True), id="init"),
     ],
 )
+@pytest.mark.isolated(leftovers="ignore")
 def test_without_a_pid_namespace_the_world_is_what_the_test_started(
     pid1: Pid1View, at_home: set[tuple[int, float]]
 ) -> None:
