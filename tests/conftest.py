@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,11 @@ ANY_PYTEST: Final = (
 def pytest_configure(config: pytest.Config) -> None:
     # An ordinary user of Debian does not find chroot, capsh and others without.
     os.environ["PATH"] += ":/usr/sbin:/sbin"
+    # A job in the background of a shell script ignores Ctrl-C, and so would all that it starts.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if default else signal.SIG_DFL)
     # Tests here import the suites of tests/inner to read these marks.
     config.addinivalue_line("markers", "expect(result, *texts): of a test in tests/inner")
     config.addinivalue_line("markers", "on_the_host: about a test that is not isolated")

@@ -26,6 +26,9 @@ LOST: Final = ("test_crash", "test_exit", "test_timeout")
 #: The folder of a run, and where an object lies in its memory.
 _PLACE: Final = re.compile(r"/tmp/nsisolate-\w+|0x[0-9a-f]+")
 
+#: The last part of the text of a failure that was isolated.
+_POST_MORTEM: Final = re.compile(r"\n-+ PID 1's view at the failure -+\n.*", re.DOTALL)
+
 #: What the tests of the suite write.
 _TEXT: Final = re.compile(
     r"(?:out|err) (?:module |function |broken )?[a-z]+$|<disabled \w+>", re.MULTILINE
@@ -35,10 +38,10 @@ MODES: Final = ("--capture=fd", "--capture=sys", "--capture=tee-sys", "-s")
 
 
 def told(result: Result) -> list[tuple[Any, ...]]:
-    """All that the reports of survivors say, without times and places."""
+    """All that the reports of survivors say, without times, places and the post-mortem."""
     keys = ("nodeid", "when", "outcome", "wasxfail", "sections", "text", "skip")
     return [
-        tuple(_PLACE.sub("...", str(report[key])) for key in keys)
+        tuple(_POST_MORTEM.sub("", _PLACE.sub("...", str(report[key]))) for key in keys)
         for report in result.reports
         if not report["nodeid"].endswith(LOST)
     ]
