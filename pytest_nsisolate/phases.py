@@ -101,7 +101,9 @@ def _set_up(
     isolation = item.stash[ISOLATION] = Isolation(item, request, run)
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
     files, child = _prepare(item, run, isolation, inside)
-    child.inquest = isolation.inquest = inquest.opened(item, isolation.request, run)
+    child.inquest = isolation.inquest = inquest.opened(
+        item, isolation.request, run.settings.postmortem, run.home, run.first_mounts
+    )
     writer = _clone(item, run, isolation, files)
     if writer is None:
         internals.disown(item)
@@ -109,7 +111,7 @@ def _set_up(
     run.child, run.request = child, isolation.request
     child.settle_in(writer)
     if announced:
-        item.ihook.pytest_nsisolate_ready(item=item, pid1=make_view(isolation.request, run))
+        item.ihook.pytest_nsisolate_ready(item=item, pid1=make_view(isolation.request, run.home))
     original()
 
 

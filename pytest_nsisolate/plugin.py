@@ -80,7 +80,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     outermost = OutermostHooks(run)
     manager = session.config.pluginmanager
     adapters.register(session.config)
-    sight.prepare(run)
+    run.home = sight.prepare(run.requests)
     run.keeps_calls = adapters.keeps_calls(session.config)
     if session.config.option.setupshow:
         manager.register(SetupShowHooks(run), "nsisolate-setup-show")

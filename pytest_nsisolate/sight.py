@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from pytest_nsisolate.run import Run
+import pytest
 
 if TYPE_CHECKING:
     from pytest_nsisolate.request import IsolationRequest
     from pytest_nsisolate.view import Pid1View
 
 
-def make_view(request: IsolationRequest, run: Run) -> Pid1View:
+def make_view(request: IsolationRequest, home: Mapping[str, int]) -> Pid1View:
     """In a child: its world, seen with what only the runner knew.
 
     :param request: what the test asked for.
+    :param home: the runner's namespaces.
     """
     from pytest_nsisolate.view import Origin, Pid1View
     from pytest_nsisolate.view.processes import parent_of
@@ -28,15 +30,19 @@ def make_view(request: IsolationRequest, run: Run) -> Pid1View:
         usher = os.getppid()
         if request.init:
             reaper, usher = usher, parent_of(usher)
-    return Pid1View(Origin(run.home, request.namespaces, reaper, usher))
+    return Pid1View(Origin(home, request.namespaces, reaper, usher))
 
 
-def prepare(run: Run) -> None:
-    """In the runner, before the first clone: what the tests of this run will want to look at."""
+def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
+    """In the runner, before the first clone: what the tests of this run will want to look at.
+
+    :param items: those that will be isolated.
+    :returns: the runner's namespaces.
+    """
     from pytest_nsisolate.kernel import namespaces
 
-    run.home = namespaces.identities()
-    if any("pid1" in getattr(item, "fixturenames", ()) for item in run.requests):
+    if any("pid1" in getattr(item, "fixturenames", ()) for item in items):
         from pytest_nsisolate import view
 
         view.preload()
+    return namespaces.identities()

@@ -101,6 +101,7 @@ def main(args: argparse.Namespace) -> int:
     from pytest_nsisolate.console.becoming import NOT_STARTED
     from pytest_nsisolate.console.session import LostError, Session
     from pytest_nsisolate.errors import IsolatedRefusal
+    from pytest_nsisolate.kernel import process
     from pytest_nsisolate.usage import MarkerProblem
 
     parser: argparse.ArgumentParser = args.parser
@@ -121,6 +122,8 @@ def main(args: argparse.Namespace) -> int:
         return NOT_STARTED
     with session:
         status, said = session.serve()
+        # One that comes too late must not take the place of the command's exit status.
+        process.block_signals()
     if said:
         sys.stderr.write(f"run: {said}\n")
     return status

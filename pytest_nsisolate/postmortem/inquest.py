@@ -23,8 +23,8 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
 
@@ -33,7 +33,7 @@ from pytest_nsisolate.postmortem import limits, refusals
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.request import IsolationRequest
-    from pytest_nsisolate.run import Run
+    from pytest_nsisolate.settings import Postmortem
 
 #: Seconds after which no other reading is begun.
 SECONDS: Final = 2.0
@@ -51,9 +51,23 @@ _MOST_PLANS: Final = 16
 _now = time.monotonic
 
 
-def opened(item: pytest.Item, request: IsolationRequest, run: Run) -> Inquest | None:
-    """In the runner, before the clone: what will be asked if this test fails; None for nothing."""
-    mode = run.settings.postmortem
+#: By a plan's id: the plan, and what is mounted when it has been followed.
+FirstMounts: TypeAlias = "dict[int, tuple[MountPlan, str]]"
+
+
+def opened(
+    item: pytest.Item,
+    request: IsolationRequest,
+    mode: Postmortem,
+    home: Mapping[str, int],
+    first_mounts: FirstMounts,
+) -> Inquest | None:
+    """In the runner, before the clone: what will be asked if this test fails; None for nothing.
+
+    :param mode: of which tests.
+    :param home: the runner's namespaces.
+    :param first_mounts: of this run; a test may add to it.
+    """
     if mode == "none":
         return None
     import resource  # noqa: F401  a child without a descriptor left could not import it
@@ -61,7 +75,7 @@ def opened(item: pytest.Item, request: IsolationRequest, run: Run) -> Inquest | 
     whole = mode == "all" or item.get_closest_marker("isolated") is not None
     if not whole and "net" not in request.namespaces:
         return None
-    return Inquest(request, run, whole=whole)
+    return Inquest(request, home, first_mounts, whole=whole)
 
 
 class Inquest:
@@ -70,9 +84,17 @@ class Inquest:
     :param whole: with the view; else only what a hint needs is gathered.
     """
 
-    def __init__(self, request: IsolationRequest, run: Run, *, whole: bool) -> None:
+    def __init__(
+        self,
+        request: IsolationRequest,
+        home: Mapping[str, int],
+        first_mounts: FirstMounts,
+        *,
+        whole: bool,
+    ) -> None:
         self._request = request
-        self._run = run
+        self._home = home
+        self._first_mounts = first_mounts
         self._whole = whole
         self._plan: MountPlan | None = None
         self._mounts: str | None = None
@@ -84,7 +106,7 @@ class Inquest:
         """In the runner: which mounts the child is going to make."""
         self._plan = plan
         if plan is not None and self._whole:
-            plans = self._run.first_mounts
+            plans = self._first_mounts
             known = plans.get(id(plan))
             self._mounts = None if known is None else known[1]
             self.asks_for_mounts = known is None and len(plans) < _MOST_PLANS
@@ -95,7 +117,7 @@ class Inquest:
         if self.asks_for_mounts and isinstance(mounts, str) and len(mounts) <= _MOST_MOUNTS:
             assert self._plan is not None
             # With the plan itself, so that its id is nobody else's meanwhile.
-            self._run.first_mounts[id(self._plan)] = (self._plan, mounts)
+            self._first_mounts[id(self._plan)] = (self._plan, mounts)
         self.asks_for_mounts = False
 
     # In the child ---------------------------------------------------------------------------------
@@ -140,7 +162,7 @@ class Inquest:
         try:
             from pytest_nsisolate.postmortem import world
 
-            return world.parts(self._request, self._run, self._mounts)
+            return world.parts(self._request, self._home, self._mounts)
         except BaseException as failure:
             said = _excuse("the view", failure)
             return [("the view", lambda: [said])]

@@ -8,12 +8,11 @@ has no margin, and the rows below it have one; ``section`` colours by that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from pytest_nsisolate.postmortem import loopback
 from pytest_nsisolate.request import IsolationRequest
-from pytest_nsisolate.run import Run
 from pytest_nsisolate.sight import make_view
 from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.mounts import Mount, parse_mounts
@@ -28,12 +27,13 @@ _MOST_OTHERS: Final = 10
 Part = tuple[str, Callable[[], list[str]]]
 
 
-def parts(request: IsolationRequest, run: Run, mounts: str | None) -> list[Part]:
+def parts(request: IsolationRequest, home: Mapping[str, int], mounts: str | None) -> list[Part]:
     """What there is to say about this test's world.
 
+    :param home: the runner's namespaces.
     :param mounts: those that were there before the test began, if they are known.
     """
-    view = make_view(request, run)
+    view = make_view(request, home)
     own_net = "net" in request.namespaces
     found: list[Part] = [
         ("processes", lambda: _processes(view)),

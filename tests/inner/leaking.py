@@ -273,13 +273,13 @@ class TestFixtures:
     @expect("passed", "!alive after")
     @pytest.mark.isolated(inside="service")
     def test_inside(self, service: int) -> None:
-        assert state_of(service) == "S"
+        assert state_of(service) in "RSD"
 
     @expect("passed", "!alive after")
     @pytest.mark.isolated(pid=False)
     def test_of_the_runner(self, service: int) -> None:
         """Alive, and no child of the test's."""
-        assert state_of(service) == "S"
+        assert state_of(service) in "RSD"
 
     @expect("teardown failed", ONE)
     def test_forgotten(self, forgotten: None) -> None:
