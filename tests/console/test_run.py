@@ -62,7 +62,10 @@ def end_by(number: int, pid: int) -> None:
     """What ends a PID 1 without handlers: the signal three times, each of which was taken."""
 
     def is_taken() -> bool:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        try:
+            status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return True  # it has ended of it, and was waited for
         return "ShdPnd:\t0000000000000000" in status or "State:\tZ" in status
 
     for _ in range(3):
