@@ -178,7 +178,7 @@ def test_django_site(tmp_path: Path) -> None:
     write_files(tmp_path, DJANGO)
     options = ("-p", "pytest_django.plugin", "--no-migrations")
     plain, isolated = run_parity(tmp_path, *options, "test_site.py")
-    assert plain.summary == "2 failed, 8 passed", plain.text
+    assert plain.summary.startswith("2 failed, 8 passed"), plain.text  # newer Djangos warn
     assert differences(plain, isolated) == []
     assert "Database access not allowed" in isolated.failure("test_no_database")
     inside = run_suite(tmp_path, *options, "test_database.py")
