@@ -64,6 +64,10 @@ _STEPS: Final = {
 _HINT: Final = "Look into dmesg, and for a filter (seccomp) or a limit around the runner"
 
 
+#: Milliseconds that a Ctrl-Z waits for the number of a PID 1 that has just been born.
+_NUMBER_MS: Final = 1000
+
+
 class Attempt:
     """One child from its first fork to its burial, as the runner sees it.
 
@@ -576,6 +580,13 @@ class Attempt:
     def hold(self) -> None:
         """Ctrl-Z: the child stops with the runner, and so does its clock."""
         self._deadline.hold()
+        if self._open:
+            # A signal that is owed would come when the runner goes on again.
+            waiter = select.poll()
+            waiter.register(self.end.control, select.POLLIN)
+            while self.end.pid1_pidfd is None and waiter.poll(_NUMBER_MS):
+                if not self._read_message():
+                    break
         self._signal(jobcontrol.hold_signal() if self._init else signal.SIGSTOP)
 
     def go_on(self) -> None:

@@ -417,20 +417,7 @@ def states_in(folder: Path) -> set[str]:
     return found
 
 
-#: A defect, in docs/limitations.md too: one run in seven, on a busy machine.
-LATE_HOLD: Final = pytest.mark.xfail(
-    strict=False, raises=AssertionError, reason="a Ctrl-Z may come before the reaper can be told"
-)
-
-
-@pytest.mark.parametrize(
-    "mode",
-    [
-        "--nsisolate=none",
-        pytest.param("--nsisolate=all", marks=LATE_HOLD),
-        "-m=isolated",
-    ],
-)
+@pytest.mark.parametrize("mode", ["--nsisolate=none", "--nsisolate=all", "-m=isolated"])
 def test_ctrl_z_and_a_job_in_the_background(tmp_path: Path, mode: str) -> None:
     """Both sides stop, so the shell has the terminal; and no debugger reads it from behind.
 
