@@ -25,7 +25,7 @@ from collections import deque
 from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate import channel, evidence, jobcontrol, outcome
+from pytest_nsisolate import burial, channel, evidence, jobcontrol, outcome
 from pytest_nsisolate.channel import MESSAGE, STEP_SECONDS, RunnerEnd
 from pytest_nsisolate.deadline import Deadline
 from pytest_nsisolate.errors import BrokenStream, StepError
@@ -220,9 +220,9 @@ class Attempt:
             self._signal(signal.SIGKILL)
             if self.end.pid1_pidfd is None:
                 # Not born yet, or its number is still on the way: the usher takes it along.
-                signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
+                burial.end(self.end.forked_pidfd)
             if not self._pump(STEP_SECONDS):
-                signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
+                burial.end(self.end.forked_pidfd)
                 patience -= 1
                 self.outcome = self.outcome or outcome.Broken(self._what_keeps_it())
                 self._lost_sight = not patience
@@ -267,27 +267,31 @@ class Attempt:
         if self._buried:
             return
         self._buried = True
-        waiter = select.poll()
-        waiter.register(self.end.forked_pidfd, select.POLLIN)
+        try:
+            if not self._forked_reaped:
+                self._end_and_reap()
+        except BaseException:
+            # A signal handler of the suite has raised while this waited.
+            burial.end_and_reap(self.end.forked, self.end.forked_pidfd)
+            raise
+        finally:
+            self.let_go()
+            os.close(self.end.forked_pidfd)
+            if self.limits is not None:
+                self.limits.release()
+
+    def _end_and_reap(self) -> None:
         if self.end.pid1_pidfd is None:
             self.let_go()
-        over = _readable(waiter)
+        over = burial.await_end(self.end.forked, self.end.forked_pidfd)
         if not over:
-            signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
+            burial.end(self.end.forked_pidfd)
             if self._open:
                 self._signal(signal.SIGKILL)
-            over = _readable(waiter)
+            over = burial.await_end(self.end.forked, self.end.forked_pidfd)
         if self.limits is not None and self._cpu_seconds is None:
             self._cpu_seconds = evidence.cpu_seconds(self.end.forked)
-        if not self._forked_reaped:
-            try:
-                os.waitpid(self.end.forked, 0 if over else os.WNOHANG)
-            except ChildProcessError:
-                pass  # SIGCHLD is ignored in this runner, or somebody waited for every child
-        self.let_go()
-        os.close(self.end.forked_pidfd)
-        if self.limits is not None:
-            self.limits.release()
+        burial.reap(self.end.forked, over=over)
 
     def limits_met(self) -> list[Bound]:
         """The limits that have brought about its end, as far as can be told."""
@@ -334,7 +338,7 @@ class Attempt:
                 raise  # a signal handler's of the suite
             if self._blind:
                 # Not even of the kill can be heard: the usher takes it along, or it is PID 1.
-                signal.pidfd_send_signal(self.end.forked_pidfd, signal.SIGKILL)
+                burial.end(self.end.forked_pidfd)
                 self._lost_sight = True
                 return False
             self._blind = True
@@ -603,14 +607,6 @@ class Attempt:
             signal.pidfd_send_signal(self.end.pid1_pidfd, number)
         except ProcessLookupError:
             pass
-
-
-def _readable(waiter: select.poll) -> bool:
-    """Wait as long as a step may take; a refused poll is no end."""
-    try:
-        return bool(waiter.poll(STEP_SECONDS * 1000))
-    except OSError:
-        return False
 
 
 def _refusal(data: dict[str, object]) -> outcome.Refused:

@@ -132,6 +132,57 @@ def test_warden_is_killed() -> None:
         assert verdict(result, "test_next") == "passed"
 
 
+#: The kernel refuses the poll of every burial; once, a signal handler of the suite raises in it.
+REFUSED_POLL = """
+import errno, os, signal
+from unittest import mock
+import pytest
+from pytest_nsisolate import supervise
+
+bury = supervise.Attempt.bury
+
+class Poll:
+    def register(self, *arguments):
+        pass
+
+    def poll(self, *arguments):
+        if os.environ["RAISES"] == "1":
+            os.environ["RAISES"] = "0"
+            raise RuntimeError("a handler of the suite")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+def refused(self):
+    with mock.patch.object(supervise.select, "poll", Poll):
+        bury(self)
+
+supervise.Attempt.bury = refused
+"""
+
+CRASHING = """
+import os, signal
+
+def test_alone():
+    pass
+
+def test_crash():
+    os.kill(os.getpid(), signal.SIGABRT)
+
+def test_next():
+    pass
+"""
+
+
+@pytest.mark.parametrize("raises", ["0", "1"], ids=["refused", "raised"])
+@pytest.mark.parametrize("conftest", ["", THREADED], ids=["short", "long"])
+def test_burial_without_poll(conftest: str, raises: str) -> None:
+    """A child that cannot be waited for, or has been reaped already, leaves no descriptor."""
+    files = {"conftest.py": REFUSED_POLL + conftest, "test_it.py": CRASHING}
+    result = run_batch(files, "user", "--nsisolate=all", env={"RAISES": raises})
+    expected = "a handler of the suite" if raises == "1" else "killed by SIGABRT"
+    assert expected in said(result, "test_crash")
+    assert verdict(result, "test_next") == "passed"
+
+
 # The runner is killed ----------------------------------------------------------------------------
 
 

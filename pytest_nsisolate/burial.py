@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""How the runner waits for the end of what it has forked, and reaps it: always bounded.
+
+The wait is a ``poll`` on the pidfd. Where that is refused the child is asked after in turns
+(waitid(2) with ``WNOHANG``), because a child that nobody reaps stays as a zombie until the runner
+ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from typing import Final
+
+from pytest_nsisolate.channel import STEP_SECONDS
+
+_TURN_SECONDS: Final = 0.005
+
+
+def await_end(pid: int, pidfd: int) -> bool:
+    """Whether a child ends within the time that a step may take; it is not reaped here."""
+    waiter = select.poll()
+    waiter.register(pidfd, select.POLLIN)
+    try:
+        return bool(waiter.poll(STEP_SECONDS * 1000))
+    except OSError:
+        return _ask_after(pid)
+
+
+def end(pidfd: int) -> None:
+    """SIGKILL; nothing to a child that somebody has reaped already."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def reap(pid: int, *, over: bool) -> None:
+    """Reap a child that has ended, or leave it: one that cannot end is not waited for."""
+    # Somebody else may have: SIGCHLD is ignored in this runner, or the suite waits for any child.
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0 if over else os.WNOHANG)
+
+
+def end_and_reap(pid: int, pidfd: int) -> None:
+    """All three, for a child that is given up."""
+    end(pidfd)
+    reap(pid, over=_ask_after(pid))
+
+
+def _ask_after(pid: int) -> bool:
+    until = time.monotonic() + STEP_SECONDS
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    with contextlib.suppress(ChildProcessError):
+        while os.waitid(os.P_PID, pid, options) is None:
+            if time.monotonic() > until:
+                return False
+            time.sleep(_TURN_SECONDS)
+    return True
