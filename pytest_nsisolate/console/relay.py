@@ -22,6 +22,7 @@ import fcntl
 import os
 import select
 import signal
+import termios
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -84,9 +85,7 @@ def relay(
     with nullcontext(signals) if signals is not None else Signals() as taken:
         wire = _Wire(master, ended, ours, taken, deliver)
         try:
-            ours.raw()
-            ours.give_size(master)
-            return wire.run(seconds)
+            return wire.run(seconds) if wire.take_over() else End.HUNG_UP
         finally:
             ours.restore()
             wire.close()
@@ -200,16 +199,24 @@ class _Wire:
             elif number == signal.SIGTSTP:
                 self._terminal.restore()
                 stop_here()
-                self._back()
+                if not self.take_over():
+                    return False
             elif number == signal.SIGCONT:
-                self._back()
+                # The kernel sends one when a terminal is closed, just after its SIGHUP.
+                if not self.take_over():
+                    return False
             elif number in PASSED_ON and not self._deliver(number):
                 return False
         return True
 
-    def _back(self) -> None:
-        self._terminal.raw()
+    def take_over(self) -> bool:
+        """The user's terminal is a wire from now on; False when it is gone."""
+        try:
+            self._terminal.raw()
+        except termios.error:
+            return False
         self._terminal.give_size(self._master)
+        return True
 
 
 def _read(fd: int) -> bytes | None:

@@ -10,6 +10,7 @@ inherits as it is, so that a pipe or a file gets every byte unchanged.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import signal
@@ -125,7 +126,9 @@ def main(args: argparse.Namespace) -> int:
         # One that comes too late must not take the place of the command's exit status.
         process.block_signals()
     if said:
-        sys.stderr.write(f"run: {said}\n")
+        # Unbuffered: with nobody there to read it the exit status would be the interpreter's 120.
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), f"run: {said}\n".encode())
     return status
 
 

@@ -28,6 +28,8 @@ class Terminal:
         """Every key is a byte, and every byte is shown as it is (cfmakeraw(3)).
 
         In the background this stops the caller, as for every program that wants the terminal.
+
+        :raises termios.error: when the terminal is gone.
         """
         mode = termios.tcgetattr(self.fd)
         mode[_IFLAG] &= ~(

@@ -287,14 +287,21 @@ def test_the_outer_shell_can_stop_it(tmp_path: Path) -> None:
         assert shell.answer("stty -g") == mode
 
 
-def test_nothing_outlives_its_terminal(tmp_path: Path) -> None:
-    """When the window is closed, even what ignores SIGHUP is gone."""
+@pytest.mark.parametrize("stopped", [False, True], ids=["relay", "signals"])
+def test_nothing_outlives_its_terminal(tmp_path: Path, stopped: bool) -> None:
+    """When the window is closed, even what ignores SIGHUP is gone.
+
+    Whoever goes on after a stop sees the SIGHUP and the SIGCONT of the kernel before it reads.
+    """
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     script = f"trap '' HUP TERM INT; exec 3> {pipe}; echo up; setsid sleep 1000 & wait"
     with at_terminal(tmp_path, [*RUN, "--", "sh", "-c", script]) as child, pipe.open("rb") as held:
         child.expect_exact("up")
         window: Any = child
+        if stopped:
+            window.kill(signal.SIGSTOP)
+            assert eventually(lambda: state(window.pid) == "T")
         window.ptyproc.fileobj.close()
         window.closed = window.ptyproc.closed = True
         assert held.read() == b""  # comes when the last who could write has gone
