@@ -36,8 +36,9 @@ MESSAGE: Final = struct.Struct("=ci")
 #: ``P`` usher to runner: PID 1 is process N.
 #: ``G`` runner to PID 1: the id map is written; runner to usher: you may reap PID 1.
 #: ``T`` reaper to runner: the test ended with wait status N.
+#: ``H`` reaper to runner: the test stands still, as asked for by a Ctrl-Z.
 #: ``S`` usher to runner: PID 1 ended with wait status N and has been reaped.
-Letter: TypeAlias = Literal[b"U", b"P", b"G", b"T", b"S"]
+Letter: TypeAlias = Literal[b"U", b"P", b"G", b"T", b"H", b"S"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ Fact: the terminal stops the runner's process group only. A child that had a deb
 on reading, and what is typed for the shell would be carried out by the debugger.
 
 Consequence: while it has a child, a runner that has a terminal takes SIGTSTP itself: it stops the
-child, then itself, and lets the child go on after it. Before a prompt it makes sure that it is
-in the foreground, as the kernel would have it do by SIGTTIN (termios(3)).
+child, then itself, and lets the child go on after it; itself only when the child stands still, for
+a process that is about to stop still takes a line from the terminal. Before a prompt it makes sure
+that it is in the foreground, as the kernel would have it do by SIGTTIN (termios(3)).
 
 What still fails: a runner that is stopped by SIGSTOP; a task of ``isolate`` while nobody waits for
 it; and a test that reads the terminal itself (``input()``) when the runner is in the background.
@@ -28,6 +29,15 @@ _ATTEMPTS = 100
 def hold_signal() -> int:
     """At which the reaper stops the test; SIGSTOP would stop the reaper."""
     return signal.SIGRTMAX - 4
+
+
+def stands_still(pid: int | None) -> bool:
+    """Whether a process is stopped, has ended, or cannot be asked after (proc_pid_stat(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] in "TtZX"
+    except OSError:
+        return True
 
 
 @functools.cache

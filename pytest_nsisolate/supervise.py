@@ -33,6 +33,8 @@ from pytest_nsisolate.kernel import idmap
 from pytest_nsisolate.wire import Frame, FrameReader, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_nsisolate.enforcement import Bound, Enforcement
 
 #: Seconds that the child has for its teardown after a Ctrl-C.
@@ -64,8 +66,10 @@ _STEPS: Final = {
 _HINT: Final = "Look into dmesg, and for a filter (seccomp) or a limit around the runner"
 
 
-#: Milliseconds that a Ctrl-Z waits for the number of a PID 1 that has just been born.
-_NUMBER_MS: Final = 1000
+#: How long a Ctrl-Z waits at most until the child stands still.
+_HOLD_SECONDS: Final = 2.0
+
+_TURN_SECONDS: Final = 0.001
 
 
 class Attempt:
@@ -118,6 +122,7 @@ class Attempt:
         self._blind = False
         self._last_words: list[Frame] | None = None
         self._owed_signal: int | None = None
+        self._held = False
         # The reaper holds the other end too: when the usher is gone, a read would block.
         os.set_blocking(end.control, False)
         self._poller = select.poll()
@@ -441,6 +446,8 @@ class Attempt:
             self._open_pid1(number)
         elif letter == b"T":
             self._test_status = number
+        elif letter == b"H":
+            self._held = True
         elif letter == b"S":
             self._pid1_status = number
             self._forget(self.end.control)
@@ -582,16 +589,28 @@ class Attempt:
         return False
 
     def hold(self) -> None:
-        """Ctrl-Z: the child stops with the runner, and so does its clock."""
+        """Ctrl-Z: the child stops with the runner, and so does its clock. Bounded.
+
+        It stands still when this returns: until then it would read what is typed for the shell.
+        """
         self._deadline.hold()
-        if self._open:
-            # A signal that is owed would come when the runner goes on again.
-            waiter = select.poll()
-            waiter.register(self.end.control, select.POLLIN)
-            while self.end.pid1_pidfd is None and waiter.poll(_NUMBER_MS):
-                if not self._read_message():
-                    break
+        until = time.monotonic() + (_HOLD_SECONDS if self._open else 0)
+        self._hear_until(until, lambda: self.end.pid1_pidfd is not None)
+        self._held = False
         self._signal(jobcontrol.hold_signal() if self._init else signal.SIGSTOP)
+        if self._init:
+            self._hear_until(until, lambda: self._held)
+        else:
+            while not jobcontrol.stands_still(self.end.pid1) and time.monotonic() < until:
+                time.sleep(_TURN_SECONDS)
+
+    def _hear_until(self, until: float, condition: Callable[[], bool]) -> None:
+        """Take in words of the supervisor, and nothing else."""
+        waiter = select.poll()
+        waiter.register(self.end.control, select.POLLIN)
+        while not condition() and (left := until - time.monotonic()) > 0:
+            if not waiter.poll(left * 1000) or not self._read_message():
+                return
 
     def go_on(self) -> None:
         """The runner goes on, and so does the child."""

@@ -417,8 +417,34 @@ def states_in(folder: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["--nsisolate=none", "--nsisolate=all", "-m=isolated"])
-def test_ctrl_z_and_a_job_in_the_background(tmp_path: Path, mode: str) -> None:
+#: A busy machine, where the reaper is not the next to run.
+SLOW_REAPER: Final = """
+import signal, time
+from pytest_nsisolate.jobcontrol import hold_signal
+
+wait = signal.sigwait
+
+def slow(signals):
+    number = wait(signals)
+    if number == hold_signal():
+        time.sleep(0.3)
+    return number
+
+signal.sigwait = slow
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "conftest"),
+    [
+        ("--nsisolate=none", ""),
+        ("--nsisolate=all", ""),
+        ("--nsisolate=all", SLOW_REAPER),
+        ("-m=isolated", ""),
+    ],
+    ids=["none", "all", "slow", "marked"],
+)
+def test_ctrl_z_and_a_job_in_the_background(tmp_path: Path, mode: str, conftest: str) -> None:
     """Both sides stop, so the shell has the terminal; and no debugger reads it from behind.
 
     Un-isolated as a control, under a reaper, and as PID 1.
@@ -426,11 +452,12 @@ def test_ctrl_z_and_a_job_in_the_background(tmp_path: Path, mode: str) -> None:
     source = (
         PAUSING.replace("def test", "@pytest.mark.isolated\ndef test") if "-m" in mode else PAUSING
     )
-    write_files(tmp_path, {"test_it.py": f"import pytest\n{source}"})
+    write_files(tmp_path, {"test_it.py": f"import pytest\n{source}", "conftest.py": conftest})
     command = " ".join(pytest_command("-s", mode))
 
     def is_held(child: pexpect.spawn[str]) -> None:
-        assert eventually(lambda: states_in(tmp_path / "inside") == {"T"})
+        # Now, not soon: the shell has its terminal.
+        assert states_in(tmp_path / "inside") == {"T"}
         (tmp_path / "go").touch()
         child.send("fg\n")
 
