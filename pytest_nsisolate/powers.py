@@ -8,6 +8,7 @@ launch: that is a refusal, about which ``--nsisolate-missing`` decides.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Final
 
 from pytest_nsisolate.kernel import devices
@@ -32,18 +33,37 @@ class PowerError(ValueError):
 
 
 def check_caps(value: object) -> frozenset[str]:
-    """Names as in capabilities(7), in either case, with or without ``CAP_``.
+    """The capabilities that are kept, by their full names.
 
-    :raises PowerError: when they are none.
+    :param value: names as in capabilities(7), in either case, with or without ``CAP_``; or, each
+        with a ``-`` before it, those that are taken from all.
+    :raises PowerError: when they are neither.
     """
-    found = set()
+    kept: set[str] = set()
+    taken: set[str] = set()
     for name in _names(value, "names of capabilities, () for none of them"):
-        plain = name.lower().removeprefix(_PREFIX)
+        plain = name.removeprefix("-").lower().removeprefix(_PREFIX)
         if plain not in _SHORT_NAMES:
             guess = suggestion(plain, _SHORT_NAMES)
-            raise PowerError(f"knows no capability {short(name)}, {guess}")
-        found.add(f"CAP_{plain.upper()}")
-    return frozenset(found)
+            raise PowerError(f"knows no capability {short(name.removeprefix('-'))}, {guess}")
+        (taken if name.startswith("-") else kept).add(f"CAP_{plain.upper()}")
+    if kept and taken:
+        raise PowerError("takes names to keep, or names with a '-' to take from all, not both")
+    return frozenset(CAPABILITY_NAMES).difference(taken) if taken else frozenset(kept)
+
+
+def read_caps(value: str | Sequence[str]) -> frozenset[str] | None:
+    """:func:`check_caps` for a list in an option or an ini key; None for "all".
+
+    :raises PowerError: when it is no such list.
+    """
+    text = value if isinstance(value, str) else " ".join(value)
+    names = text.replace(",", " ").split()
+    if names in (["all"], ["none"]):
+        return None if names == ["all"] else frozenset()
+    if not names:
+        raise PowerError('names no capability; "none" keeps none of them, "all" keeps all')
+    return check_caps(names)
 
 
 def check_devices(value: object) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ class _Merged:
             missing=values.get("missing", settings.missing),
             limits=merged(settings.limits, values.get("limits", {})),
             devices=devices,
-            caps=values.get("caps"),
+            caps=values.get("caps", settings.caps),
             no_new_privs=values.get("no_new_privs", False),
         )
 
@@ -285,6 +285,7 @@ def _unmarked(settings: Settings) -> IsolationRequest:
         init=True,
         missing=settings.missing,
         limits=merged(settings.limits, {}),
+        caps=settings.caps,
     )
 
 

@@ -19,6 +19,7 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.limits import NO_LIMITS, LimitError, Limits, parse
+from pytest_nsisolate.powers import PowerError, read_caps
 from pytest_nsisolate.usage import suggestion
 
 Mode: TypeAlias = Literal["marked", "all", "none"]
@@ -47,6 +48,8 @@ class Settings:
     :param leftovers: what becomes of a test that leaves processes, unless its marker says; None:
         a warning for a marked test, nothing for an unmarked one.
     :param limits: those of every isolated test, unless its marker says otherwise.
+    :param caps: the capabilities that every isolated test keeps, unless its marker says otherwise;
+        None for all.
     :param pause: a failed test is held open until somebody has looked inside.
     """
 
@@ -60,6 +63,7 @@ class Settings:
     pause: bool = False
     leftovers: Leftovers | None = None
     limits: Limits = NO_LIMITS
+    caps: frozenset[str] | None = None
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -97,6 +101,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--nsisolate-limits", metavar="LIST", help=f"{bounds}; 'none' lifts an ini key's"
     )
+    kept = "default capabilities of an isolated test: a comma list, or -NAME,... for all but these"
+    group.addoption("--nsisolate-caps", metavar="LIST", help=f"{kept}; all; none")
     shown = "failed tests whose report shows what PID 1 sees: marked (default), all, none"
     group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
     group.addoption(
@@ -112,6 +118,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nsisolate_postmortem", shown, type="string", default="marked")
     parser.addini("nsisolate_leftovers", left, type="string", default=None)
     parser.addini("nsisolate_limits", bounds, type="args", default=None)
+    parser.addini("nsisolate_caps", kept, type="args", default=None)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -134,6 +141,7 @@ def read_settings(config: pytest.Config) -> Settings:
         postmortem=cast("Postmortem", _choice(*_source(config, "--nsisolate-postmortem"), MODES)),
         leftovers=_leftovers(*_source(config, "--nsisolate-leftovers")),
         limits=_limits(*_source(config, "--nsisolate-limits")),
+        caps=_caps(*_source(config, "--nsisolate-caps")),
     )
 
 
@@ -156,7 +164,7 @@ def _source(config: pytest.Config, option: str) -> tuple[str, Any]:
 
 
 #: Lists that native TOML may have as one text.
-_ALSO_TEXT = ("nsisolate_namespaces", "nsisolate_limits")
+_ALSO_TEXT = ("nsisolate_namespaces", "nsisolate_limits", "nsisolate_caps")
 
 
 def _written_in_toml(config: pytest.Config, key: str) -> object:
@@ -205,6 +213,13 @@ def _limits(source: str, value: object) -> Limits:
     try:
         return NO_LIMITS if value is None else parse(value)
     except LimitError as error:
+        raise pytest.UsageError(f"{source}: {error}") from None
+
+
+def _caps(source: str, value: str | list[str] | None) -> frozenset[str] | None:
+    try:
+        return None if value is None else read_caps(value)
+    except PowerError as error:
         raise pytest.UsageError(f"{source}: {error}") from None
 
 

@@ -53,6 +53,9 @@ def test_the_closest_marker_wins(tmp_path_factory: pytest.TempPathFactory) -> No
         ({"caps": True}, "takes names of capabilities, () for none of them"),
         ({"caps": None}, "takes names of capabilities"),
         ({"caps": [""]}, "takes names of capabilities"),
+        ({"caps": ["-"]}, "knows no capability ''"),
+        ({"caps": ["-net_admn"]}, "knows no capability 'net_admn', did you mean 'net_admin'?"),
+        ({"caps": ["chown", "-kill"]}, "names with a '-' to take from all, not both"),
         ({"no_new_privs": 1}, "takes True or False"),
         ({"devices": True}, 'takes names below /dev, as "fuse" or "net/tun"'),
         ({"devices": [1]}, "takes names below /dev"),
@@ -106,6 +109,12 @@ def test_devices_bring_a_mount_namespace() -> None:
 def test_spellings(caps: object) -> None:
     """Names in either case, with or without prefix, in any collection, or a single one."""
     assert powers.check_caps(caps) == {"CAP_NET_ADMIN"}
+
+
+@pytest.mark.parametrize("caps", ["-sys_admin", ["-CAP_SYS_ADMIN"], ("-SYS_ADMIN",)])
+def test_all_but(caps: object) -> None:
+    """With a minus, as in ``--cap-drop``, all others are kept."""
+    assert powers.check_caps(caps) == set(CAPABILITY_NAMES) - {"CAP_SYS_ADMIN"}
 
 
 def test_a_hooks_request_is_checked_too() -> None:

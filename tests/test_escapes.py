@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.batch import SIDES, Side, shared_batch
+from tests.batch import SIDES, Side, run_batch, shared_batch
 from tests.inner import escaping
 from tests.support import NEEDS_NAMESPACES
 
@@ -33,6 +33,39 @@ def test_escape(tmp_path_factory: pytest.TempPathFactory, side: Side, name: str)
     assert reports, result.text
     for report in reports:
         assert report["outcome"] != "failed", report["text"]
+
+
+#: The three ways to undo the protection, and what a network test does.
+UNDOING: Final = """
+import os, socket, subprocess
+import pytest
+
+WAYS = ("mount -o remount,bind,rw /proc/sys", "umount -l /dev", "mount -t proc proc /mnt")
+
+def undone():
+    return [subprocess.run(way.split(), capture_output=True).returncode == 0 for way in WAYS]
+
+@pytest.mark.isolated
+def test_marked(isolate):
+    assert undone() == isolate(undone) == [False] * 3
+    subprocess.run("ip link set lo down".split(), check=True)
+
+def test_unmarked():
+    assert undone() == [False] * 3
+
+@pytest.mark.isolated(caps=["sys_admin"])
+def test_control():
+    assert undone() == [True] * 3
+"""
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize("side", SIDES)
+def test_closed_for_a_whole_suite(side: Side) -> None:
+    """``--nsisolate-caps=-sys_admin`` makes it final, where no marker says otherwise."""
+    options = ("--nsisolate=all", "--nsisolate-caps=-sys_admin")
+    result = run_batch({"test_it.py": UNDOING}, side, *options)
+    assert result.passed() == {"test_marked", "test_unmarked", "test_control"}, result.text
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import pytest
 
 from pytest_nsisolate import settings
+from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.limits import Limits
 from pytest_nsisolate.settings import DEFAULT_NAMESPACES, Settings, read_settings
 
@@ -84,6 +85,7 @@ FROM_FILE = Settings(
     timeout=2.5,
     init=True,
     leftovers="ignore",
+    caps=frozenset(CAPABILITY_NAMES) - {"CAP_SYS_ADMIN"},
 )
 INI = """
 nsisolate = all
@@ -92,6 +94,7 @@ nsisolate_missing = skip
 nsisolate_timeout = 2.5
 nsisolate_init = true
 nsisolate_leftovers = ignore
+nsisolate_caps = -sys_admin
 """
 TOML = """
 nsisolate = "all"
@@ -100,6 +103,7 @@ nsisolate_missing = "skip"
 nsisolate_timeout = 2.5
 nsisolate_init = true
 nsisolate_leftovers = "ignore"
+nsisolate_caps = ["-sys_admin"]
 """
 
 
@@ -128,9 +132,12 @@ def test_every_key_is_read_from_every_style_of_file(
 def test_native_toml_takes_the_comma_list_of_the_option_too(
     pytester: pytest.Pytester, read: Read, name: str, table: str
 ) -> None:
-    (pytester.path / name).write_text(f'[{table}]\nnsisolate_namespaces = "pid,net"\n')
+    (pytester.path / name).write_text(
+        f'[{table}]\nnsisolate_namespaces = "pid,net"\nnsisolate_caps = "chown,kill"\n'
+    )
 
     assert read().namespaces == {"pid", "net"}
+    assert read().caps == frozenset({"CAP_CHOWN", "CAP_KILL"})
 
 
 @NATIVE_TOML
@@ -162,16 +169,26 @@ def test_an_option_wins_over_its_key(pytester: pytest.Pytester, read: Read) -> N
         "--nsisolate-missing=fail",
         "--nsisolate-timeout=9",
         "--nsisolate-leftovers=warn",
+        "--nsisolate-caps=none",
     )
 
     named = frozenset({"uts"})
-    assert found == Settings(namespaces=named, timeout=9.0, init=True, leftovers="warn")
+    assert found == Settings(
+        namespaces=named, timeout=9.0, init=True, leftovers="warn", caps=frozenset()
+    )
 
 
 def test_the_timeout_of_a_key_can_be_lifted(pytester: pytest.Pytester, read: Read) -> None:
     pytester.makeini("[pytest]\nnsisolate_timeout = 3\n")
 
     assert (read().timeout, read("--nsisolate-timeout=none").timeout) == (3.0, None)
+
+
+def test_the_capabilities_of_a_key_can_be_given_back(pytester: pytest.Pytester, read: Read) -> None:
+    pytester.makeini("[pytest]\nnsisolate_caps = net_admin chown\n")
+
+    assert read().caps == frozenset({"CAP_NET_ADMIN", "CAP_CHOWN"})
+    assert read("--nsisolate-caps=all").caps is None
 
 
 def test_an_override_wins_over_the_file(pytester: pytest.Pytester, read: Read) -> None:
@@ -193,6 +210,9 @@ def test_an_override_wins_over_the_file(pytester: pytest.Pytester, read: Read) -
         (["--nsisolate-timeout=soon"], "'soon' is not"),
         (["--nsisolate=al"], "invalid choice: 'al'"),
         (["--nsisolate-missing=xfail"], "invalid choice: 'xfail'"),
+        (["--nsisolate-caps=-sys_admn"], "knows no capability 'sys_admn', did you mean"),
+        (["--nsisolate-caps=chown,-kill"], "names with a '-' to take from all, not both"),
+        (["--nsisolate-caps="], "names no capability"),
         (["--nsisolate-unsafe"], "has a meaning beside --nsisolate=none only"),
     ],
 )
@@ -246,6 +266,8 @@ def test_a_bad_key_is_a_usage_error_that_names_it(
         "nsisolate_timeout = true",
         'nsisolate_init = "yes"',
         "nsisolate_missing = 1",
+        "nsisolate_caps = 3",
+        'nsisolate_caps = "chwn"',
         "nsisolate_limits = 3",
         "nsisolate_limits = {memory = 1}",
         "nsisolate_limits = {memroy = 5}",
