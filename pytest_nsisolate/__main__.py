@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pytest_nsisolate import doctor
+from pytest_nsisolate.host import doctor
 
 
 def main() -> int:

@@ -30,6 +30,22 @@ def await_end(pid: int, pidfd: int) -> bool:
         return _ask_after(pid)
 
 
+def obstacle(pid1: int | None) -> str:
+    """Why a killed PID 1 is still there, as far as the kernel tells (proc_pid_wchan(5))."""
+    try:
+        with open(f"/proc/{pid1}/wchan", encoding="ascii") as file:
+            place = file.read()
+    except OSError:
+        place = ""
+    if place != "zap_pid_ns_processes":
+        return f"it does not end, {STEP_SECONDS:g} s after it was killed ({place or 'unknown'})"
+    return (
+        f"PID 1 cannot end (zap_pid_ns_processes, {STEP_SECONDS:g} s after the kill): somebody"
+        " outside has started a process in its namespace (nsenter, setns) and does not wait for"
+        " it; end that one"
+    )
+
+
 def end(pidfd: int) -> None:
     """SIGKILL; nothing to a child that somebody has reaped already."""
     with contextlib.suppress(ProcessLookupError):

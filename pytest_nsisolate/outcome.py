@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
@@ -82,6 +83,17 @@ def refused_by(step: _Step) -> Refused:
     return Refused(step.step, step.namespace, step.errno, step.detail)
 
 
+def read_refusal(data: Mapping[str, object]) -> Refused:
+    """The refusal that a child has sent; what is missing there is left empty."""
+    namespace, errno = data.get("namespace"), data.get("errno")
+    return Refused(
+        step=str(data.get("step")),
+        namespace=namespace if isinstance(namespace, str) else None,
+        errno=errno if isinstance(errno, int) else 0,
+        detail=str(data.get("detail") or ""),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Broken:
     """The machinery lost the child, or its stream is not what the protocol allows."""
@@ -100,6 +112,21 @@ def from_wait_status(status: int) -> Crashed | Exited:
     if os.WIFSIGNALED(status):
         return Crashed(os.WTERMSIG(status))
     return Exited(os.waitstatus_to_exitcode(status))
+
+
+def of_end(status: int | None, *, whole: bool) -> Crashed | Exited | Broken:
+    """The outcome of a child that has ended without a completion record.
+
+    :param status: the raw wait status of the test, None if nobody could tell.
+    :param whole: its last frame had come to its end.
+    """
+    if status is None:
+        return Broken("nobody could tell how it ended: its supervisor was killed")
+    ended = from_wait_status(status)
+    if whole:
+        return ended
+    how = ended.name if isinstance(ended, Crashed) else f"exit status {ended.status}"
+    return Broken(f"its stream was cut off ({how})")
 
 
 def signal_name(number: int) -> str:

@@ -42,7 +42,7 @@ from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.wire import FrameWriter
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.enforcement import Enforcement
+    from pytest_nsisolate.limits.enforcement import Enforcement
 
 #: The attempt at an item that is going on.
 ISOLATION = pytest.StashKey[Isolation]()

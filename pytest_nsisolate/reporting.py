@@ -39,7 +39,7 @@ def refuse_namesake(config: pytest.Config) -> None:
 def run_doctor() -> int:
     """Print what this host can do; the exit status is 1 if something is refused."""
     # Only this option needs it, and it takes its time to import.
-    from pytest_nsisolate.doctor import doctor
+    from pytest_nsisolate.host.doctor import doctor
 
     text, status = doctor()
     sys.stdout.write(f"{text}\n")

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from pytest_nsisolate.channel import Shared
     from pytest_nsisolate.child import Child
     from pytest_nsisolate.coverage import Measurement
-    from pytest_nsisolate.enforcer import Enforcer
+    from pytest_nsisolate.host.probe import HostCheck
     from pytest_nsisolate.kernel.idmap import IdMaps
     from pytest_nsisolate.kernel.mounts import MountPlan
+    from pytest_nsisolate.limits.enforcer import Enforcer
     from pytest_nsisolate.live import Turns
     from pytest_nsisolate.mount_plans import MountPlans
-    from pytest_nsisolate.probe import HostCheck
     from pytest_nsisolate.request import IsolationRequest
     from pytest_nsisolate.settings import Settings
     from pytest_nsisolate.supervise import Attempt
@@ -98,7 +98,7 @@ class Run:
     def host_check(self) -> HostCheck:
         """The verdicts on this host."""
         if self._host_check is None:
-            from pytest_nsisolate.probe import HostCheck
+            from pytest_nsisolate.host.probe import HostCheck
 
             self._host_check = HostCheck(self.host)
         return self._host_check
@@ -138,7 +138,7 @@ class Run:
     def enforcer(self) -> Enforcer:
         """What holds the limits of tests; made for the first test that has any."""
         if self._enforcer is None:
-            from pytest_nsisolate.enforcer import Enforcer
+            from pytest_nsisolate.limits.enforcer import Enforcer
 
             self._enforcer = Enforcer(self.host)
         return self._enforcer

@@ -35,7 +35,7 @@ from pytest_nsisolate.wire import Frame, FrameReader, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_nsisolate.enforcement import Bound, Enforcement
+    from pytest_nsisolate.limits.enforcement import Bound, Enforcement
 
 #: Seconds that the child has for its teardown after a Ctrl-C.
 INTERRUPT_GRACE: Final = 2.0
@@ -229,26 +229,11 @@ class Attempt:
             if not self._pump(STEP_SECONDS):
                 burial.end(self.end.forked_pidfd)
                 patience -= 1
-                self.outcome = self.outcome or outcome.Broken(self._what_keeps_it())
+                self.outcome = self.outcome or outcome.Broken(burial.obstacle(self.end.pid1))
                 self._lost_sight = not patience
         self._read_rest()
         if self.outcome is None:
             self.outcome = self._judge()
-
-    def _what_keeps_it(self) -> str:
-        """Why a killed PID 1 is still there, as far as the kernel tells (proc_pid_wchan(5))."""
-        try:
-            with open(f"/proc/{self.end.pid1}/wchan", encoding="ascii") as file:
-                place = file.read()
-        except OSError:
-            place = ""
-        if place != "zap_pid_ns_processes":
-            return f"it does not end, {STEP_SECONDS:g} s after it was killed ({place or 'unknown'})"
-        return (
-            f"PID 1 cannot end (zap_pid_ns_processes, {STEP_SECONDS:g} s after the kill): somebody"
-            " outside has started a process in its namespace (nsenter, setns) and does not wait for"
-            " it; end that one"
-        )
 
     def lose(self, reason: str) -> None:
         """Nothing that the child has said counts any more: end it, whatever it was about to say."""
@@ -414,7 +399,7 @@ class Attempt:
                 self._ready = True
                 self._deadline.set(self._budget)
             elif frame.kind is Kind.REFUSED:
-                found = _refusal(frame.data)
+                found = outcome.read_refusal(frame.data)
                 # That the runner was gone follows from what it has run into itself.
                 if self._refused is None or found.errno not in (ESRCH, ECONNRESET):
                     self._refused = found
@@ -498,11 +483,7 @@ class Attempt:
         if self._done is not None:
             return outcome.Finished(alone=False)
         status = self._pid1_status if self._test_status is None else self._test_status
-        if status is None:
-            return outcome.Broken("nobody could tell how it ended: its supervisor was killed")
-        if not self._reader.at_boundary:
-            return outcome.Broken(f"its stream was cut off ({_how(status)})")
-        return outcome.from_wait_status(status)
+        return outcome.of_end(status, whole=self._reader.at_boundary)
 
     def _expire(self) -> None:
         """The deadline is over: the test's budget, or the machinery's own."""
@@ -626,18 +607,3 @@ class Attempt:
             signal.pidfd_send_signal(self.end.pid1_pidfd, number)
         except ProcessLookupError:
             pass
-
-
-def _refusal(data: dict[str, object]) -> outcome.Refused:
-    namespace, errno = data.get("namespace"), data.get("errno")
-    return outcome.Refused(
-        step=str(data.get("step")),
-        namespace=namespace if isinstance(namespace, str) else None,
-        errno=errno if isinstance(errno, int) else 0,
-        detail=str(data.get("detail") or ""),
-    )
-
-
-def _how(status: int) -> str:
-    ended = outcome.from_wait_status(status)
-    return ended.name if isinstance(ended, outcome.Crashed) else f"exit status {ended.status}"

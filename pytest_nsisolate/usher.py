@@ -44,8 +44,8 @@ from pytest_nsisolate.wire import Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.channel import Link
-    from pytest_nsisolate.enforcement import Enforcement
     from pytest_nsisolate.kernel.roots import RootPlan
+    from pytest_nsisolate.limits.enforcement import Enforcement
     from pytest_nsisolate.request import TimeOffsets
 
 #: Exit status of a process of ours that could not do its part; the reason went over the pipe.

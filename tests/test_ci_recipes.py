@@ -13,8 +13,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from pytest_nsisolate import facts
-from pytest_nsisolate.host import Host
+from pytest_nsisolate.host import Host, facts
 from pytest_nsisolate.isolation import MUST_WORK
 from pytest_nsisolate.remedies import explain, places
 from pytest_nsisolate.settings import add_options

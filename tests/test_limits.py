@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from pytest_nsisolate import limits
-from pytest_nsisolate.enforcement import Bound
-from pytest_nsisolate.enforcer import Enforcer
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.limits import LimitError, Limits
+from pytest_nsisolate.limits.enforcement import Bound
+from pytest_nsisolate.limits.enforcer import Enforcer
 from tests.batch import (
     SIDES,
     Side,

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from pytest_nsisolate import facts
-from pytest_nsisolate.host import Host
+from pytest_nsisolate.host import Host, facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.remedies import TABLE, explain
 from pytest_nsisolate.remedies.table import Case, Row, UserMode

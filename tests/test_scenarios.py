@@ -108,16 +108,16 @@ SCENARIOS: Final[dict[tuple[int, str], tuple[str, ...]]] = {
     ),
     (28, "the runner is PID 1 itself"): ("test_launch.py::test_runner_is_pid1",),
     (29, "hosts that refuse: /proc, filters, chroot, limits, capabilities"): (
-        "test_hostile_hosts.py::test_a_host",
-        "test_hostile_hosts.py::test_each_limit",
-        "test_probe.py",
+        "host/test_hostile_hosts.py::test_a_host",
+        "host/test_hostile_hosts.py::test_each_limit",
+        "host/test_probe.py",
     ),
     (30, "8 runners at once; 1,000 in a row with counted descriptors and memory"): (
         "nasty/run.py::run",
         "test_nasty.py::test_many",
     ),
     (31, "isolation within isolation, three deep"): (
-        "test_hostile_hosts.py::test_the_plugin_inside_itself",
+        "host/test_hostile_hosts.py::test_the_plugin_inside_itself",
         "kernel/test_mounts.py::test_an_isolated_test_can_isolate_in_turn",
     ),
     (32, "root writes a sysctl of the host"): (

@@ -20,7 +20,7 @@ from typing import Final
 
 import pytest
 
-from pytest_nsisolate import facts
+from pytest_nsisolate.host import facts
 from tests.hostile import HOSTS, NEEDS_HOSTS, NEEDS_ROOT
 from tests.support import (
     NEEDS_NAMESPACES,

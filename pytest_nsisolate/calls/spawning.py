@@ -23,7 +23,7 @@ from pytest_nsisolate.usher import LaunchPlan
 from pytest_nsisolate.wire import FrameWriter
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.enforcement import Enforcement
+    from pytest_nsisolate.limits.enforcement import Enforcement
 
 #: Makes what the child does, from its files; in the caller, where it costs no page.
 Prepare = Callable[[Output], Callable[[FrameWriter], NoReturn]]

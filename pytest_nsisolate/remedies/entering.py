@@ -11,8 +11,7 @@ from errno import (
 )
 from typing import Final
 
-from pytest_nsisolate import facts
-from pytest_nsisolate.host import SECCOMP_FILTER
+from pytest_nsisolate.host import SECCOMP_FILTER, facts
 from pytest_nsisolate.remedies.table import (
     APPARMOR_CAUSE,
     APPARMOR_REMEDY,

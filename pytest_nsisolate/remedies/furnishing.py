@@ -6,8 +6,7 @@ from __future__ import annotations
 from errno import EACCES, EBUSY, EINVAL, ENODEV, EPERM, ERANGE, EROFS
 from typing import Final
 
-from pytest_nsisolate import facts
-from pytest_nsisolate.host import CAP_NET_ADMIN, CAP_SETFCAP, CAP_SYS_ADMIN, CAP_SYS_TIME
+from pytest_nsisolate.host import CAP_NET_ADMIN, CAP_SETFCAP, CAP_SYS_ADMIN, CAP_SYS_TIME, facts
 from pytest_nsisolate.remedies.table import (
     APPARMOR_CAUSE,
     APPARMOR_REMEDY,

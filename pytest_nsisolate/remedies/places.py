@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pytest_nsisolate import facts
+from pytest_nsisolate.host import facts
 
 #: ``docker run --security-opt`` of each. The filter comes first, the mount rule of the profile
 #: docker-default shows itself without it, and the masked ``/proc`` without that.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from errno import ECONNREFUSED, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, EOVERFLOW, EPERM
 from typing import Final
 
-from pytest_nsisolate import facts
+from pytest_nsisolate.host import facts
 from pytest_nsisolate.remedies.table import UNCONFINE, Row, always
 
 ROOTS: Final = (

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from errno import errorcode
 from typing import Final, Literal, TypeAlias
 
-from pytest_nsisolate import facts
-from pytest_nsisolate.host import CAP_SYS_ADMIN, SECCOMP_FILTER, Host
+from pytest_nsisolate.host import CAP_SYS_ADMIN, SECCOMP_FILTER, Host, facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.remedies import places
 

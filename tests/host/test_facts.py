@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nsisolate import facts
+from pytest_nsisolate.host import facts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 

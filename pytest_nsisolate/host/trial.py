@@ -21,14 +21,13 @@ import time
 from _socket import SocketType, socketpair  # pytest-socket forbids those of socket
 from typing import Final, NamedTuple
 
-from pytest_nsisolate import trial_child
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.host import Host
+from pytest_nsisolate.host import Host, trial_child
+from pytest_nsisolate.host.trial_child import START, Message, Trial
 from pytest_nsisolate.kernel import idmap, mounts, network, process, rlimits, syscalls
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.outcome import signal_name
 from pytest_nsisolate.remedies.table import UserMode
-from pytest_nsisolate.trial_child import START, Message, Trial
 
 #: How long one child may take before it is killed, in seconds.
 SECONDS: Final = 10.0

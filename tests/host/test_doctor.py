@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import doctor as doctor_module
-from pytest_nsisolate import probe as probe_module
-from pytest_nsisolate import trial
-from pytest_nsisolate.doctor import doctor
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host import Host
-from pytest_nsisolate.trial import Denial
+from pytest_nsisolate.host import Host, trial
+from pytest_nsisolate.host import doctor as doctor_module
+from pytest_nsisolate.host import probe as probe_module
+from pytest_nsisolate.host.doctor import doctor
+from pytest_nsisolate.host.trial import Denial
 from tests.hostile import NEEDS_HOSTS, run_on
 from tests.support import ON_THE_HOST
 
@@ -298,7 +297,9 @@ def test_no_older_kernel_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
 @NEEDS_HOSTS
 def test_the_cgroups_of_the_trial_are_gone_afterwards() -> None:
     """Whether one could be made or not."""
-    script = "import os; from pytest_nsisolate import doctor; doctor.consult(); print(os.getpid())"
+    script = (
+        "import os; from pytest_nsisolate.host import doctor; doctor.consult(); print(os.getpid())"
+    )
 
     done = run_on("root", sys.executable, "-c", script)
 

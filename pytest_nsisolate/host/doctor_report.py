@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pytest_nsisolate import facts
-from pytest_nsisolate.host import SECCOMP_FILTER, Host
-from pytest_nsisolate.probe import Refusal
+from pytest_nsisolate.host import SECCOMP_FILTER, Host, facts
+from pytest_nsisolate.host.probe import Refusal
 
 WORKS: Final = "ok"
 WITHOUT_USER: Final = "only without user"

@@ -28,13 +28,13 @@ from tests.support import ON_THE_HOST, Result, inner_environment, run_suite, wri
 
 pytestmark = [NEEDS_HOSTS, ON_THE_HOST]
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "hosts.md"
+PAGE: Final = Path(__file__).parents[2] / "docs" / "hosts.md"
 PREFIXES: Final = {**HOSTS, **CONTAINERS}
 
 SUITE: Final = {
     "conftest.py": """
         from pathlib import Path
-        from pytest_nsisolate import doctor, facts
+        from pytest_nsisolate.host import doctor, facts
 
         def pytest_configure(config):
             # As where nothing tells which engine it is: the remedies for each.
@@ -312,7 +312,7 @@ def test_a_host(host: Expected, folder: Path) -> None:
 EACH_LIMIT: Final = """
 import contextlib, io, json, pathlib, sys
 import pytest
-from pytest_nsisolate import doctor, facts
+from pytest_nsisolate.host import doctor, facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 
 facts.place = lambda: None

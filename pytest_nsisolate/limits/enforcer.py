@@ -27,11 +27,11 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate.enforcement import CONTROLLERS, Bound, Enforcement
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.limits import Limits, spelled
+from pytest_nsisolate.limits.enforcement import CONTROLLERS, Bound, Enforcement
 
 if TYPE_CHECKING:
     from pytest_nsisolate.host import Host

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nsisolate import facts
 from pytest_nsisolate.host import (
     CAP_NET_ADMIN,
     CAP_SYS_ADMIN,
     Host,
     examine,
+    facts,
     header_line,
     known_obstacle,
 )

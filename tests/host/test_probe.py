@@ -19,15 +19,14 @@ from typing import NamedTuple
 
 import pytest
 
-from pytest_nsisolate import probe as probe_module
-from pytest_nsisolate import trial
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.host import Host, examine, trial
+from pytest_nsisolate.host import probe as probe_module
+from pytest_nsisolate.host.probe import HostCheck, Refusal, probe
+from pytest_nsisolate.host.trial import Denial, attempt
 from pytest_nsisolate.kernel import idmap, mounts, network, process
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.probe import HostCheck, Refusal, probe
 from pytest_nsisolate.remedies.table import UserMode
-from pytest_nsisolate.trial import Denial, attempt
 from tests.hostile import NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 
@@ -39,7 +38,7 @@ NOTHING: frozenset[str] = frozenset()
 TRY = """
 import json, sys
 from pytest_nsisolate.host import examine
-from pytest_nsisolate.probe import probe
+from pytest_nsisolate.host.probe import probe
 namespaces, user, named = json.loads(sys.argv[1])
 verdict = probe(frozenset(namespaces), user, frozenset(named), examine())
 why = verdict.refusal or verdict.user_refusal
@@ -232,7 +231,7 @@ def test_a_filter_on_one_namespace_is_told_from_one_on_all() -> None:
         "os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
     )
     request = json.dumps([sorted(ALL), "map", []])
-    here = dict(os.environ, PYTHONPATH=f"{Path(__file__).parents[1]}")
+    here = dict(os.environ, PYTHONPATH=f"{Path(__file__).parents[2]}")
 
     done = run_on("plain", sys.executable, "-c", script, TRY, request, env=here)
 

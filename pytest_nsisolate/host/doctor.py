@@ -18,11 +18,11 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from pytest_nsisolate.cgroup_trial import attempt_cgroups
-from pytest_nsisolate.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.host.cgroup_trial import attempt_cgroups
+from pytest_nsisolate.host.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
+from pytest_nsisolate.host.probe import HostCheck, Refusal, Verdict
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.probe import HostCheck, Refusal, Verdict
 from pytest_nsisolate.remedies.table import UserMode
 
 _DEV: Final = "mount /dev"
