@@ -16,6 +16,7 @@ import time
 from typing import Final
 
 from pytest_nsisolate.channel import STEP_SECONDS
+from pytest_nsisolate.clock import monotonic
 
 _TURN_SECONDS: Final = 0.005
 
@@ -66,11 +67,11 @@ def end_and_reap(pid: int, pidfd: int) -> None:
 
 
 def _ask_after(pid: int) -> bool:
-    until = time.monotonic() + STEP_SECONDS
+    until = monotonic() + STEP_SECONDS
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     with contextlib.suppress(ChildProcessError):
         while os.waitid(os.P_PID, pid, options) is None:
-            if time.monotonic() > until:
+            if monotonic() > until:
                 return False
             time.sleep(_TURN_SECONDS)
     return True

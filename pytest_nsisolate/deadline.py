@@ -7,9 +7,10 @@ somebody types at a prompt inside, and while the runner itself is stopped (Ctrl-
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from pytest_nsisolate.clock import monotonic
 
 
 class Deadline:
@@ -28,12 +29,12 @@ class Deadline:
 
     def set(self, seconds: float | None) -> None:
         """So many seconds from now; None lifts the limit."""
-        self._until = None if seconds is None else time.monotonic() + seconds
+        self._until = None if seconds is None else monotonic() + seconds
 
     @property
     def left(self) -> float | None:
         """Seconds, negative when it is over; None without a limit, or while it is paused."""
-        return None if self._until is None else self._until - time.monotonic()
+        return None if self._until is None else self._until - monotonic()
 
     def pause(self) -> None:
         """Somebody is typing inside."""
@@ -66,9 +67,9 @@ class Deadline:
 
     def hold(self) -> None:
         """The runner is about to be stopped."""
-        self._held_since = time.monotonic()
+        self._held_since = monotonic()
 
     def release(self) -> None:
         """The runner goes on."""
         if self._until is not None:
-            self._until += time.monotonic() - self._held_since
+            self._until += monotonic() - self._held_since

@@ -19,13 +19,13 @@ from __future__ import annotations
 import os
 import select
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_nsisolate import output
 from pytest_nsisolate.channel import RunnerEnd
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel import syscalls
 
 #: Seconds that the fault handler has to write all stacks.
@@ -102,10 +102,10 @@ def _python_stacks(end: RunnerEnd, test: Seen) -> str:
 
 def _grows(fd: int, before: int) -> bool:
     """Wait until a dump has arrived and has stopped growing."""
-    until = time.monotonic() + STACK_SECONDS
+    until = monotonic() + STACK_SECONDS
     size = before
     nothing = select.poll()
-    while time.monotonic() < until:
+    while monotonic() < until:
         nothing.poll(10)
         now = os.fstat(fd).st_size
         if now == size > before:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -28,6 +27,7 @@ from pytest_nsisolate import (
     warning_frames,
 )
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import BrokenStream
 from pytest_nsisolate.postmortem.inquest import PATIENCE
 from pytest_nsisolate.remedies import Explanation, explain
@@ -304,9 +304,9 @@ class Isolation:
             return
         from pytest_nsisolate.postmortem import listeners, section  # only a failure needs them
 
-        began = time.monotonic()
+        began = monotonic()
         found = self._await_view(attempt)
-        self.seconds_aside += time.monotonic() - began
+        self.seconds_aside += monotonic() - began
         own_net = "net" in self.request.namespaces
         hint = listeners.hint(self.item, found.get("tried")) if own_net else ""
         section.attach(report, found.get("text"), hint)

@@ -22,10 +22,11 @@ import os
 import select
 import struct
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from pytest_nsisolate.clock import monotonic
 
 if TYPE_CHECKING:
     from pytest_nsisolate.supervise import Attempt
@@ -157,11 +158,11 @@ class Held:
         for visit in self._visits.values():
             with contextlib.suppress(OSError):
                 visit.connection.shutdown(_socket.SHUT_WR)
-        until = time.monotonic() + FAREWELL_SECONDS
+        until = monotonic() + FAREWELL_SECONDS
         waiter = select.poll()
         for fd in self._visits:
             waiter.register(fd, select.POLLIN)
-        while self._visits and (left := until - time.monotonic()) > 0:
+        while self._visits and (left := until - monotonic()) > 0:
             for fd, _ in waiter.poll(left * 1000):
                 self._hear(fd)
                 if fd not in self._visits:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate import burial, channel, evidence, jobcontrol, outcome
 from pytest_nsisolate.channel import MESSAGE, STEP_SECONDS, RunnerEnd
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.deadline import Deadline
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.kernel import idmap
@@ -171,9 +172,9 @@ class Attempt:
 
     def wait(self, seconds: float) -> bool:
         """Whether :meth:`next_frame` has an answer now, or has one within so many seconds."""
-        until = time.monotonic() + seconds
+        until = monotonic() + seconds
         while not self._frames and self.outcome is None:
-            left = max(until - time.monotonic(), 0)
+            left = max(until - monotonic(), 0)
             if (allowed := self._deadline.left) is not None and allowed <= left:
                 self._step()
             elif self._pump(left):
@@ -191,8 +192,8 @@ class Attempt:
         """Too late, but nobody has looked for a while: what was said in time counts, read now."""
         if self.seconds_left != 0:
             return
-        until = time.monotonic() + STEP_SECONDS
-        while self.outcome is None and (left := until - time.monotonic()) > 0:
+        until = monotonic() + STEP_SECONDS
+        while self.outcome is None and (left := until - monotonic()) > 0:
             if not self._pump(0 if self._reader.at_boundary else left):
                 return
             self._look()
@@ -506,12 +507,12 @@ class Attempt:
         """A bounded chance; a test that blocks the signal, or hangs in C code, has none."""
         words: list[Frame] = []
         self._last_words = words
-        until = time.monotonic() + LAST_WORDS_SECONDS
+        until = monotonic() + LAST_WORDS_SECONDS
         self._signal(evidence.coverage_signal())
         while self._pid1_status is None and not self._lost_sight and self._last_words is words:
             if any(frame.data.get("final") is True for frame in words):
                 break
-            if (left := until - time.monotonic()) <= 0 or not self._pump(left):
+            if (left := until - monotonic()) <= 0 or not self._pump(left):
                 break
         self._last_words = None
         self._frames.extend(words)
@@ -561,11 +562,11 @@ class Attempt:
 
     def _wait_for_end(self, *, or_prompt: bool) -> bool:
         """For as long as a Ctrl-C may take; True when the child has opened a prompt instead."""
-        until = time.monotonic() + INTERRUPT_GRACE
+        until = monotonic() + INTERRUPT_GRACE
         while self._pid1_status is None and not self._lost_sight and self._done is None:
             if or_prompt and self._deadline.paused:
                 return True
-            if not self._pump(until - time.monotonic()):
+            if not self._pump(until - monotonic()):
                 break
         return False
 
@@ -575,21 +576,21 @@ class Attempt:
         It stands still when this returns: until then it would read what is typed for the shell.
         """
         self._deadline.hold()
-        until = time.monotonic() + (_HOLD_SECONDS if self._open else 0)
+        until = monotonic() + (_HOLD_SECONDS if self._open else 0)
         self._hear_until(until, lambda: self.end.pid1_pidfd is not None)
         self._held = False
         self._signal(jobcontrol.hold_signal() if self._init else signal.SIGSTOP)
         if self._init:
             self._hear_until(until, lambda: self._held)
         else:
-            while not jobcontrol.stands_still(self.end.pid1) and time.monotonic() < until:
+            while not jobcontrol.stands_still(self.end.pid1) and monotonic() < until:
                 time.sleep(_TURN_SECONDS)
 
     def _hear_until(self, until: float, condition: Callable[[], bool]) -> None:
         """Take in words of the supervisor, and nothing else."""
         waiter = select.poll()
         waiter.register(self.end.control, select.POLLIN)
-        while not condition() and (left := until - time.monotonic()) > 0:
+        while not condition() and (left := until - monotonic()) > 0:
             if not waiter.poll(left * 1000) or not self._read_message():
                 return
 

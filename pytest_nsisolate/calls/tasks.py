@@ -12,7 +12,6 @@ import functools
 import pickle
 import re
 import sys
-import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
@@ -21,6 +20,7 @@ from pytest_nsisolate.calls import log_records, thrown, values, waiting
 from pytest_nsisolate.calls.body import Call, Function, is_in_memory
 from pytest_nsisolate.calls.home import Home, here
 from pytest_nsisolate.calls.spawning import refusal, spawn
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import (
     BrokenStream,
     IsolatedExit,
@@ -116,12 +116,12 @@ class Task(Generic[T]):
         :raises IsolatedError: see there.
         """
         __tracebackhide__ = True
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None if timeout is None else monotonic() + timeout
         self._check_home()
         self._guarded(self.attempt.catch_up)
         while not self.over:
             if until is not None:
-                left = until - time.monotonic()
+                left = until - monotonic()
                 answers = functools.partial(self.attempt.wait, max(left, 0))
                 if left < -_LOOK_SECONDS or not self._guarded(answers):
                     raise TimeoutError(f"{self.name} has not ended within {timeout:g} s, goes on")
@@ -136,10 +136,10 @@ class Task(Generic[T]):
         """Whether :meth:`result` would not wait."""
         self._check_home()
         self._guarded(self.attempt.catch_up)
-        until = time.monotonic() + _LOOK_SECONDS
+        until = monotonic() + _LOOK_SECONDS
         while not self.over and self._guarded(lambda: self.attempt.wait(0)):
             self._advance()
-            if time.monotonic() > until:
+            if monotonic() > until:
                 break
         return self.over
 

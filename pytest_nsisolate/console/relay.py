@@ -23,11 +23,11 @@ import os
 import select
 import signal
 import termios
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Final
 
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.console.signals import PASSED_ON, Signals, stop_here
 from pytest_nsisolate.console.terminal import Terminal
 
@@ -129,9 +129,9 @@ class _Wire:
         os.close(self._screen)
 
     def run(self, seconds: float | None) -> End:
-        until = None if seconds is None else time.monotonic() + seconds
+        until = None if seconds is None else monotonic() + seconds
         while True:
-            left = None if until is None else until - time.monotonic()
+            left = None if until is None else until - monotonic()
             if left is not None and left <= 0:
                 return End.LATE
             ready = self._poll(left)

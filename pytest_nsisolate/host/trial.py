@@ -17,10 +17,10 @@ import os
 import select
 import signal
 import socket
-import time
 from _socket import SocketType, socketpair  # pytest-socket forbids those of socket
 from typing import Final, NamedTuple
 
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host import Host, trial_child
 from pytest_nsisolate.host.trial_child import START, Message, Trial
@@ -156,9 +156,9 @@ def _fork_and_listen(trial: Trial) -> tuple[Message | None, int | None]:
 
 def _listen(trial: Trial, ours: SocketType) -> Message | None:
     """The last word of the children; writes the id map when they ask. None if they end silent."""
-    deadline = time.monotonic() + trial.seconds + 1
+    deadline = monotonic() + trial.seconds + 1
     while True:
-        ours.settimeout(max(deadline - time.monotonic(), 0.001))
+        ours.settimeout(max(deadline - monotonic(), 0.001))
         try:
             text = ours.recv(4096)
         except TimeoutError:

@@ -25,11 +25,11 @@ import errno
 import os
 import re
 import select
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import StepError
 
 #: How long a group may stay busy after its last process was seen to end, in seconds.
@@ -126,9 +126,9 @@ class Group:
         :returns: whether it is gone.
         """
         self.shut()
-        until = time.monotonic() + _BUSY_SECONDS
+        until = monotonic() + _BUSY_SECONDS
         nothing = select.poll()
-        while not (gone := _removed(self.folder)) and time.monotonic() < until:
+        while not (gone := _removed(self.folder)) and monotonic() < until:
             nothing.poll(5)
         return gone
 

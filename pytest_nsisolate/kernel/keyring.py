@@ -23,6 +23,7 @@ import os
 import time
 from typing import Final
 
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.libc import Prepared, by_number, step_error
 
 _SYS_KEYCTL: Final = {
@@ -63,8 +64,8 @@ def leave_session_keyring() -> None:
         except OSError as error:
             if error.errno in _NOBODY_HAS_KEYS:
                 return
-            deadline = deadline or time.monotonic() + _PATIENCE
-            if error.errno != errno.EDQUOT or time.monotonic() > deadline:
+            deadline = deadline or monotonic() + _PATIENCE
+            if error.errno != errno.EDQUOT or monotonic() > deadline:
                 raise step_error(_STEP, None, error) from error
             time.sleep(_PAUSE)
         else:

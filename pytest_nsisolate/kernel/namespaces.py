@@ -19,6 +19,7 @@ import time
 from collections.abc import Container
 from typing import Final
 
+from pytest_nsisolate.clock import monotonic as now
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import step_error
 
@@ -65,9 +66,9 @@ def enter(namespace: str) -> None:
 
 def _enter_late() -> bool:
     """Try again for a while; False if it is ENOSPC to the end."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = now() + _PATIENCE
     pause = 0.001
-    while _net_limit() != 0 and time.monotonic() + pause < deadline:
+    while _net_limit() != 0 and now() + pause < deadline:
         time.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
         try:

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import Final
 
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.libc import Prepared, by_number, function, last_error
 
@@ -202,9 +203,9 @@ def unblock_signals(tid: int) -> None:
     """
     _ptrace(_PTRACE_SEIZE, tid)
     _ptrace(_PTRACE_INTERRUPT, tid)
-    deadline = time.monotonic() + _PTRACE_PATIENCE
+    deadline = monotonic() + _PTRACE_PATIENCE
     while os.waitpid(tid, os.WNOHANG | _WAIT_ALL) == (0, 0):
-        if time.monotonic() > deadline:
+        if monotonic() > deadline:
             raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
         time.sleep(0.001)
     mask = struct.pack("=Q", 0)

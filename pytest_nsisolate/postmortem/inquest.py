@@ -21,13 +21,13 @@ cannot open a file any more still needs.
 from __future__ import annotations
 
 import contextlib
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
 
+from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.postmortem import limits, refusals
 
 if TYPE_CHECKING:
@@ -46,9 +46,6 @@ _MOST_MOUNTS: Final = 1 << 20
 
 #: A runner that mounts something before each test makes as many plans.
 _MOST_PLANS: Final = 16
-
-#: The test's own, whatever it does to the module: a mocked clock would end no reading.
-_now = time.monotonic
 
 
 #: By a plan's id: the plan, and what is mounted when it has been followed.
@@ -141,7 +138,7 @@ class Inquest:
         """
         whole = self._whole and not (subtest and self._subtest_shown)
         self._subtest_shown |= subtest
-        until = _now() + SECONDS
+        until = monotonic() + SECONDS
         found: dict[str, object] = {}
         with _undisturbed() as open_files:
             try:
@@ -175,7 +172,7 @@ class Inquest:
 
 
 def _guarded(name: str, read: Callable[[], list[str]], until: float) -> list[str]:
-    if _now() > until:
+    if monotonic() > until:
         return [f"{name}: not read, the others took more than {SECONDS:g} s"]
     try:
         return read()

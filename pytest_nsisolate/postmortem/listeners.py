@@ -12,7 +12,6 @@ import _socket  # pytest-socket forbids the classes of the module above it
 import os
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +19,7 @@ from typing import Final
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.clock import monotonic
 
 _LISTEN: Final = "0A"  # TCP_LISTEN, net/tcp_states.h
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
@@ -156,9 +156,9 @@ def _held_by(listener: Listener) -> str:
     target = f"socket:[{listener.inode}]"
     if _holds("self", target):
         return " (this pytest)"
-    until = time.monotonic() + _SECONDS
+    until = monotonic() + _SECONDS
     for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
-        if time.monotonic() > until:
+        if monotonic() > until:
             break
         if _holds(pid, target):
             try:

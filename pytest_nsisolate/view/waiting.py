@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
+from pytest_nsisolate.clock import monotonic
+
 T = TypeVar("T")
 
 _FIRST_PAUSE: Final = 0.001
@@ -26,10 +28,10 @@ def until(look: Callable[[], T], within: float) -> T:
     :param within: seconds.
     :returns: what was seen last, true or not.
     """
-    deadline = time.monotonic() + within
+    deadline = monotonic() + within
     pause = _FIRST_PAUSE
     while not (seen := look()):
-        left = deadline - time.monotonic()
+        left = deadline - monotonic()
         if left <= 0:
             break
         time.sleep(min(pause, left))
