@@ -534,7 +534,7 @@ def test_one_reading_is_slow(monkeypatch):
     from pytest_nsisolate.view import readings
     original = readings.read_processes
     def slow():
-        monkeypatch.setattr(inquest, "_now", lambda: time.monotonic() + 10)
+        monkeypatch.setattr(inquest, "monotonic", lambda: time.monotonic() + 10)
         return original()
     monkeypatch.setattr(readings, "read_processes", slow)
     assert 0
