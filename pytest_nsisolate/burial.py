@@ -28,7 +28,7 @@ def await_end(pid: int, pidfd: int) -> bool:
     try:
         return bool(waiter.poll(STEP_SECONDS * 1000))
     except OSError:
-        return _ask_after(pid)
+        return ask_after(pid)
 
 
 def obstacle(pid1: int | None) -> str:
@@ -57,16 +57,19 @@ def reap(pid: int, *, over: bool) -> None:
     """Reap a child that has ended, or leave it: one that cannot end is not waited for."""
     # Somebody else may have: SIGCHLD is ignored in this runner, or the suite waits for any child.
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0 if over else os.WNOHANG)
+        # A debugger may have it, and then it is the debugger that has to wait first (ptrace(2)).
+        if os.waitpid(pid, os.WNOHANG) == (0, 0) and over and ask_after(pid):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def end_and_reap(pid: int, pidfd: int) -> None:
     """All three, for a child that is given up."""
     end(pidfd)
-    reap(pid, over=_ask_after(pid))
+    reap(pid, over=ask_after(pid))
 
 
-def _ask_after(pid: int) -> bool:
+def ask_after(pid: int) -> bool:
+    """:func:`await_end` without a poll; True only when it can be reaped."""
     until = monotonic() + STEP_SECONDS
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     with contextlib.suppress(ChildProcessError):

@@ -115,7 +115,12 @@ def _grows(fd: int, before: int) -> bool:
 
 
 def _open_mask(pid: int) -> bool:
-    """Let pending signals through to a process that blocks them all; False if not allowed."""
+    """Let pending signals through to a process that blocks them all; False if not allowed.
+
+    One that sleeps uninterruptibly (in vfork(2), on a dead file server) would not stop for it.
+    """
+    if _fields(f"/proc/{pid}/status").get("State", "").startswith("D"):
+        return False
     try:
         syscalls.unblock_signals(pid)
     except OSError:
@@ -151,11 +156,13 @@ def _table(processes: list[Seen]) -> str:
 
 def _descendants(pid: int) -> Iterator[Seen]:
     """Everything below a process. Orphans of a PID namespace are children of its PID 1."""
-    for child in _children(pid):
+    ahead = _children(pid)[::-1]
+    while ahead:
+        child = ahead.pop()
         seen = _look(child)
         if seen is not None:
             yield seen
-        yield from _descendants(child)
+        ahead += _children(child)[::-1]
 
 
 def _children(pid: int) -> list[int]:

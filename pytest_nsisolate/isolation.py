@@ -135,7 +135,7 @@ class Isolation:
         why = why or explain(
             refused.step, refused.namespace, refused.errno, host, user=self.request.user
         )
-        skip = may_be_skipped(self.request)
+        skip = may_be_skipped(self.request) and not refused.late
         return replay.refusal_report(self.item, refused, why, self._captured, skip=skip)
 
     def hush_setup_show(self) -> None:

@@ -31,6 +31,11 @@ def hold_signal() -> int:
     return signal.SIGRTMAX - 4
 
 
+def release_signal() -> int:
+    """At which it lets the test go on; higher, so that a reaper that was late takes it later."""
+    return signal.SIGRTMAX - 1
+
+
 def stands_still(pid: int | None) -> bool:
     """Whether a process is stopped, has ended, or cannot be asked after (proc_pid_stat(5))."""
     try:
@@ -61,9 +66,11 @@ def stopping_with(hold: Callable[[], None], release: Callable[[], None]) -> Iter
         return
 
     def stop(*_: object) -> None:
-        hold()
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        # Whoever presses it twice wants one stop; a Ctrl-C may come while the child is held.
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
         try:
+            hold()
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTSTP)
         finally:
             signal.signal(signal.SIGTSTP, stop)

@@ -31,7 +31,7 @@ import warnings
 from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections.abc import Callable
 
-from pytest_nsisolate import usher
+from pytest_nsisolate import burial, usher
 from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import process
@@ -162,8 +162,8 @@ def _pidfd(pid: int, *descriptors: int) -> int:
 
 def _abandon(pid: int, *descriptors: int) -> None:
     """End a child that nobody has taken on; a PID 1 below it has PDEATHSIG."""
-    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        burial.reap(pid, over=burial.ask_after(pid))
     for fd in descriptors:
         os.close(fd)

@@ -57,12 +57,17 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The host denied a step on the way in; not a line of the test ran (law 2)."""
+    """The host denied a step on the way in; not a line of the test ran (law 2).
+
+    :param late: but for this: whoever watches over the test was refused something, and by then it
+        had begun. That is never a reason to skip it.
+    """
 
     step: str
     namespace: str | None
     errno: int
     detail: str = ""
+    late: bool = False
 
 
 class _Step(Protocol):
@@ -121,7 +126,9 @@ def of_end(status: int | None, *, whole: bool) -> Crashed | Exited | Broken:
     :param whole: its last frame had come to its end.
     """
     if status is None:
-        return Broken("nobody could tell how it ended: its supervisor was killed")
+        return Broken(
+            "nobody could tell how it ended: its supervisor was killed, or a debugger keeps it"
+        )
     ended = from_wait_status(status)
     if whole:
         return ended

@@ -243,8 +243,17 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
         return
     isolation.let_setup_show()
     elsewhere = Elsewhere()
-    if isolation.attempt is not None and not isolation.over:
-        elsewhere = Elsewhere(*isolation.await_phase("teardown"))
+    try:
+        if isolation.attempt is not None and not isolation.over:
+            elsewhere = Elsewhere(*isolation.await_phase("teardown"))
+    except (KeyboardInterrupt, pytest.exit.Exception):
+        raise
+    except BaseException:
+        # A timer of the suite's: the child has been ended, and the next test begins as ever.
+        isolation.over = True
+        _release(run, isolation)
+        internals.tear_down_runner(item, nextitem)
+        raise
     _release(run, isolation)
     captured = len(internals.report_sections(item))
     if ownership.ends_wider_fixtures(item, nextitem):

@@ -26,7 +26,7 @@ from typing import NoReturn
 
 from pytest_nsisolate.channel import MESSAGE
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.jobcontrol import hold_signal
+from pytest_nsisolate.jobcontrol import hold_signal, release_signal
 from pytest_nsisolate.kernel import process
 
 
@@ -59,16 +59,19 @@ def fork_test(control: int, *, lean: bool = False) -> None:
 
 
 def _serve(test: int, control: int) -> NoReturn:
-    signals, hold = signal.valid_signals(), hold_signal()
+    signals = signal.valid_signals()
+    meant = {hold_signal(): signal.SIGSTOP, release_signal(): signal.SIGCONT}
     options = os.WNOHANG | os.WUNTRACED | os.WCONTINUED
+    inside = os.getpid() == 1
     stopped = asked = False
     while True:
-        number = signal.sigwait(signals)
-        if number == hold:
-            os.kill(test, signal.SIGSTOP)
-            asked = True
-        elif number != signal.SIGCHLD:
-            asked = asked and number != signal.SIGCONT
+        found = signal.sigwaitinfo(signals)
+        number = found.si_signo
+        if number != signal.SIGCHLD:
+            # 0 is a sender outside; one of the test's own means just this signal.
+            if number in meant and not (inside and found.si_pid):
+                number = meant[number]
+                asked = number == signal.SIGSTOP
             os.kill(test, number)
         while True:
             pid, status = os.waitpid(-1, options)

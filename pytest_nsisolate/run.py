@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from pytest_nsisolate.warden import Warden
 
 
+#: Where wardens die, no other is started: each may have cost a test.
+_MOST_LOST: Final = 2
+
+
 @dataclass(slots=True)
 class Run:
     """State of one run.
@@ -57,6 +62,7 @@ class Run:
     :param stopping: what Ctrl-Z does while there is a current attempt.
     :param nested: not the runner's, but of a child that isolates calls of its own.
     :param tasks: the calls by ``isolate`` that are at work.
+    :param calls_lock: held while a call forks, and while one closes what it holds of its child.
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -75,6 +81,7 @@ class Run:
     stopping: ExitStack = field(default_factory=ExitStack)
     nested: bool = False
     tasks: list[Charge] = field(default_factory=list)
+    calls_lock: threading.RLock = field(default_factory=threading.RLock)
     first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
     _host: Host | None = None
     _host_check: HostCheck | None = None
@@ -83,6 +90,7 @@ class Run:
     _mount_plans: MountPlans | None = None
     _maps: IdMaps | None = None
     _warden: Warden | None = None
+    _wardens_lost: int = 0
     _measurement: Measurement | None = None
     _turns: Turns | None = None
     _enforcer: Enforcer | None = None
@@ -177,7 +185,9 @@ class Run:
             self._shared = Shared(null, runner, foreign)
         if self._warden is not None and not self._warden.is_alive():
             self._dismiss_warden()
-        if warden and self._warden is None and launch.has_one_task():
+            self._wardens_lost += 1
+        few = self._wardens_lost < _MOST_LOST
+        if warden and self._warden is None and few and launch.has_one_task():
             self._start_warden()
         return self._shared
 

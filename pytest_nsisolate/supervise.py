@@ -16,6 +16,7 @@ PDEATHSIG.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import signal
@@ -368,9 +369,15 @@ class Attempt:
         if self.limits is not None:
             self._cpu_seconds = evidence.cpu_seconds(self.end.forked)
         try:
-            _, self._pid1_status = os.waitpid(self.end.forked, 0)
+            reaped, status = os.waitpid(self.end.forked, os.WNOHANG)
+            if not reaped and burial.ask_after(self.end.forked):
+                reaped, status = os.waitpid(self.end.forked, os.WNOHANG)
         except ChildProcessError:
-            self._lost_sight = True  # somebody in the runner waits for every child
+            reaped = status = 0  # somebody in the runner waits for every child
+        if reaped:
+            self._pid1_status = status
+        else:
+            self._lost_sight = True
 
     def _read_frames(self) -> bool:
         try:
@@ -480,7 +487,7 @@ class Attempt:
 
     def _judge(self) -> outcome.Outcome:
         if self._refused is not None:
-            return self._refused
+            return dataclasses.replace(self._refused, late=self._ready)
         if self._done is not None:
             return outcome.Finished(alone=False)
         status = self._pid1_status if self._test_status is None else self._test_status
@@ -597,7 +604,7 @@ class Attempt:
     def go_on(self) -> None:
         """The runner goes on, and so does the child."""
         self._deadline.release()
-        self._signal(signal.SIGCONT)
+        self._signal(jobcontrol.release_signal() if self._init else signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
         if self.end.pid1_pidfd is None:

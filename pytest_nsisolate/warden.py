@@ -10,15 +10,16 @@ its birth and that message the child has PDEATHSIG, which only code of ours coul
 
 It is a fresh interpreter and not a fork, so that it holds no page of the runner's, and it imports
 nothing but the standard library. This file is also its program: it is run by path, isolated
-(``python -I -S``), with the two descriptors that it uses at fixed numbers.
+(``python -P -s -S``), with the two descriptors that it uses at fixed numbers.
 
 What still fails: a runner and a warden that are killed in the same moment leave a child whose test
-has changed its ids. The runner replaces a warden that has died before it clones again; one that
-dies between a clone and the child's report costs that one test, which is refused.
+has changed its ids. The runner replaces a warden that has died before it clones again, a few
+times; one that dies between a clone and the child's report costs that one test, which is refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -78,7 +79,8 @@ def spawn(runner_pidfd: int) -> Warden | None:
         (os.POSIX_SPAWN_DUP2, runner_pidfd, _RUNNER),
         (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET),
     ]
-    command = [sys.executable, "-I", "-S", os.path.abspath(__file__)]
+    # All of -I but -E: there are interpreters that do not start without PYTHONHOME.
+    command = [sys.executable, "-P", "-s", "-S", os.path.abspath(__file__)]
     try:
         if runner_pidfd <= _SOCKET or theirs.fileno() <= _SOCKET:
             # The actions would overwrite it before they use it: the standard streams are closed.
@@ -87,7 +89,7 @@ def spawn(runner_pidfd: int) -> Warden | None:
         pid = os.posix_spawn(
             sys.executable,
             command,
-            {},
+            _environment(),
             file_actions=actions,
             setpgroup=0,
             setsigmask=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
@@ -104,6 +106,15 @@ def spawn(runner_pidfd: int) -> Warden | None:
         os.waitpid(pid, 0)
         ours.close()
         return None
+
+
+def _environment() -> dict[str, str]:
+    """What its interpreter may need to start, as LD_LIBRARY_PATH, and nothing that changes it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "PYTHONHOME" or not name.startswith("PYTHON")
+    }
 
 
 def report_to(warden: int, own_pidfd: int) -> None:
@@ -140,7 +151,8 @@ def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen
         elif _RUNNER in ready:
             # Only now, when no child is left unread in the socket.
             for child in children:
-                signal.pidfd_send_signal(child, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # reaped just before that death
+                    signal.pidfd_send_signal(child, signal.SIGKILL)
             sys.exit(0)
         for child in ready & children:
             poller.unregister(child)

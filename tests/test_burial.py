@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 
 import pytest
 
+from pytest_nsisolate import burial
 from pytest_nsisolate.channel import MESSAGE, Output, RunnerEnd
+from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.supervise import Attempt
 
@@ -37,3 +41,35 @@ def test_an_usher_that_waits_for_a_word_gets_it_at_the_burial() -> None:
 
     with os.fdopen(heard, "rb") as pipe:
         assert pipe.read() == b"G"
+
+
+def test_a_child_that_a_debugger_keeps_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pidfd says that it has ended, and only its tracer may reap it: no wait is without end."""
+    monkeypatch.setattr(burial, "STEP_SECONDS", 0.1)
+    (go, says_go), (seized, says_seized) = os.pipe(), os.pipe()
+    child = fork()
+    if child == 0:
+        os.close(says_go)
+        os.read(go, 1)
+        os._exit(0)
+    tracer = fork()
+    if tracer == 0:
+        syscalls._ptrace(syscalls._PTRACE_SEIZE, child)
+        os.write(says_seized, b"s")
+        os.close(says_go)
+        signal.pause()
+    assert os.read(seized, 1) == b"s"
+    os.write(says_go, b"g")
+    pidfd = os.pidfd_open(child)
+    try:
+        assert select.select([pidfd], [], [], 30)[0] == [pidfd]
+        assert not burial.ask_after(child)
+        burial.reap(child, over=True)
+    finally:
+        os.kill(tracer, signal.SIGKILL)
+        os.waitpid(tracer, 0)
+    burial.reap(child, over=True)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(child, os.WNOHANG)
+    for fd in (go, says_go, seized, says_seized, pidfd):
+        os.close(fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_nsisolate import evidence
 from tests.batch import Side, assert_expected, cases, run_batch, shared_batch, verdict
 from tests.support import NEEDS_NAMESPACES
 
@@ -36,3 +37,57 @@ def test_own():
     assert verdict(result, "test_given") == verdict(result, "test_own") == "call failed"
     assert "timed out after 0.4 s" in result.failure("test_given")
     assert "timed out after 0.3 s" in result.failure("test_own")
+
+
+def test_a_chain_of_processes_may_be_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than the interpreter's stack; each stands behind its parent."""
+    below = {pid: [pid + 1] for pid in range(1, 5000)} | {3: [4, 9000]}
+    monkeypatch.setattr(evidence, "_children", lambda pid: below.get(pid, []))
+    monkeypatch.setattr(evidence, "_look", lambda pid: evidence.Seen(pid, pid, 0, "S", "sh"))
+    found = [seen.pid for seen in evidence._descendants(1)]
+    assert found == [*range(2, 5001), 9000]
+
+
+VFORK = """
+import os, pytest
+
+@pytest.mark.isolated(timeout=1, init=True)
+def test_opens(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    actions = [(os.POSIX_SPAWN_OPEN, 0, str(tmp_path / "fifo"), os.O_RDONLY, 0)]
+    os.posix_spawn("/bin/true", ["true"], {}, file_actions=actions)
+
+@pytest.mark.isolated
+def test_next():
+    pass
+"""
+
+
+def test_a_test_that_hangs_in_vfork_leaves_nothing() -> None:
+    """It cannot be stopped to be looked at, and is gone when the next one begins."""
+    result = run_batch({"test_it.py": VFORK}, "user")
+    assert "timed out after 1 s in call" in result.failure("test_opens")
+    assert "state D" in result.failure("test_opens")
+    assert verdict(result, "test_next") == "passed"
+
+
+FROZEN = """
+import time, pytest
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen():
+    before, time.monotonic = time.monotonic, lambda: 5.0
+    yield
+    time.monotonic = before
+
+@pytest.mark.isolated(timeout=1)
+def test_hangs():
+    while True:
+        time.sleep(1000)
+"""
+
+
+def test_a_clock_that_stands_still_stops_no_budget() -> None:
+    """As freezegun's, in a fixture of the runner's."""
+    result = run_batch({"test_it.py": FROZEN}, "user", timeout=60)
+    assert "timed out after 1 s in call" in result.failure("test_hangs")

@@ -183,6 +183,79 @@ def test_burial_without_poll(conftest: str, raises: str) -> None:
     assert verdict(result, "test_next") == "passed"
 
 
+#: An usher that may not end what a test has left, as without CAP_KILL.
+POWERLESS = """
+from pytest_nsisolate import usher
+
+def refused():
+    raise PermissionError(1, "Operation not permitted")
+
+usher.kill_descendants = refused
+"""
+
+CRASHES_WITHOUT_PID = """
+import os, pytest
+
+@pytest.mark.isolated(pid=False, net=False, missing="skip")
+def test_crash():
+    os.abort()
+"""
+
+
+def test_a_refusal_after_the_beginning_is_no_skip() -> None:
+    """A test that has begun may have failed: no policy leaves it out."""
+    files = {"conftest.py": POWERLESS, "test_it.py": CRASHES_WITHOUT_PID}
+    result = run_batch(files, "user", env={"NSISOLATE_MUST_WORK": "0"})
+    assert result.returncode == 1, result.text
+    assert "end what the test left" in said(result, "test_crash")
+
+
+#: A watchdog of the suite's own, for everything after the call.
+ALARM = """
+import signal, pytest
+
+def alarm(*_):
+    raise TimeoutError("the suite's own watchdog")
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report):
+    if report.when == "call":
+        signal.signal(signal.SIGALRM, alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    if report.when == "teardown":
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+"""
+
+SLOW_TEARDOWN = """
+import time, pytest
+
+@pytest.fixture
+def slow(request):
+    yield
+    while request.param:
+        time.sleep(1000)
+
+@pytest.fixture(scope="module", autouse=True)
+def module():
+    yield
+
+@pytest.mark.isolated
+@pytest.mark.parametrize("slow", [1, 0, 1, 0], indirect=True, ids="abcd")
+def test_it(slow):
+    pass
+"""
+
+
+@WAYS
+def test_an_alarm_in_tear_down_fails_its_own_test_only(conftest: str) -> None:
+    """The child is gone, and the next test finds everything torn down."""
+    files = {"conftest.py": ALARM + conftest, "test_it.py": SLOW_TEARDOWN}
+    result = run_batch(files, "user")
+    found = [verdict(result, f"test_it[{n}]") for n in "abcd"]
+    assert found == ["teardown failed", "passed", "teardown failed", "passed"], result.text
+
+
 # The runner is killed ----------------------------------------------------------------------------
 
 

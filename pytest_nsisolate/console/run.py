@@ -119,17 +119,25 @@ def main(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except (IsolatedRefusal, LostError) as error:
-        sys.stderr.write(f"run: {error}\n")
+        _say(str(error))
         return NOT_STARTED
     with session:
         status, said = session.serve()
         # One that comes too late must not take the place of the command's exit status.
         process.block_signals()
     if said:
-        # Unbuffered: with nobody there to read it the exit status would be the interpreter's 120.
-        with contextlib.suppress(OSError):
-            os.write(sys.stderr.fileno(), f"run: {said}\n".encode())
+        _say(said)
     return status
+
+
+def _say(text: str) -> None:
+    """To standard error, if there is one.
+
+    Unbuffered: with nobody there to read it the exit status would be the interpreter's 120.
+    """
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            os.write(sys.stderr.fileno(), f"run: {text}\n".encode())
 
 
 def _request(args: argparse.Namespace) -> IsolationRequest:

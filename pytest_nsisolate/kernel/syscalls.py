@@ -11,6 +11,7 @@ import ctypes
 import errno
 import functools
 import os
+import signal
 import struct
 import sys
 import threading
@@ -198,19 +199,28 @@ def unblock_signals(tid: int) -> None:
     Nobody may be tracing it already. It stops for a moment and goes on.
 
     :raises OSError: EPERM if tracing is not allowed; :class:`TimeoutError` if the thread does
-        not stop within 0.3 s (it sleeps uninterruptibly): then it stays traced, and its end must
-        be waited for by the calling process too.
+        not stop within 0.3 s (it sleeps uninterruptibly). Then it is killed, because a thread
+        that is still traced when it ends stays a zombie until its tracer has waited for it.
     """
     _ptrace(_PTRACE_SEIZE, tid)
     _ptrace(_PTRACE_INTERRUPT, tid)
-    deadline = monotonic() + _PTRACE_PATIENCE
-    while os.waitpid(tid, os.WNOHANG | _WAIT_ALL) == (0, 0):
-        if monotonic() > deadline:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        time.sleep(0.001)
+    if not _waited_for(tid):
+        os.kill(tid, signal.SIGKILL)
+        _waited_for(tid)
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
     mask = struct.pack("=Q", 0)
     _ptrace(_PTRACE_SETSIGMASK, tid, len(mask), mask)
     _ptrace(_PTRACE_DETACH, tid)
+
+
+def _waited_for(tid: int) -> bool:
+    """Whether a traced thread stops, or ends, before patience is over."""
+    deadline = monotonic() + _PTRACE_PATIENCE
+    while os.waitpid(tid, os.WNOHANG | _WAIT_ALL) == (0, 0):
+        if monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def _ptrace(request: int, tid: int, address: int = 0, data: bytes | None = None) -> None:

@@ -345,6 +345,17 @@ def test_exit_statuses_are_the_command_s() -> None:
             assert (arguments, process.returncode, out, err) == (arguments, status, b"", said)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [("--timeout 0.2 -- sleep 100", 124), ("--caps= --net -- true", 0), ("-- exit-5", 127)],
+)
+def test_without_standard_error(arguments: str, status: int) -> None:
+    """What cannot be said does not change the exit status."""
+    script = '"$@" 2>&-'
+    done = subprocess.run(["sh", "-c", script, "sh", *RUN, *arguments.split()], stdin=-3)
+    assert done.returncode == status
+
+
 def test_streams_that_are_no_terminal_are_inherited() -> None:
     """A pipe gets every byte, and those of standard error are not mixed in."""
     noise = random.Random(1).randbytes(500_000)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_nsisolate.jobcontrol import hold_signal, release_signal
+
 pytestmark = pytest.mark.isolated(init=True)
 
 expect = pytest.mark.expect
@@ -104,6 +106,17 @@ def test_without_init_orphans_stay() -> None:
     orphan = double_fork()
     select.select([os.pidfd_open(orphan)], [], [])
     assert "\nState:\tZ" in Path(f"/proc/{orphan}/status").read_text()
+
+
+@expect("passed")
+def test_signals_of_the_runner_are_plain_ones_from_inside() -> None:
+    """Those by which it holds a test and lets it go on, sent by the test itself."""
+    heard: list[int] = []
+    for number in (hold_signal(), release_signal()):
+        signal.signal(number, lambda number, frame: heard.append(number))
+        os.kill(1, number)
+        while number not in heard:
+            select.select([], [], [], 0.001)
 
 
 @expect("passed")
