@@ -76,5 +76,5 @@ def __getattr__(name: str) -> object:
         return getattr(view, name)
     if name in _CALLS:
         # Likewise the fixture's types, for annotations.
-        return getattr(importlib.import_module(f"{__name__}.{_CALLS[name]}"), name)
+        return getattr(importlib.import_module(f"{__name__}.calls.{_CALLS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

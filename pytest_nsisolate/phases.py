@@ -192,7 +192,9 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                 )
 
         measurement = isolation.measurement
-        with contextlib.nullcontext() if measurement is None else measurement.cloning():
+        cloning = contextlib.nullcontext() if measurement is None else measurement.cloning()
+        # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
+        with run.calls_lock, cloning:
             writer = launch.launch(plan, files, shared, run.held(), register)
     except StepError as error:
         if isolation.attempt is None:

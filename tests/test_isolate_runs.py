@@ -223,9 +223,11 @@ def test_a_run_of_calls_only_leaves_nothing() -> None:
 
 
 def test_anyio_on_both_of_its_backends(tmp_path: Path) -> None:
-    """A task is awaited under trio as under asyncio; who is cancelled leaves it at work."""
+    """A task is awaited under trio as under asyncio; who is cancelled leaves it at work, and who
+    waits for one that somebody else kills learns of it."""
     source = """
         import anyio, pytest, select
+        import pytest_nsisolate as nsi
         @pytest.mark.anyio
         @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
         async def test_it(isolate, anyio_backend):
@@ -241,7 +243,12 @@ def test_anyio_on_both_of_its_backends(tmp_path: Path) -> None:
                 await slow
             assert scope.cancelled_caught
             assert not slow.done()
-            slow.kill()
+            async with anyio.create_task_group() as group:
+                async def lost():
+                    with pytest.raises(nsi.IsolatedSignal): await slow
+                group.start_soon(lost)
+                await anyio.wait_all_tasks_blocked()
+                slow.kill()
             with pytest.raises(ZeroDivisionError):
                 await isolate.start(divmod, 1, 0)
     """

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from typing import Any, NamedTuple
 
 import pytest
@@ -261,6 +262,8 @@ ERRORS = (
     *(subprocess.TimeoutExpired("x", 1.5), SyntaxError("s", ("f", 1, 2, "text", 1, 3))),
     *(pytest.skip.Exception("why"), pytest.fail.Exception("why"), pytest.xfail.Exception("why")),
     *(pytest.exit.Exception("why", 3), KeyboardInterrupt(), ImportError("i")),
+    *(ModuleNotFoundError("m", name="a.b", path="/a"), AttributeError("t", name="t", obj=len)),
+    NameError("n", name="n"),
 )
 
 
@@ -275,9 +278,17 @@ def test_exceptions_cross(error: BaseException) -> None:
     assert {k: v for k, v in vars(found).items() if k != "__notes__"} == before
     for name in ("errno", "filename", "filename2", "code", "value", "start", "object", "lineno"):
         assert getattr(found, name, None) == getattr(error, name, None)
+    for name in ("name", "path"):
+        assert getattr(found, name, None) == getattr(error, name, None)
     assert found.__notes__[-1].startswith("In the isolated child:\nTraceback (most recent call")
     assert "raise error" in found.__notes__[-1]
     assert not ran
+
+
+def test_no_name_is_suggested_that_the_child_does_not_know() -> None:
+    """The object is not here; None, in its place, would have ``__le__``."""
+    found = thrown_over(AttributeError("no attribute '__len__'", name="__len__", obj=object()))
+    assert traceback.format_exception_only(found)[0] == "AttributeError: no attribute '__len__'\n"
 
 
 def test_groups_cross() -> None:

@@ -56,12 +56,13 @@ class Box:
         self._trusted = trusted
         # The budget is that of each function, and the keeper is a reaper itself.
         named = request.namespaces | {"pid"}
-        self._request = admitted(self._run, request.replace(namespaces=named))
-        keeping = self._request.replace(timeout=None, init=False)
         self._tasks: list[Task[Any]] = []
         self._closed = False
-        self.attempt = spawn(self._run, home.config, keeping, lambda files: _keep)
-        self._run.tasks.append(self)
+        with self._run.calls_lock:
+            self._request = admitted(self._run, request.replace(namespaces=named))
+            keeping = self._request.replace(timeout=None, init=False)
+            self.attempt = spawn(self._run, home.config, keeping, lambda files: _keep)
+            self._run.tasks.append(self)
         try:
             self.attempt.get_ready()
             ended = self.attempt.outcome
@@ -103,8 +104,9 @@ class Box:
         """As :meth:`run`, but without waiting; as ``isolate.start(func, ...)``."""
         __tracebackhide__ = True
         task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
-        self._tasks.append(task)
-        self._home.custody.take(task)
+        with self._run.calls_lock:
+            self._tasks = [*(other for other in self._tasks if not other.over), task]
+            self._home.custody.take(task)
         return task
 
     def command(
@@ -148,14 +150,17 @@ class Box:
 
     def close(self) -> None:
         """End everything in the box, and the box. May be called again."""
-        if self._closed or self._of is not here():
+        if self._of is not here():
             return
-        self._closed = True
-        try:
-            self.attempt.kill()
-        finally:
-            self.attempt.bury()
-            self._run.tasks.remove(self)
+        with self._run.calls_lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self.attempt.kill()
+            finally:
+                self.attempt.bury()
+                self._run.tasks.remove(self)
         for task in self._tasks:
             task.end()
 
@@ -181,11 +186,12 @@ class Box:
         __tracebackhide__ = True
         if self._of is not here():
             raise RuntimeError(f"{self!r} belongs to the process that has opened it")
-        if self._closed or self.attempt.wait(0):
-            raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
-        self._tasks = [task for task in self._tasks if not task.over]
-        keeper = self.attempt.end.pid1_pidfd
-        return Task(self._home, function, self._request, keeper)
+        with self._run.calls_lock:
+            if self._closed or self.attempt.wait(0):
+                raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
+            # Whoever closes the box gives the number of its pidfd away.
+            keeper = self.attempt.end.pid1_pidfd
+            return Task(self._home, function, self._request, keeper)
 
 
 def _keep(writer: FrameWriter) -> NoReturn:

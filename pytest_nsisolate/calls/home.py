@@ -6,12 +6,14 @@ function that ``isolate`` runs, a process that one of these forks. Numbers do no
 runner and child may both be 1.
 
 Consequence: an at-fork hook does. Each process makes its own state when it calls for the first
-time; what it has inherited belongs to somebody else.
+time; what it has inherited belongs to somebody else, and a lock perhaps to a thread that is not
+there.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 _here: list[object] = [object()]
 
+#: Held while the state of this process is made.
+_making = [threading.RLock()]
+
 
 def here() -> object:
     """This very process: another object in every copy of it."""
@@ -30,6 +35,7 @@ def here() -> object:
 
 def _after_fork() -> None:
     _here[0] = object()
+    _making[0] = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):  # nowhere else anything can be isolated
@@ -53,10 +59,11 @@ class Home:
     @property
     def run(self) -> Run:
         """The state that launches need; made anew in each process."""
-        if self._of is not here():
-            from pytest_nsisolate.run import Run
+        with _making[0]:
+            if self._of is not here():
+                from pytest_nsisolate.run import Run
 
-            self._run = Run(self._settings, nested=True)
-            self._of = here()
-            self.custody.forget()
-        return self._run
+                self._run = Run(self._settings, nested=True)
+                self._of = here()
+                self.custody.forget()
+            return self._run

@@ -81,7 +81,8 @@ class Isolate:
         """
         __tracebackhide__ = True
         task = self._task(func, args, kwargs)
-        self._home.custody.take(task)
+        with self._home.run.calls_lock:
+            self._home.custody.take(task)
         return task
 
     def open(self) -> Box:
@@ -101,7 +102,8 @@ class Isolate:
             text = "limits are of a test or a call, not of a box: isolate.using(limits=None).open()"
             raise pytest.UsageError(text)
         box = Box(self._home, self._request, trusted=self._trusted)
-        self._home.custody.take(box)
+        with self._home.run.calls_lock:
+            self._home.custody.take(box)
         return box
 
     def _task(

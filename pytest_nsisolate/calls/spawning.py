@@ -75,6 +75,12 @@ def spawn(
             files.close()
         if limits is not None and attempt is None:
             limits.release()
+        if attempt is not None:
+            # A Ctrl-C that has waited for the end of the fork: nobody will ask for this child.
+            try:
+                attempt.kill()
+            finally:
+                attempt.bury()
         if isinstance(error, StepError):
             raise refusal(run, outcome.refused_by(error), request) from None
         raise
@@ -132,6 +138,6 @@ def refusal(
     """What a call raises that this host does not let in."""
     step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
     why = why or explain(step.step, step.namespace, step.errno, run.host, user=request.user)
-    if may_be_skipped(request):
+    if may_be_skipped(request) and not refused.late:
         return pytest.skip.Exception(f"{outcome.REFUSED}{step} ({why.cause})")
     return IsolatedRefusal(step, why.cause, why.remedy)

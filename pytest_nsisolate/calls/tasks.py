@@ -73,8 +73,7 @@ class Task(Generic[T]):
         self._error: BaseException | None = None
         self.over = False
         self._asked = False
-        self._measurement: Measurement | None = run.measurement(home.config)
-        home.calls += 1
+        self._waiters = waiting.Waiters(run.calls_lock)
 
         def prepare(files: Output) -> Callable[[FrameWriter], NoReturn]:
             call = Call(
@@ -89,9 +88,12 @@ class Task(Generic[T]):
             self._handlers = call.handlers
             return call.run
 
-        measured = self._measurement is not None
-        self.attempt = spawn(run, home.config, request, prepare, join=join, measured=measured)
-        run.tasks.append(self)
+        with run.calls_lock:
+            self._measurement: Measurement | None = run.measurement(home.config)
+            home.calls += 1
+            measured = self._measurement is not None
+            self.attempt = spawn(run, home.config, request, prepare, join=join, measured=measured)
+            run.tasks.append(self)
         self._guarded(self.attempt.get_ready)
         if isinstance(self.attempt.outcome, outcome.Refused | outcome.Broken):
             self._conclude()
@@ -162,7 +164,10 @@ class Task(Generic[T]):
     async def _wait(self) -> T:
         __tracebackhide__ = True
         while not self.done():
-            await waiting.readable(self.attempt.watched(), self.attempt.seconds_left)
+            # What has been read, but not been taken yet, makes no descriptor readable.
+            there = self._guarded(lambda: self.attempt.wait(0))
+            seconds = 0 if there else self.attempt.seconds_left
+            await self._waiters.readable(self.attempt.watched(), seconds)
         return self.result()
 
     def __repr__(self) -> str:
@@ -229,10 +234,12 @@ class Task(Generic[T]):
         files = attempt.end.output
         texts = [output.read_text(fd) for fd in (files.stdout, files.stderr)]
         faults = _without_caller(output.read_text(files.fault)).strip()
-        attempt.let_go()
-        attempt.bury()
-        self.over = True
-        self._run.tasks.remove(self)
+        with self._run.calls_lock:
+            attempt.let_go()
+            attempt.bury()
+            self.over = True
+            self._run.tasks.remove(self)
+            self._waiters.wake()
         self._judge(ended, faults)
         if attempt.limits is not None and self._error is not None:
             met = attempt.limits.met_by_failure(limits.errnos(self._error))

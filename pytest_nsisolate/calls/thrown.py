@@ -2,14 +2,17 @@
 """Exceptions of a function that ran in a child, made again in its caller.
 
 Fact: an exception is its type, its ``args``, attributes, a traceback and other exceptions; its
-``__init__`` may want other arguments than ``args``, or do anything.
+``__init__`` may want other arguments than ``args``, or do anything. Some built-in types keep
+attributes outside of ``__dict__`` which ``args`` does not tell.
 
 Consequence: the type is found by its name, as :mod:`.values` finds classes, and the
 instance is made by the constructor of the nearest built-in type. It counts if it then says of
 itself what the child's said. Otherwise an :class:`~pytest_nsisolate.IsolatedError` tells of it. The
 traceback, with causes and contexts, comes as a note (PEP 678).
 
-What still fails: attributes that are not plain data stay behind, which the note says.
+What still fails: attributes that are not plain data stay behind, which the note says. So do,
+without a word, ``obj`` of an AttributeError, which may be anything, and ``name_from`` of an
+ImportError, at which :mod:`traceback` would import a module that the child has named.
 """
 
 from __future__ import annotations
@@ -32,8 +35,24 @@ _OUTCOMES: Final = {
     for outcome in (pytest.skip, pytest.fail, pytest.xfail, pytest.exit)
 }
 
+#: The attributes of a built-in type that are neither in ``args`` nor in ``__dict__``.
+_MEMBERS: Final[dict[type[BaseException], tuple[str, ...]]] = {
+    ImportError: ("name", "path"),
+    AttributeError: ("name",),
+    NameError: ("name",),
+}
+
+_OBJ: Final[Any] = vars(AttributeError)["obj"]
+
 #: Of a very long traceback the end is sent.
 _MOST_TEXT: Final = 200_000
+
+
+class _LeftThere:
+    """What ``obj`` was: :mod:`traceback` looks among its names for the one that was meant."""
+
+    def __dir__(self) -> list[str]:
+        return []
 
 
 def describe(error: BaseException, below: TracebackType | None) -> dict[str, object]:
@@ -63,12 +82,24 @@ def _describe(error: BaseException) -> dict[str, object]:
     except values.UnfitError as unfit:
         return {**data, "unfit": f"{unfit.where} has a value of type {unfit.type_name}"}
     kept, left = {}, []
-    for name, value in vars(error).items():
+    known = {name: member.__get__(error) for name, member in _members(type(error)).items()}
+    set_there = {name: value for name, value in known.items() if value is not None}
+    for name, value in {**vars(error), **set_there}.items():
         try:
             kept[name] = values.pack(value, name)
         except values.UnfitError:
             left.append(str(name))
     return {**data, "attributes": kept, "left": tuple(left)}
+
+
+def _members(kind: type[BaseException]) -> dict[str, Any]:
+    """The descriptors behind :data:`_MEMBERS`, for a class that hides them too."""
+    return {
+        name: vars(base)[name]
+        for base, names in _MEMBERS.items()
+        if issubclass(kind, base)
+        for name in names
+    }
 
 
 def _arguments(error: BaseException) -> tuple[object, ...]:
@@ -141,8 +172,14 @@ def _instance(kind: type[BaseException], data: dict[str, Any]) -> BaseException 
             return None
         made: BaseException = builtin.__new__(kind, *arguments)
         builtin.__init__(made, *arguments)
+        members = _members(kind)
         for name, value in data["attributes"].items():
-            object.__getattribute__(made, "__dict__")[name] = values.unpack(value)
+            if name in members:
+                members[name].__set__(made, values.unpack(value))
+            else:
+                object.__getattribute__(made, "__dict__")[name] = values.unpack(value)
+        if issubclass(kind, AttributeError) and "name" in data["attributes"]:
+            _OBJ.__set__(made, _LeftThere())
     except Exception:  # values that this type does not take, or a frame of the wrong shape
         return None
     return made

@@ -1,29 +1,69 @@
 # SPDX-License-Identifier: MIT
-"""Waiting for a child in an event loop, by its descriptors and without a thread."""
+"""Waiting for a child in an event loop, by its descriptors and without a thread.
+
+Fact: a descriptor that is closed leaves an epoll(7) without a word, and whoever ends the child
+closes all of them.
+
+Consequence: each that waits has an eventfd(2) among what it waits for, which is written then.
+"""
 
 from __future__ import annotations
 
+import os
 import select
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
 
-async def readable(descriptors: Iterable[int], seconds: float | None) -> None:
-    """Until one of these can be read from, or so many seconds are over.
+class Waiters:
+    """Who waits for one child.
 
-    :raises RuntimeError: outside of an event loop of asyncio or trio.
+    :param lock: held by who closes the child's descriptors.
     """
-    # One descriptor for all of them, and one that no other reader of the loop can have taken.
-    with select.epoll() as any_of:
-        for fd in descriptors:
-            any_of.register(fd, select.EPOLLIN)
-        trio = _trio()
-        if trio is None:
-            await _with_asyncio(any_of.fileno(), seconds)
-            return
-        with trio.CancelScope(deadline=_deadline(trio, seconds)):
-            await trio.lowlevel.wait_readable(any_of.fileno())
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self._bells: set[int] = set()
+        self._over = False
+
+    def wake(self) -> None:
+        """The descriptors are closed: nobody waits for them any more, or begins to."""
+        with self._lock:
+            self._over = True
+            for bell in self._bells:
+                os.eventfd_write(bell, 1)
+
+    async def readable(self, descriptors: Iterable[int], seconds: float | None) -> None:
+        """Until one of these can be read from, :meth:`wake`, or so many seconds are over.
+
+        :raises RuntimeError: outside of an event loop of asyncio or trio.
+        """
+        # One descriptor for all of them, and one that no other reader of the loop can have taken.
+        with select.epoll() as any_of:
+            bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                with self._lock:
+                    if self._over:
+                        return
+                    self._bells.add(bell)
+                    for fd in (bell, *descriptors):
+                        any_of.register(fd, select.EPOLLIN)
+                await _readable(any_of.fileno(), seconds)
+            finally:
+                with self._lock:
+                    self._bells.discard(bell)
+                    os.close(bell)
+
+
+async def _readable(descriptor: int, seconds: float | None) -> None:
+    trio = _trio()
+    if trio is None:
+        await _with_asyncio(descriptor, seconds)
+        return
+    with trio.CancelScope(deadline=_deadline(trio, seconds)):
+        await trio.lowlevel.wait_readable(descriptor)
 
 
 def _trio() -> Any:

@@ -17,6 +17,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -131,6 +132,17 @@ def test_threads_of_the_caller(isolate: Any) -> None:
     stop.set()
     other.join()
     assert found == [1, 1]
+
+
+@on_both_sides
+def test_from_many_threads(isolate: Any) -> None:
+    """One thread's call begins while that of another ends: each gets its own answer."""
+    with isolate.open() as box, ThreadPoolExecutor(4) as pool:
+        for call in (isolate, box.run):
+            found = pool.map(lambda n, call=call: call(lambda: (n, os.getpid() > 0)), range(60))
+            assert list(found) == [(n, True) for n in range(60)]
+        deep = pool.map(lambda n: isolate(lambda: isolate(lambda: n)), range(8))
+        assert list(deep) == list(range(8))
 
 
 @pytest.fixture(scope="session")
@@ -588,6 +600,83 @@ def test_asyncio(isolate: Any) -> None:
     first, second, third = asyncio.run(outer())
     assert (first, second) == (None, 1)
     assert isinstance(third, nsi.IsolatedTimeout)
+
+
+@on_both_sides
+def test_what_was_read_is_not_waited_for(isolate: Any) -> None:
+    """More records than one look takes in, of a function that has ended since."""
+    taken = []
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            select.poll().poll(10)
+            taken.append(record.getMessage())
+
+    def talk() -> None:
+        for n in range(25):
+            logger.error("%d", n)
+        os._exit(3)
+
+    logger = logging.getLogger("slow")
+    logger.addHandler(handler := Slow())
+    task = isolate.start(talk)
+    ended = select.poll()
+    ended.register(task.attempt.end.forked_pidfd, select.POLLIN)
+    ended.poll()
+    with pytest.raises(nsi.IsolatedExit, match="3"):
+        asyncio.run(_bounded(task))
+    logger.removeHandler(handler)
+    assert taken == [str(n) for n in range(25)]
+
+
+async def _bounded(awaitable: Any) -> Any:
+    """What would wait for ever fails."""
+    return await asyncio.wait_for(awaitable, 60)
+
+
+@on_both_sides
+def test_somebody_else_ends_what_is_awaited(isolate: Any) -> None:
+    """kill(), the box's close() and result() wake who waits for the task."""
+    ready, go = os.pipe()
+
+    def work() -> bytes:
+        return os.read(ready, 1)
+
+    async def outer(task: Any, end: Callable[[], Any]) -> Any:
+        waiting = [asyncio.ensure_future(_bounded(task)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        end()
+        return await asyncio.gather(*waiting)
+
+    task = isolate.start(work)
+    with pytest.raises(nsi.IsolatedSignal, match="SIGKILL"):
+        asyncio.run(outer(task, task.kill))
+    box = isolate.open()
+    with pytest.raises(nsi.IsolatedCrash):
+        asyncio.run(outer(box.start(work), box.close))
+    task = isolate.start(work)
+    assert asyncio.run(outer(task, lambda: (os.write(go, b"."), task.result()))) == [b".", b"."]
+    os.close(ready)
+    os.close(go)
+
+
+@on_both_sides
+def test_ctrl_c_at_the_fork(isolate: Any) -> None:
+    """Nothing is left of that call, and others go on, from another thread too."""
+    isolate(os.getpid)
+    before = descriptors(), descendants()
+    pressed = [signal.SIGINT]
+
+    def press() -> None:
+        if pressed:
+            os.kill(os.getpid(), pressed.pop())
+
+    os.register_at_fork(before=press)
+    with pytest.raises(KeyboardInterrupt):
+        isolate(select.select, [], [], [])
+    assert (descriptors(), descendants()) == before
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(isolate, os.getpid).result(60) == 1
 
 
 @on_both_sides
