@@ -15,13 +15,19 @@ from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.host import header_line
 from pytest_nsisolate.outcome import REFUSED, headline
 from pytest_nsisolate.request import IsolationRequest, resolve_all
-from pytest_nsisolate.run import Run
+from pytest_nsisolate.run import RUN, Run
 
 #: The reason of a skip by ``--nsisolate=none``.
 LEFT_OUT: Final = "left out by --nsisolate=none"
 
 #: Under this name a worker of pytest-xdist tells the controller of a usage error.
 _WORKER_ERROR: Final = "nsisolate_usage_error"
+
+#: And under this one of what its host has not given.
+_WORKER_NOTES: Final = "nsisolate_notes"
+
+#: In the controller: what its workers have told, each sentence once.
+_NOTES: Final = pytest.StashKey[dict[str, None]]()
 
 
 def refuse_namesake(config: pytest.Config) -> None:
@@ -119,10 +125,13 @@ class _NothingToRun:
 
 
 def raise_for_worker(node: Any) -> None:
+    """In the controller: take what a worker of pytest-xdist has told in its last message.
+
+    :raises pytest.UsageError: if it met one.
     """
-    :raises pytest.UsageError: in the controller, if a worker of pytest-xdist met one.
-    """
-    error = getattr(node, "workeroutput", {}).get(_WORKER_ERROR)
+    output = getattr(node, "workeroutput", {})
+    node.config.stash.setdefault(_NOTES, {}).update(dict.fromkeys(output.get(_WORKER_NOTES, ())))
+    error = output.get(_WORKER_ERROR)
     if error is not None:
         raise pytest.UsageError(str(error))
 
@@ -143,7 +152,13 @@ def explain_comparison(operator: str, left: object, right: object) -> list[str] 
 
 
 def dress(config: pytest.Config) -> None:
-    """Reports of xdist's workers are shown with the colours of the controller's terminal."""
+    """Reports of xdist's workers are shown with the colours of the controller's terminal.
+
+    A worker hands over what its host has not given.
+    """
+    output: dict[str, Any] | None = getattr(config, "workeroutput", None)
+    if output is not None:
+        output[_WORKER_NOTES] = _notes(config.stash[RUN])
     reporter: Any = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None and config.pluginmanager.hasplugin("dsession"):
         from pytest_nsisolate.postmortem import section
@@ -153,7 +168,7 @@ def dress(config: pytest.Config) -> None:
 
 
 def summarize(terminalreporter: Any, run: Run) -> None:
-    """The lines at the end, counted over all workers: left out, refused, not as un-isolated."""
+    """The lines at the end, for all workers: left out, refused, in another way than expected."""
     stats: dict[str, list[Any]] = terminalreporter.stats
     reports = [report for key in ("error", "failed", "skipped") for report in stats.get(key, ())]
     texts = [headline(getattr(report, "longrepr", None)) for report in reports]
@@ -162,8 +177,16 @@ def summarize(terminalreporter: Any, run: Run) -> None:
         terminalreporter.write_line(f"nsisolate: {_tests(left_out)} {LEFT_OUT}", yellow=True)
     for reason, count in _refusals(reports):
         terminalreporter.write_line(f"nsisolate: {_tests(count)} refused: {reason}", red=True)
+    told = terminalreporter.config.stash.get(_NOTES, {})
+    for line in dict.fromkeys((*_notes(run), *told)):
+        terminalreporter.write_line(line, yellow=True)
     for line in run.remarks.lines():
         terminalreporter.write_line(line, yellow=True)
+
+
+def _notes(run: Run) -> list[str]:
+    """What this process's checks of the host have to say, if it has made any."""
+    return [*run.host_check.notes()] if "pytest_nsisolate.host.probe" in sys.modules else []
 
 
 def _refusals(reports: Iterable[Any]) -> list[tuple[str, int]]:

@@ -216,7 +216,7 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     # Inside, getppid() is 0: without a session of its own, kill(getppid()) in a test would hit the
     # runner's whole process group, and TIOCSTI could type into the runner's terminal.
     named("setsid", os.setsid)
-    process.forbid_core_files()
+    process.forbid_core_files(for_good=plan.own_keyring)
     if plan.own_keyring:
         keyring.leave_session_keyring()
     if plan.limits is not None:

@@ -139,6 +139,8 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
     ),
     # What the runner inherits.
     "few-descriptors": ("prlimit", "--nofile=16"),
+    "few-descriptors-user": (*_AS_USER, "prlimit", "--nofile=20"),
+    "hardly-any-descriptor": (*_AS_USER, "prlimit", "--nofile=6"),
     "few-processes": (*_NOBODY, "prlimit", "--nproc=1"),
     "sigchld-ignored": _shell(*_AS_USER, script='trap "" CHLD; exec "$@"'),
     "pid-1": (*_AS_ROOT, *_INIT),
@@ -150,7 +152,9 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
     "filtered-kill": _filter("unshare=KILL"),
     "filtered-mount": _filter("mount=EPERM"),
     "mount-denied": _filter("mount=EACCES"),
+    "mount-denied-user": (*_AS_USER, *_filter("mount=EACCES")),
     "no-pidfd": _filter("pidfd_open=ENOSYS"),
+    "no-pidfd-user": (*_AS_USER, *_filter("pidfd_open=ENOSYS")),
     "no-fork": _filter("clone=EAGAIN", "clone3=ENOSYS"),
     "fork-kills": _filter("clone=KILL", "clone3=KILL"),
 }

@@ -83,6 +83,12 @@ def test_a_world_in_which_nothing_was_done_is_short(worlds: Result) -> None:
 
 
 @NEEDS_NAMESPACES
+def test_a_limit_is_no_mount_of_the_test_s(worlds: Result) -> None:
+    """In a group of its own the mounts of cgroups have another root."""
+    assert view_of(worlds, "test_limited") == ALONE
+
+
+@NEEDS_NAMESPACES
 def test_a_network_that_is_not_the_test_s_own_is_not_shown(worlds: Result) -> None:
     """Neither its interfaces and routes, nor sockets of processes outside."""
     shown = view_of(worlds, "test_shares_the_network")

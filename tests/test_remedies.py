@@ -239,7 +239,13 @@ CASES = [
     Expected("write cgroup.subtree_control", None, errno.EBUSY, "has processes", "Delegate=yes"),
     Expected("write cgroup.subtree_control", None, errno.ENOENT, "cgroup v1", "unified_cgroup"),
     Expected("find a cgroup", None, errno.ENODEV, "delegated to uid 1000", "Delegate=yes"),
-    Expected("mkdir cgroup", None, errno.EROFS, "is read-only", "/sys/fs/cgroup:rw"),
+    Expected(
+        "mkdir cgroup",
+        None,
+        errno.EROFS,
+        "is read-only",
+        "--cgroupns=host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw",
+    ),
     Expected(
         *("mkdir cgroup", None, errno.EACCES, "not delegated to uid 1000"),
         "systemd-run --user --scope -p Delegate=yes pytest",

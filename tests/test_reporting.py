@@ -79,6 +79,30 @@ def test_must_work_turns_the_skip_into_a_failure_again(tmp_path: Path) -> None:
     assert result.summary == "2 passed, 2 errors", result.text
 
 
+IMPLIED = """
+import os, pytest
+@pytest.mark.isolated
+@pytest.mark.parametrize("n", range(4))
+def test_it(n): assert os.getpid() == 1
+def test_plain(): pass
+"""
+
+
+@NEEDS_HOSTS
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "2")], ids=["alone", "workers"])
+def test_a_user_namespace_that_is_left_out_is_told(
+    tmp_path: Path, workers: tuple[str, ...]
+) -> None:
+    """Once for all tests and workers, with step and cause, also where everything must work."""
+    prefix, must_work = HOSTS["no-user-root"], {"NSISOLATE_MUST_WORK": "1"}
+    result = run_source(tmp_path, IMPLIED, *workers, prefix=prefix, env=must_work)
+    assert (result.returncode, len(result.passed())) == (0, 5), result.text
+    (line,) = (line for line in result.stdout.splitlines() if "without user" in line)
+    step = "unshare(CLONE_NEWUSER) for the user namespace: ENOSPC"
+    assert line.startswith(f"nsisolate: without user: {step}, "), result.text
+    assert "(user.max_user_namespaces = 0)" in line
+
+
 @NEEDS_HOSTS
 def test_the_same_tests_pass_where_nothing_is_refused(tmp_path: Path) -> None:
     """Negative control: the same kind of host without the limit."""

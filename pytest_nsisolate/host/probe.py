@@ -96,6 +96,7 @@ class HostCheck:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._verdicts: dict[tuple[frozenset[str], UserMode, bool], Verdict] = {}
+        self._notes: dict[str, None] = {}
 
     def probe(self, namespaces: frozenset[str], user: UserMode, named: frozenset[str]) -> Verdict:
         """The verdict on a request; forks for the first one of its kind (:func:`probe`)."""
@@ -103,6 +104,10 @@ class HostCheck:
         verdict = self._verdicts.get(kind)
         if verdict is None or _may_pass(verdict):
             verdict = self._verdicts[kind] = probe(namespaces, user, named, self.host)
+            refusal = verdict.user_refusal
+            if refusal is not None:
+                note = f"nsisolate: without user: {refusal.headline()}: {refusal.cause}"
+                self._notes[note] = None
         return verdict
 
     def try_limit(self, namespaces: frozenset[str], user: UserMode) -> Refusal | None:
@@ -114,16 +119,8 @@ class HostCheck:
         return _refusal(Denial(error, None), "none", self.host)
 
     def notes(self) -> tuple[str, ...]:
-        """What users should know of the verdicts so far, one line each, for the terminal."""
-        found: dict[str, None] = {}
-        for verdict in self._verdicts.values():
-            if verdict.refusal is not None:
-                refusal = verdict.refusal
-                found[f"nsisolate: refused: {refusal.headline()}: {refusal.cause}"] = None
-            elif verdict.user_refusal is not None:
-                refusal = verdict.user_refusal
-                found[f"nsisolate: without user: {refusal.headline()}: {refusal.cause}"] = None
-        return tuple(found)
+        """What no report says: why tests ran without their user namespace; one line each."""
+        return tuple(self._notes)
 
 
 def _may_pass(verdict: Verdict) -> bool:

@@ -113,27 +113,40 @@ def _sigmask() -> tuple[Callable[[int, frozenset[int]], Iterable[int]], frozense
     return getattr(change, "__wrapped__", change), frozenset(map(int, signal.valid_signals()))
 
 
-def forbid_core_files() -> None:
+def forbid_core_files(*, for_good: bool) -> None:
     """Leave no core file, and start no helper of ``core_pattern`` on the host.
 
     The limit is one byte and not zero: with zero a helper still gets the dump (core(5)).
 
+    :param for_good: lower the hard limit as well, which nobody raises again but with
+        CAP_SYS_RESOURCE against the first user namespace (setrlimit(2)).
     :raises StepError: ``setrlimit(RLIMIT_CORE)``.
     """
-    setrlimit, core, limits = _core_limit()
+    resource, soft, hard = _core_limit()
     try:
-        setrlimit(core, limits)
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (soft, soft if for_good else hard))
+        except ValueError:
+            # A fixture of the runner's has lowered the hard limit meanwhile.
+            _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+            soft = _one_byte_of(hard)
+            resource.setrlimit(resource.RLIMIT_CORE, (soft, soft if for_good else hard))
     except OSError as error:
         raise step_error("setrlimit(RLIMIT_CORE)", None, error) from error
 
 
 @functools.cache
-def _core_limit() -> tuple[Callable[[int, tuple[int, int]], None], int, tuple[int, int]]:
+def _core_limit() -> tuple[Any, int, int]:
+    """The module, which is imported in the runner, and the limits: soft, and hard as it is."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    soft = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
-    return resource.setrlimit, resource.RLIMIT_CORE, (soft, hard)
+    return resource, _one_byte_of(hard), hard
+
+
+def _one_byte_of(hard: int) -> int:
+    # RLIM_INFINITY is -1.
+    return 1 if hard < 0 else min(1, hard)
 
 
 def close_all_but(*kept: int) -> None:

@@ -9,6 +9,9 @@ from typing import Final
 from pytest_nsisolate.remedies import places
 from pytest_nsisolate.remedies.table import REPORT, UNCONFINE, Row, always
 
+#: With a cgroup namespace of its own a container sees no group below which it may make others.
+_CONTAINER: Final = "Docker, Podman: --cgroupns=host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw"
+
 _CGROUP: Final = r"(find|mkdir|join|write) (the |a )?cgroup"
 
 LIMITS: Final = (
@@ -26,8 +29,7 @@ LIMITS: Final = (
         "nothing here holds it: a cgroup has to be the runner's to divide, RLIMIT_NPROC does not"
         " bind root, and kernel.pid_max of a PID namespace begins at 300 processes",
         "ask for 300 processes or more (Linux 6.14), or for none (None); or let the runner have"
-        " cgroups: " + places.DELEGATE + "; Docker, Podman: --cgroupns=private --volume"
-        " /sys/fs/cgroup:/sys/fs/cgroup:rw",
+        " cgroups: " + places.DELEGATE + "; " + _CONTAINER,
     ),
     Row(
         "limit files",
@@ -73,8 +75,7 @@ LIMITS: Final = (
         (EROFS,),
         always,
         "the cgroup file system is read-only, as in a container",
-        "Docker, Podman: --cgroupns=private --volume /sys/fs/cgroup:/sys/fs/cgroup:rw; without it"
-        " rlimits have to do",
+        _CONTAINER + "; without it rlimits have to do",
     ),
     Row(
         _CGROUP,

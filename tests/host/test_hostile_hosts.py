@@ -3,7 +3,7 @@
 
 The doctor's reports are a page of the documentation, ``docs/hosts.md``, which is written here:
 
-    NSISOLATE_UPDATE_DOCS=1 pytest -n 0 tests/test_hostile_hosts.py
+    NSISOLATE_UPDATE_DOCS=1 pytest -n 0 tests/host/test_hostile_hosts.py
 """
 
 from __future__ import annotations
@@ -99,6 +99,11 @@ EXPECTED: Final = (
         "It can have a user namespace like anybody else, and everything in it.",
     ),
     Expected(
+        *("no-setfcap", "Uid 0 without CAP_SETFCAP"),
+        "Since Linux 5.12 uid 0 is not mapped into a user namespace without it."
+        " Root does without one, because nobody has named it.",
+    ),
+    Expected(
         *("docker", "Docker, as root"),
         "The default profile, capabilities and masks; GitLab's docker executor, container jobs of"
         " GitHub Actions and CircleCI's docker executor are the same.",
@@ -159,6 +164,11 @@ EXPECTED: Final = (
         ("AppArmor", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
     ),
     Expected(
+        *("mount-denied-user", "A security module that forbids mounting"),
+        "As AppArmor's docker-default and SELinux do; here it is a filter with their EACCES.",
+        *(("make / private", "EACCES"), ("apparmor=unconfined", "label=disable")),
+    ),
+    Expected(
         *("no-net", "user.max_net_namespaces = 0", "A limit takes one namespace away."),
         *(("unshare(CLONE_NEWNET)", "ENOSPC"), ("sysctl -w user.max_net_namespaces=16384",)),
         pid=True,
@@ -181,6 +191,10 @@ EXPECTED: Final = (
         pid=True,
     ),
     Expected(
+        *("masked-sys", "A masked /sys, as root"),
+        "Root does without the user namespace here, too.",
+    ),
+    Expected(
         *("masked-proc-user", "A masked /proc, as an ordinary user"),
         "As lxcfs does it; nothing is run with a stale `/proc` instead.",
         *(("mount proc", "EPERM"), MASKED),
@@ -188,6 +202,16 @@ EXPECTED: Final = (
     Expected(
         *("chroot", "A chroot", "schroot, mock, sbuild."),
         *(NEWUSER, ("in a chroot", "pivot_root")),
+    ),
+    Expected(
+        *("unmapped", "A user namespace without an id map"),
+        "`unshare --user` alone: everybody is nobody in it.",
+        *(NEWUSER, ("are not mapped", "unshare --map-current-user")),
+    ),
+    Expected(
+        *("no-pidfd-user", "No pidfd_open(2)"),
+        "A kernel before 5.3, gVisor, or a filter that does not know the call.",
+        *(("pidfd_open", "ENOSYS"), ("Linux 5.3 or newer",)),
     ),
     Expected("no-new-privs", "no_new_privs", "It takes nothing that is needed."),
     Expected(
@@ -223,6 +247,8 @@ def neutral(report: str) -> str:
     report = re.sub(limits, "", report, flags=re.MULTILINE)
     report = report.replace("Everything works, but for some limits.", "Everything works.")
     report = report.replace(os.path.realpath(sys.executable), "/usr/bin/python3")
+    report = re.sub(r"\(label here: .*\)$", "(label here: ...)", report, flags=re.MULTILINE)
+    report = re.sub(r"the kernel \([\d.]+\)", "the kernel (VERSION)", report)
     return re.sub(r"\(covered: (/[^,)]+), [^)]*\)", r"(covered: \1, ...)", report).rstrip()
 
 
@@ -260,7 +286,8 @@ def compare_with_page(title: str, text: str) -> None:
 
 
 LIMITS: Final = "Every user.max_*_namespaces = 0"
-TITLES: Final = (*(host.title for host in EXPECTED), LIMITS)
+DESCRIPTORS: Final = "ulimit -n 6"
+TITLES: Final = (*(host.title for host in EXPECTED), DESCRIPTORS, LIMITS)
 
 
 def test_the_page_has_these_hosts_and_no_others() -> None:
@@ -307,6 +334,38 @@ def test_a_host(host: Expected, folder: Path) -> None:
     # Not a line of a refused test has run.
     assert {line.split()[1] for line in result.journal} == {n.removeprefix("test_") for n in passed}
     compare_with_page(host.title, section(host, report, result))
+
+
+def test_few_descriptors(folder: Path) -> None:
+    """The doctor begins, and is told; pytest needs more, and so does each test, wherever it is."""
+    command = [sys.executable, "-m", "pytest_nsisolate", "doctor"]
+    done = subprocess.run(
+        [*HOSTS["hardly-any-descriptor"], *command],
+        env=inner_environment(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    remedy = "raise the limit (ulimit -n), or find what leaves files open"
+    assert f"remedy: {remedy}" in done.stdout
+
+    result = run_suite(
+        write_files(folder, SUITE), prefix=HOSTS["few-descriptors-user"], cache=False
+    )
+    for name in ("test_marked", "test_pid"):
+        refused = result.failure(name)
+        assert re.match(r"isolation refused: .*: EMFILE, ", refused), result.text
+        assert f"remedy: {remedy}" in refused
+    assert (result.passed(), result.journal) == (set(), [])
+
+    what = (
+        "pytest itself needs more.\n"
+        "With `ulimit -n 20` it runs, and a marked test is an error with the same cause and remedy,"
+        " at the step that found no descriptor left."
+    )
+    block = f"```text\n{neutral(done.stdout)}\n```"
+    compare_with_page(DESCRIPTORS, f"## {DESCRIPTORS}\n\n{what}\n\n{block}\n")
 
 
 EACH_LIMIT: Final = """

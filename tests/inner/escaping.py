@@ -78,6 +78,9 @@ def descriptors() -> dict[int, str]:
     return found
 
 
+#: The runner's hard limit of core files.
+OLD_CORE_LIMIT: Final = resource.getrlimit(resource.RLIMIT_CORE)[1]
+
 #: Of pytest and its other plugins, before this one has opened anything.
 OLD: Final = set(descriptors().values())
 
@@ -359,8 +362,11 @@ def test_no_typing_into_an_inherited_terminal(
 
 @expect
 def test_no_core_file_and_no_helper() -> None:
-    """A crash starts no helper of ``core_pattern`` and leaves no file: the limit is one byte."""
-    assert resource.getrlimit(resource.RLIMIT_CORE)[0] <= 1
+    """A crash starts no helper of ``core_pattern`` and leaves no file: one byte, and for good."""
+    assert resource.getrlimit(resource.RLIMIT_CORE) in ((0, 0), (1, 1))
+    for hard in (2, resource.RLIM_INFINITY):
+        with pytest.raises(ValueError, match="not allowed to raise maximum limit"):
+            resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 
 
 @expect
@@ -410,6 +416,16 @@ def test_the_hosts_powers_by_name(
     assert {name: refused(attempt) for name, (attempt, _, _) in CALLS.items()} == outside
     assert nodes("/dev").keys() >= {path for path in host_nodes if "/pts/" not in path}
     assert call(250, 219, KEYCTL_READ, secret, ctypes.create_string_buffer(8), 8, 0) == 6
+
+
+@pytest.mark.skipif(not ROOT, reason="for the host's root")
+@pytest.mark.isolated(user=False)
+@expect
+def test_the_hosts_powers_and_core_files() -> None:
+    """There a test raises the limit as far as the runner may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    assert (soft in (0, 1), hard) == (True, OLD_CORE_LIMIT)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
 
 
 @pytest.mark.skipif(not ROOT, reason="for the host's root")

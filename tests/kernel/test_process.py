@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import signal
 import time
@@ -204,3 +205,31 @@ def test_only_what_a_namespace_holds_counts(user_world: World) -> None:
         return process.alone() and namespaces.identities()["pid"] != 0
 
     assert user_world.run(body) is True
+
+
+def test_a_limit_of_core_files_that_was_lowered_meanwhile_stays(user_world: World) -> None:
+    """The hard limit as it was when the runner was asked would be a raise, and is no refusal."""
+
+    def body() -> list[tuple[int, int]]:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        found = []
+        for for_good in (False, True):
+            process.forbid_core_files(for_good=for_good)
+            found.append(resource.getrlimit(resource.RLIMIT_CORE))
+        return found
+
+    assert user_world.run(body) == [(0, 0), (0, 0)]
+
+
+def test_core_files_are_forbidden_for_good(user_world: World) -> None:
+    """The hard limit as well; else it stays as it was."""
+
+    def body() -> list[int]:
+        found = []
+        for for_good in (False, True):
+            process.forbid_core_files(for_good=for_good)
+            found.append(resource.getrlimit(resource.RLIMIT_CORE)[1])
+        return found
+
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    assert user_world.run(body) == [hard, hard if 0 <= hard <= 1 else 1]
