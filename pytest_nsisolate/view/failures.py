@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from pytest_nsisolate.view.tables import Labels, counted, indented, noun, table
 
 #: What a marker has to say for the test to have its own of each kind.
 _MARKERS = {"user": "user=True", "time": "time=0"}
+
+#: More names than these are counted.
+_MOST_NAMES: Final = 8
 
 
 def failure(
@@ -31,10 +35,10 @@ def failure(
     :param text: what was there, as text.
     :param hint: an obvious cause, or way out.
     """
-    lines = [what, f"expected: {expected}", f"seen: {seen}"]
+    lines = [_clean(line) for line in (what, f"expected: {expected}", f"seen: {seen}")]
     lines += indented(text or table(rows, labels=labels))
     if hint is not None:
-        lines.append(f"hint: {hint}")
+        lines.append(_clean(f"hint: {hint}"))
     return AssertionError("\n".join(lines))
 
 
@@ -42,6 +46,14 @@ def number_of(rows: Iterable[object], default: str) -> str:
     """``2 sockets``, ``no processes``."""
     rows = list(rows)
     return counted(len(rows), noun(rows, default))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in order, the first few of many."""
+    names = sorted(names)
+    if len(names) > _MOST_NAMES:
+        return f"{', '.join(names[:_MOST_NAMES])} and {len(names) - _MOST_NAMES} more"
+    return ", ".join(names)
 
 
 def no_own(kind: str) -> str:
@@ -56,3 +68,8 @@ def no_own(kind: str) -> str:
 def bound(within: float) -> str:
     """How long was waited, at the end of what was expected."""
     return f" within {within:g} s" if within else ""
+
+
+def _clean(line: str) -> str:
+    # A program gives its process any name, and a control character would break the line.
+    return "".join(c if c.isprintable() else "?" for c in line)

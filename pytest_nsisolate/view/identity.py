@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +12,12 @@ from typing import Final, NamedTuple
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.marker import TimeOffsets
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
+from pytest_nsisolate.view.ownproc import check_proc
 
 _SECCOMP: Final = {"0": "disabled", "1": "strict", "2": "filter"}
+
+#: A set of capabilities is a word of so many bits (capabilities(7)).
+_BITS: Final = 64
 
 
 _EXEC_TRIES: Final = 5
@@ -57,13 +62,19 @@ class Limit:
 def capability_name(text: str) -> str:
     """A name as in :class:`Capabilities`: ``net_admin`` is ``CAP_NET_ADMIN``.
 
-    :raises ValueError: for a name that is no capability.
+    :raises ValueError: for a name that is no capability, and the number of one that has a name.
     """
     name = text.upper()
     name = name if name.startswith("CAP_") else f"CAP_{name}"
-    if name not in CAPABILITY_NAMES and not name[4:].isdigit():
+    if name in CAPABILITY_NAMES:
+        return name
+    number = int(name[4:]) if name[4:].isdecimal() else _BITS
+    if number >= _BITS:
         raise ValueError(f"{text!r} is no capability")
-    return name
+    if number < len(CAPABILITY_NAMES):
+        # No set has it by its number, so that it would be missing from each.
+        raise ValueError(f"{text!r} is written {CAPABILITY_NAMES[number]!r}")
+    return f"CAP_{number}"
 
 
 def read_extents(path: str) -> tuple[IdExtent, ...]:
@@ -156,15 +167,18 @@ def read_clock_offsets() -> TimeOffsets:
 def read_environment(pid: int) -> Mapping[str, str]:
     """What a process was started with (``/proc/PID/environ``).
 
-    :raises OSError: if there is no such process, or it is somebody else's.
+    :raises OSError: if there is no such process, or it is somebody else's, or if ``/proc`` is not
+        that of this PID namespace.
     """
-    text = ""
+    check_proc()
+    text = b""
     for _ in range(_EXEC_TRIES):
-        with open(f"/proc/{pid}/environ", encoding="utf-8", errors="surrogateescape") as file:
+        # No text mode: it would make one newline of a carriage return.
+        with open(f"/proc/{pid}/environ", "rb") as file:
             text = file.read()
         if text:
             break
         # It may be in the middle of an exec, as in processes.py; or it has none.
         time.sleep(_EXEC_PAUSE)
-    pairs = (entry.partition("=") for entry in text.split("\0") if entry)
+    pairs = (entry.partition("=") for entry in os.fsdecode(text).split("\0") if entry)
     return ReadOnlyMapping({name: value for name, _, value in pairs})

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.view.failures import failure, no_own
+from pytest_nsisolate.view.failures import failure, listed, no_own
 from pytest_nsisolate.view.identity import capability_name
 from pytest_nsisolate.view.processes import Process
 from pytest_nsisolate.view.readings import Readings
@@ -129,7 +129,4 @@ def _set(name: CapabilitySet, of: Process | int | None) -> str:
 
 
 def _summary(held: frozenset[str]) -> str:
-    names = sorted(held)
-    if len(names) > 8:
-        return f"{', '.join(names[:8])} and {len(names) - 8} more"
-    return ", ".join(names) or "none"
+    return listed(held) or "none"

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 
 from pytest_nsisolate.view import waiting
-from pytest_nsisolate.view.failures import bound, failure, no_own, number_of
+from pytest_nsisolate.view.failures import bound, failure, listed, no_own, number_of
 from pytest_nsisolate.view.network import Interface, Route, as_network, route_to
 from pytest_nsisolate.view.readings import Readings
 
@@ -31,8 +32,8 @@ class NetworkAssertions(Readings):
             return
         parts = [("missing", wanted - found), ("too much", found - wanted)]
         raise failure(
-            "; ".join(f"{word}: {_list(those)}" for word, those in parts if those),
-            expected=f"the interfaces {_list(wanted)}" if wanted else "no interface",
+            "; ".join(f"{word}: {listed(those)}" for word, those in parts if those),
+            expected=f"the interfaces {listed(wanted)}" if wanted else "no interface",
             seen=number_of(interfaces, "interface"),
             rows=interfaces,
             hint=None if "net" in self.isolated else no_own("net"),
@@ -59,16 +60,17 @@ class NetworkAssertions(Readings):
         """
         __tracebackhide__ = True
         wanted = {"up": up, "address": address, "mtu": mtu, "kind": kind}
+        interfaces: tuple[Interface, ...] = ()
+        there: list[Interface] = []
 
-        def look() -> Interface | None:
-            found = [interface for interface in self.interfaces if interface.name == name]
-            return found[0] if found and not _otherwise(found[0], wanted) else None
+        def look() -> bool:
+            nonlocal interfaces
+            interfaces = self.interfaces
+            there[:] = [interface for interface in interfaces if interface.name == name]
+            return bool(there) and not _otherwise(there[0], wanted)
 
-        fitting = waiting.until(look, within)
-        if fitting is not None:
-            return fitting
-        interfaces = self.interfaces
-        there = [interface for interface in interfaces if interface.name == name]
+        if waiting.until(look, within):
+            return there[0]
         wishes = [f"{key} {value}" for key, value in wanted.items() if value is not None]
         raise failure(
             f"interface {name} is not as expected" if there else f"there is no interface {name}",
@@ -96,7 +98,8 @@ class NetworkAssertions(Readings):
     ) -> Route:
         """There is an entry in the routing tables; what is left out does not matter.
 
-        :param destination: ``10.0.0.0/8``, an address, or ``default``.
+        :param destination: ``10.0.0.0/8``, an address, or ``default``; ``0.0.0.0/0`` and ``::/0``
+            are the default of one version.
         :param via: the gateway.
         :param interface: its name.
         :param table: ``main``, ``local``, a number as text; None: any.
@@ -106,25 +109,31 @@ class NetworkAssertions(Readings):
         """
         __tracebackhide__ = True
         network = as_network(destination)
+        version = None if destination == "default" else ip_network(destination, False).version
+        routes: list[Route] = []
 
         def fits(route: Route) -> bool:
             return (
                 route.destination in (network, destination)
+                and version in (None, route.version)
                 and via in (None, route.gateway)
                 and interface in (None, route.interface)
-                and table in (None, route.table)
                 and kind in (None, route.kind)
             )
 
-        found = waiting.until(lambda: [r for r in self.routes if fits(r)], within)
+        def look() -> list[Route]:
+            routes[:] = [route for route in self.routes if table in (None, route.table)]
+            return [route for route in routes if fits(route)]
+
+        found = waiting.until(look, within)
         if found:
             return found[0]
-        routes = [route for route in self.routes if table in (None, route.table)]
+        wanted = destination if network == "default" else network
         options = {"via": via, "interface": interface, "kind": kind}
         wishes = [f"{key} {value}" for key, value in options.items() if value is not None]
         raise failure(
             f"no such route to {destination}",
-            expected=" ".join([f"a route to {network}", *wishes])
+            expected=" ".join([f"a route to {wanted}", *wishes])
             + (f" in table {table}" if table else "")
             + bound(within),
             seen=number_of(routes, "route"),
@@ -146,10 +155,6 @@ class NetworkAssertions(Readings):
                 rows=[route],
                 hint=None if "net" in self.isolated else no_own("net"),
             )
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 def _otherwise(interface: Interface, wanted: Mapping[str, object]) -> list[str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
 from pytest_nsisolate.view import waiting
@@ -77,7 +77,8 @@ class ProcessAssertions(Readings):
         if not zombies:
             return
         mine = [process for process in zombies if process.ppid == self.pid]
-        hint = "their parent, this test, has not waited for them: Popen.wait(), os.waitpid(-1, 0)"
+        parent = "their parent" if len(mine) == len(zombies) else f"the parent of {len(mine)}"
+        hint = f"{parent}, this test, has not waited for them: Popen.wait(), os.waitpid(-1, 0)"
         if mine and self.pid == 1:
             hint += "; with init=True a reaper waits for orphans"
         raise failure(
@@ -111,23 +112,28 @@ class ProcessAssertions(Readings):
         """There is such a process, alive.
 
         :param which: its name, number, a condition (``lambda p: p.uid == 33``), or an object that
-            has a ``pid``. A name is that of the program or of the file that was started.
+            has a ``pid``. A name is that of the program or of the file that was started, without
+            its folder.
         :param count: there are exactly so many, one or more.
         :param within: seconds to wait for it.
         :returns: the first one, by number.
         """
         __tracebackhide__ = True
+        if count is not None and count < 1:
+            raise ValueError(f"count is 1 or more, not {count}; none is assert_no_process")
+        everybody: tuple[Process, ...] = ()
         found: list[Process] = []
 
         def look() -> bool:
-            found[:] = self._alive(which)
+            nonlocal everybody
+            everybody = self.processes
+            found[:] = _alive(everybody, which)
             return bool(found) if count is None else len(found) == count
 
-        if waiting.until(look, within) and found:
+        if waiting.until(look, within):
             return found[0]
         wanted = "a process" if count is None else f"exactly {count}"
-        everybody = self.processes
-        ended = [p for p in everybody if p.is_zombie and _matches(p, which)]
+        ended = [p for p in everybody if p.is_zombie and matches(p, which)]
         raise failure(
             f"{counted(len(found), 'process') if found else 'no process'} {_described(which)}",
             expected=f"{wanted} {_described(which)}{bound(within)}",
@@ -144,7 +150,7 @@ class ProcessAssertions(Readings):
         :param within: seconds to wait for its end.
         """
         __tracebackhide__ = True
-        found = self._until_none(lambda: self._alive(which), within)
+        found = self._until_none(lambda: _alive(self.processes, which), within)
         if found:
             raise failure(
                 f"there is a process {_described(which)}",
@@ -167,10 +173,13 @@ class ProcessAssertions(Readings):
         adopter = self._adopter
         session = os.getsid(0)
         wrong: list[str] = []
+        everybody: tuple[Process, ...] = ()
         found: list[Process] = []
 
         def look() -> Process | None:
-            found[:] = self._alive(which)
+            nonlocal everybody
+            everybody = self.processes
+            found[:] = _alive(everybody, which)
             for process in found:
                 wrong[:] = _short_of_daemon(process, adopter, session, cwd)
                 if not wrong:
@@ -184,14 +193,11 @@ class ProcessAssertions(Readings):
             f"no daemon {_described(which)}" if not found else f"{found[-1]} is no daemon",
             expected=f"a daemon {_described(which)}{bound(within)}",
             seen="; ".join(wrong) if found else "no such process",
-            rows=found or self.processes,
+            rows=found or everybody,
             labels=self._labels,
         )
 
     # Shared --------------------------------------------------------------------------------------
-
-    def _alive(self, which: Which) -> list[Process]:
-        return [p for p in self.processes if not p.is_zombie and _matches(p, which)]
 
     def _until_none(self, look: Callable[[], list[Process]], within: float) -> list[Process]:
         last: list[Process] = []
@@ -204,10 +210,23 @@ class ProcessAssertions(Readings):
         return last
 
 
-def _matches(process: Process, which: Which) -> bool:
+def _alive(processes: Iterable[Process], which: Which) -> list[Process]:
+    return [p for p in processes if not p.is_zombie and matches(p, which)]
+
+
+def matches(process: Process, which: Which) -> bool:
+    """Whether a process is the one that is meant.
+
+    :raises ValueError: for a name that no process has.
+    """
     if isinstance(which, Process):
         return (process.pid, process.started) == (which.pid, which.started)
     if isinstance(which, str):
+        if "/" in which:
+            raise ValueError(
+                f"{which!r} is no name but a path; the name is {os.path.basename(which)!r}, "
+                f"and a condition asks for more: lambda p: p.argv[:1] == ({which!r},)"
+            )
         started = os.path.basename(process.argv[0]) if process.argv else ""
         return which in (process.name, started)
     if isinstance(which, int):

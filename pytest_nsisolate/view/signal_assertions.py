@@ -9,7 +9,7 @@ from typing import Final
 from pytest_nsisolate.view import waiting
 from pytest_nsisolate.view.failures import failure
 from pytest_nsisolate.view.identity import read_status
-from pytest_nsisolate.view.process_assertions import ProcessAssertions, Which
+from pytest_nsisolate.view.process_assertions import ProcessAssertions, Which, matches
 from pytest_nsisolate.view.processes import Process
 
 #: What /proc/PID/status says of a signal, and what that means.
@@ -29,11 +29,16 @@ class SignalAssertions(ProcessAssertions):
         A child of the test's can be waited for afterwards as before.
 
         :param which: as for :meth:`assert_process`.
-        :param signal: what to send; 0 sends nothing, and waits for an end of its own.
-        :param within: seconds.
+        :param signal: what to send; 0 sends nothing, and waits for an end of its own, which may be
+            over already.
+        :param within: seconds; ``math.inf`` is no bound.
         :returns: for a child of the test's, what ``Popen.returncode`` will be; else None.
         """
         __tracebackhide__ = True
+        if not signal:
+            ended, code = self._ended(which)
+            if ended:
+                return code
         process = self.assert_process(which)
         with waiting.pidfd(process.pid) as descriptor:
             _send(descriptor, signal)
@@ -73,6 +78,24 @@ class SignalAssertions(ProcessAssertions):
                 expected=f"alive after {within:g} s",
                 seen=how,
             )
+
+    def _ended(self, which: Which) -> tuple[bool, int | None]:
+        """Whether one that was there ended before anybody asked, and how, as far as is known."""
+        meant = [process for process in self.processes if matches(process, which)]
+        if meant:
+            if not all(process.is_zombie for process in meant):
+                return False, None
+            try:
+                with waiting.pidfd(meant[-1].pid) as descriptor:
+                    return waiting.ends(descriptor, 0), waiting.result_of(descriptor)
+            except ProcessLookupError:  # waited for meanwhile
+                return True, None
+        # Popen and multiprocessing know it of those that they have waited for.
+        for name in ("returncode", "exitcode"):
+            code = getattr(which, name, None)
+            if isinstance(code, int):
+                return True, code
+        return isinstance(which, Process), None
 
     def _why_alive(self, process: Process, signal: int) -> str | None:
         if process.pid == 1 and "pid" in self.isolated:

@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from pytest_nsisolate.view import waiting
+from pytest_nsisolate.view.dual_stack import takes_ipv4
 from pytest_nsisolate.view.failures import bound, failure, no_own, number_of
 from pytest_nsisolate.view.readings import Readings
 from pytest_nsisolate.view.sockets import Socket
 
-_WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104
+_ALL_IPV4: Final = "0.0.0.0"  # noqa: S104
+_ALL_IPV6: Final = "::"
+
+#: What a port looks like in a text, with a host before it or not.
+_PORT: Final = re.compile(r"(?:[^/@]*:)?(\d+)")
 
 
 class SocketAssertions(Readings):
@@ -37,16 +43,23 @@ class SocketAssertions(Readings):
         :returns: the socket.
         """
         __tracebackhide__ = True
-        found = waiting.until(lambda: self._listening(where, host, proto), within)
+        fits = _Place(where, host, proto)
+        sockets: tuple[Socket, ...] = ()
+
+        def look() -> list[Socket]:
+            nonlocal sockets
+            sockets = self.listening
+            return [socket for socket in sockets if fits.is_bound(socket)]
+
+        found = waiting.until(look, within)
         if found:
             return found[0]
-        sockets = self.listening
         raise failure(
-            f"nobody listens on {_place(where, host, proto)}",
+            f"nobody listens on {fits}",
             expected=f"a listening socket{bound(within)}",
             seen=number_of(sockets, "listening socket"),
             rows=sockets,
-            hint=self._why_silent(where, host, proto, sockets),
+            hint=self._why_silent(fits, sockets),
         )
 
     def assert_not_listening(
@@ -54,20 +67,22 @@ class SocketAssertions(Readings):
     ) -> None:
         """Nobody listens there.
 
-        :param where: as for :meth:`assert_listening`, and so are the others.
+        :param where: as for :meth:`assert_listening`, and so is the protocol.
+        :param host: nobody takes what comes to this address, be it bound to it or to all.
         :param within: seconds to wait for the end of who does.
         """
         __tracebackhide__ = True
+        fits = _Place(where, host, proto)
         last: list[Socket] = []
 
         def silent() -> bool:
-            last[:] = self._listening(where, host, proto)
+            last[:] = filter(fits.reaches, self.listening)
             return not last
 
         if waiting.until(silent, within):
             return
         raise failure(
-            f"somebody listens on {_place(where, host, proto)}",
+            f"somebody listens on {fits}",
             expected=f"nobody{bound(within)}",
             seen=number_of(last, "socket"),
             rows=last,
@@ -79,50 +94,105 @@ class SocketAssertions(Readings):
     ) -> None:
         """Nobody listens there, for some time.
 
-        :param where: as for :meth:`assert_listening`, and so are the others.
+        :param where: as for :meth:`assert_not_listening`, and so are the others.
         :param for_: seconds to watch it; a socket that comes up fails at once.
         """
         __tracebackhide__ = True
-        found = waiting.until(lambda: self._listening(where, host, proto), for_)
+        fits = _Place(where, host, proto)
+        found = waiting.until(lambda: list(filter(fits.reaches, self.listening)), for_)
         if found:
             raise failure(
-                f"{_place(where, host, proto)} did not stay closed",
+                f"{fits} did not stay closed",
                 expected=f"nobody listening for {for_:g} s",
                 seen=number_of(found, "socket"),
                 rows=found,
             )
 
-    def _listening(self, where: int | str, host: str | None, proto: str) -> list[Socket]:
-        if isinstance(where, str):
-            return [s for s in self.listening if s.proto == "unix" and s.path == where]
-        if proto not in ("tcp", "udp"):
-            raise ValueError(f"proto is 'tcp' or 'udp', not {proto!r}")
-        address = None if host is None else str(ipaddress.ip_address(host))
-        return [
-            socket
-            for socket in self.listening
-            if (socket.proto, socket.port) == (proto, where) and address in (None, socket.host)
-        ]
-
-    def _why_silent(
-        self, where: int | str, host: str | None, proto: str, sockets: Iterable[Socket]
-    ) -> str | None:
+    def _why_silent(self, place: _Place, sockets: Iterable[Socket]) -> str | None:
         if "net" not in self.isolated:
             return no_own("net")
-        if isinstance(where, str):
+        if place.port is None:
             return None
-        there = [socket for socket in sockets if socket.port == where]
-        for socket in there:
-            if socket.proto == proto and socket.host in _WILDCARDS:
-                return f"{socket.local} takes what comes to {host} too; leave host out to allow it"
-            if socket.proto == proto:
-                return f"somebody listens on {socket.host}, not on {host}"
+        there = [socket for socket in sockets if socket.port == place.port]
+        same = [socket for socket in there if socket.proto == place.proto]
+        for socket in same:
+            if place.is_known_to_reach(socket):
+                return (
+                    f"{socket.local} takes what comes to {place.host} too; "
+                    "leave host out to allow it"
+                )
+        if same:
+            return f"somebody listens on {same[0].host}, not on {place.host}"
         if there:
             return f"somebody listens on that port, with proto={there[0].proto!r}"
         return None
 
 
-def _place(where: int | str, host: str | None, proto: str) -> str:
-    if isinstance(where, str):
-        return f"unix socket {where}"
-    return f"{proto} port {where}" + (f" of {host}" if host is not None else "")
+class _Place:
+    """Where somebody may listen.
+
+    :raises ValueError: for what nobody could listen on, which would never be found.
+    """
+
+    def __init__(self, where: int | str, host: str | None, proto: str) -> None:
+        if proto not in ("tcp", "udp"):
+            raise ValueError(f"proto is 'tcp' or 'udp', not {proto!r}")
+        self.proto = proto
+        self.path: str | None = None
+        self.port: int | None = None
+        if isinstance(where, str):
+            port = _PORT.fullmatch(where)
+            if port is not None:
+                raise ValueError(
+                    f"{where!r} is the path of a Unix socket; a port is a number, {port[1]}"
+                )
+            self.path = where
+        elif isinstance(where, int):
+            if not 0 < where < 65536:
+                raise ValueError(f"a port is 1 to 65535, not {where}")
+            self.port = where
+        else:
+            raise TypeError(f"a port, or a Unix socket's path as text, not {where!r}")
+        self.host = host
+        self.address = None if host is None else _address(host)
+
+    def is_bound(self, socket: Socket) -> bool:
+        """Whether this is the socket's own address."""
+        if self.port is None:
+            return socket.proto == "unix" and socket.path == self.path
+        if (socket.proto, socket.port) != (self.proto, self.port):
+            return False
+        return self.address is None or self.address == _address(str(socket.host))
+
+    def reaches(self, socket: Socket) -> bool:
+        """Whether the socket takes what comes here, as far as is known."""
+        return self.is_bound(socket) or self._is_covered(socket) is not False
+
+    def is_known_to_reach(self, socket: Socket) -> bool:
+        """The same, where it is certain."""
+        return self.is_bound(socket) or self._is_covered(socket) is True
+
+    def _is_covered(self, socket: Socket) -> bool | None:
+        """Whether it is bound to all addresses, this one among them; None: that is not known."""
+        if self.port is None or self.address is None:
+            return False
+        if (socket.proto, socket.port) != (self.proto, self.port):
+            return False
+        bound_to = str(_address(str(socket.host)))
+        if bound_to == _ALL_IPV6 and self.address.version == 4:
+            return takes_ipv4(self.proto, self.port)
+        return bound_to == (_ALL_IPV4 if self.address.version == 4 else _ALL_IPV6)
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix socket {self.path}"
+        return f"{self.proto} port {self.port}" + (f" of {self.host}" if self.host else "")
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """What a host stands for: an address without its zone, IPv4 inside IPv6 as IPv4."""
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        # /proc/net/tcp6 has no zones.
+        return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
+    return address

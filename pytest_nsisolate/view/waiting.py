@@ -8,6 +8,7 @@ holds a pidfd that the process has ended (pidfd_open(2)), whoever its parent is.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import time
@@ -21,6 +22,9 @@ T = TypeVar("T")
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.02
 
+#: What poll(2) takes at most, an int of milliseconds: 24 days.
+_LONGEST_POLL: Final = 2**31 - 1
+
 
 def until(look: Callable[[], T], within: float) -> T:
     """Look again and again until what is seen is true; at least once.
@@ -32,7 +36,7 @@ def until(look: Callable[[], T], within: float) -> T:
     pause = _FIRST_PAUSE
     while not (seen := look()):
         left = deadline - monotonic()
-        if left <= 0:
+        if not left > 0:  # neither is a NaN
             break
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LONGEST_PAUSE)
@@ -53,11 +57,17 @@ def pidfd(pid: int) -> Iterator[int]:
 
 
 def ends(descriptor: int, within: float) -> bool:
-    """Whether the process of a pidfd ends in that time; a zombie has."""
+    """Whether the process of a pidfd ends in that time; a zombie has.
+
+    :param within: seconds; ``math.inf`` is no bound.
+    """
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
-    # Rounded up: 0.4 ms must not become "at once".
-    return bool(poller.poll(-(-within * 1000 // 1)))
+    if within == math.inf:
+        return bool(poller.poll(None))
+    # Less than nothing would be "without a bound" to poll. Rounded up: 0.4 ms must not become
+    # "at once".
+    return bool(poller.poll(math.ceil(min(max(within, 0) * 1000, _LONGEST_POLL))))
 
 
 def result_of(descriptor: int) -> int | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from pytest_nsisolate.view import waiting
 from pytest_nsisolate.view.failures import bound, failure, number_of
 from pytest_nsisolate.view.mounts import Mount
 from pytest_nsisolate.view.readings import Readings
 from pytest_nsisolate.view.snapshot import Difference, Snapshot
+
+Target: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 
 class WorldAssertions(Readings):
@@ -20,7 +23,7 @@ class WorldAssertions(Readings):
 
     def assert_mounted(
         self,
-        target: str | os.PathLike[str],
+        target: Target,
         *,
         fstype: str | None = None,
         source: str | None = None,
@@ -32,7 +35,7 @@ class WorldAssertions(Readings):
 
         Of several at one place the last one counts, which lies on top.
 
-        :param target: where; an absolute path.
+        :param target: where; links are followed.
         :param options: each of these (``"ro"``, ``"nosuid"``, ``"size=4k"``), of the mount or of
             its file system.
         :param propagation: as in :class:`~pytest_nsisolate.view.Mount`.
@@ -40,21 +43,23 @@ class WorldAssertions(Readings):
         :returns: the mount.
         """
         __tracebackhide__ = True
-        path = os.fspath(target)
         listed = (options,) if isinstance(options, str) else tuple(options)
         wanted = {"fstype": fstype, "source": source, "propagation": propagation}
+        path = ""
+        mounts: tuple[Mount, ...] = ()
+        there: list[Mount] = []
 
-        def look() -> Mount | None:
-            there = [mount for mount in self.mounts if mount.target == path]
-            return there[-1] if there and not _otherwise(there[-1], wanted, listed) else None
+        def look() -> bool:
+            nonlocal path, mounts
+            path, mounts = _real(target), self.mounts
+            there[:] = [mount for mount in mounts if mount.target == path][-1:]
+            return bool(there) and not _otherwise(there[0], wanted, listed)
 
-        found = waiting.until(look, within)
-        if found is not None:
-            return found
-        there = [mount for mount in self.mounts if mount.target == path][-1:]
+        if waiting.until(look, within):
+            return there[0]
         wishes = [f"{key} {value}" for key, value in wanted.items() if value is not None]
         wishes += [f"option {option}" for option in listed]
-        near = there or [_holder(self.mounts, path)]
+        near = there or [_holder(mounts, path)]
         raise failure(
             f"the mount on {path} is not as expected" if there else f"nothing is mounted on {path}",
             expected=f"a mount on {path}"
@@ -66,10 +71,13 @@ class WorldAssertions(Readings):
             rows=near,
         )
 
-    def assert_not_mounted(self, target: str | os.PathLike[str]) -> None:
-        """Nothing is mounted there."""
+    def assert_not_mounted(self, target: Target) -> None:
+        """Nothing is mounted there.
+
+        :param target: as for :meth:`assert_mounted`.
+        """
         __tracebackhide__ = True
-        path = os.fspath(target)
+        path = _real(target)
         there = [mount for mount in self.mounts if mount.target == path]
         if there:
             raise failure(
@@ -103,6 +111,11 @@ class WorldAssertions(Readings):
             seen="this is new",
             text=str(last[0]),
         )
+
+
+def _real(target: Target) -> str:
+    """A place as the kernel writes it: without a slash at the end, and without links."""
+    return os.path.realpath(os.fsdecode(target))
 
 
 def _leaked(difference: Difference) -> Snapshot:
