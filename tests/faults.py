@@ -23,6 +23,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -51,6 +52,16 @@ SOCKET: Final = "FAULTS_SOCKET"
 CASES: Final = "FAULTS_CASES"
 #: Set: write down every call of an armed test.
 LISTING: Final = "FAULTS_LISTING"
+
+#: Beside those that ``tests/seccomp.py`` refuses, by machine.
+_MORE_NAMES: Final = {
+    "x86_64": {18: "pwrite64", 84: "rmdir"},
+    "aarch64": {68: "pwrite64", 35: "unlinkat"},
+}
+_NAMES: Final = {**NAMES, **_MORE_NAMES.get(os.uname().machine, {})} if NAMES else {}
+
+#: What rmdir(3) calls here.
+RMDIR: Final = "rmdir" if "rmdir" in _NAMES.values() else "unlinkat"
 
 #: The tables know this machine.
 AVAILABLE: Final = sys.platform == "linux" and bool(NAMES)
@@ -86,6 +97,30 @@ _PATHS: Final = {
     "readlink": (0,),
     "readlinkat": (1,),
     "memfd_create": (0,),
+    "rmdir": (0,),
+    "unlinkat": (1,),
+}
+
+#: Which argument says what the call is for, and how that is called (linux/prctl.h, getrlimit(2)).
+_PURPOSES: Final[dict[str, tuple[int, dict[int, str]]]] = {
+    "prctl": (
+        0,
+        {
+            1: "PR_SET_PDEATHSIG",
+            23: "PR_CAPBSET_READ",
+            24: "PR_CAPBSET_DROP",
+            36: "PR_SET_CHILD_SUBREAPER",
+            38: "PR_SET_NO_NEW_PRIVS",
+        },
+    ),
+    "prlimit64": (
+        1,
+        {
+            getattr(resource, name): name
+            for name in dir(resource)
+            if name.startswith("RLIMIT_") and name != "RLIMIT_OFILE"
+        },
+    ),
 }
 
 
@@ -99,7 +134,8 @@ class Case:
     :param error: the symbol of its errno, or the name of a signal that kills the caller then.
     :param argument: look at this argument, and at nothing but calls where it has one of the bits of
         ``mask``.
-    :param about: a text in one of its paths, or in the link of its descriptor.
+    :param about: a text in one of its paths, in the link of its descriptor, or the purpose of a
+        prctl or a setrlimit.
     :param nth: which of those, counted from 1.
     :param marker: keywords of the mark ``isolated`` of the test.
     """
@@ -199,7 +235,7 @@ class Supervisor:
                 return  # killed before it could be heard
             raise
         id_, pid, _, nr, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-        name = NAMES.get(nr, str(nr))
+        name = _NAMES.get(nr, str(nr))
         verdict = self._judge(pid, name, arguments)
         if verdict is not None and verdict < 0:
             with contextlib.suppress(ProcessLookupError):
@@ -269,6 +305,10 @@ _CLONE_VM: Final = 0x100
 
 
 def _about(pid: int, name: str, arguments: list[int]) -> str:
+    if name in _PURPOSES:
+        position, names = _PURPOSES[name]
+        purpose = arguments[position] & 0xFFFFFFFF
+        return names.get(purpose, str(purpose))
     if name not in _PATHS:
         with contextlib.suppress(OSError):
             return os.readlink(f"/proc/{pid}/fd/{arguments[0] & 0xFFFFFFFF}")

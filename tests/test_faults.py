@@ -24,7 +24,12 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.host import examine
+from pytest_nsisolate.kernel import cgroups
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.limits import Limits, check, merged
+from pytest_nsisolate.limits.enforcer import Enforcer
 from tests import faults
 from tests.batch import THREADED, Side, run_batch, said, source, suite_folder, verdict
 from tests.faults import Case
@@ -43,6 +48,18 @@ DEFAULT: Final[dict[str, Any]] = {}
 INIT: Final = {"init": True, "hostname": "other", "time": 5.0}
 NO_PID: Final = {"pid": False}
 SAME: Final = {"user": "same"}
+PID_MAX: Final = {"limits": {"processes": 600}}
+
+#: A node that no test has without asking, None where the host has no such either.
+DEVICE: Final = next(
+    (name for name in ("fuse", "kmsg", "tty0", "console") if Path("/dev", name).exists()), None
+)
+BOUND: Final[dict[str, Any]] = {
+    "limits": {"memory": "1G", "processes": 64, "files": 500},
+    "devices": [DEVICE] if DEVICE else [],
+    "caps": ["net_admin"],
+    "no_new_privs": True,
+}
 
 IF_WHOLE: Final = pytest.mark.skipif(not WHOLE, reason="with NSISOLATE_WHOLE=1")
 
@@ -67,8 +84,12 @@ def pytest_runtest_protocol(item):
 """
 
 REFUSED: Final = "isolation refused: "
+JOIN: Final = REFUSED + "join the cgroup:"
+WRITE_PID_MAX: Final = REFUSED + "write pid_max for the pid namespace:"
+DROP: Final = REFUSED + "drop capabilities for the user namespace:"
 
-#: Role, call, a text in its paths: what the report names. The first that fits counts.
+#: Role, call, a text in its paths: what the report names, or None where there is another way. The
+#: first that fits counts.
 STEPS: Final = (
     ("runner", "memfd_create", "", REFUSED + "memfd_create:"),
     ("runner", "pipe2", "", REFUSED + "pipe2:"),
@@ -80,6 +101,22 @@ STEPS: Final = (
     ("runner", "fcntl", "", REFUSED + "flush the terminal:"),
     ("runner", "dup2", "", REFUSED + "flush the terminal:"),
     ("runner", "ioctl", "socket:", REFUSED + "take on the child:"),
+    ("runner", "openat", "/statm", REFUSED + "prepare the launch:"),
+    ("runner", "read", "/statm", REFUSED + "prepare the launch:"),
+    # Another mechanism may hold a limit; if none does, the refusal names the limit.
+    ("runner", "mkdir", "/pids/nsisolate-", None),
+    ("runner", "mkdir", "nsisolate-", None),
+    ("runner", "mkdirat", "nsisolate-", None),
+    *(
+        ("runner", call, name, None)
+        for call in ("openat", "read", "write")
+        for name in ("cgroup.procs", "memory.", "pids.max", "/cgroup", "mountinfo", "pid_max")
+    ),
+    *(("runner", call, "/stat", None) for call in ("openat", "read")),  # tells runners apart
+    *(("runner", call, "/sys/devices/", None) for call in ("openat", "read")),  # of sysconf()
+    *(("runner", "ioctl", folder, None) for folder in ("/proc/", "/sys/")),  # of open()
+    ("runner", "prlimit64", "RLIMIT_NOFILE", REFUSED + "prepare the launch:"),
+    ("runner", "openat", "/proc/self/fd", REFUSED + "prepare the launch:"),
     ("runner", "openat", "uid_map", REFUSED + "write uid_map for the user namespace:"),
     ("runner", "write", "uid_map", REFUSED + "write uid_map for the user namespace:"),
     ("runner", "openat", "gid_map", REFUSED + "write gid_map for the user namespace:"),
@@ -87,7 +124,7 @@ STEPS: Final = (
     ("usher", "setpgid", "", REFUSED + "setpgid:"),
     ("usher", "pidfd_open", "", REFUSED + "pidfd_open:"),
     ("usher", "rt_sigaction", "", REFUSED + "sigaction(SIGCHLD):"),
-    ("usher", "prctl", "", REFUSED + "prctl(PR_SET_CHILD_SUBREAPER):"),
+    ("usher", "prctl", "SUBREAPER", REFUSED + "prctl(PR_SET_CHILD_SUBREAPER):"),
     ("usher", "openat", "setgroups", REFUSED + "write setgroups for the user namespace:"),
     ("usher", "write", "setgroups", REFUSED + "write setgroups for the user namespace:"),
     ("usher", "openat", "uid_map", REFUSED + "write uid_map for the user namespace:"),
@@ -102,11 +139,24 @@ STEPS: Final = (
     ("child", "pidfd_open", "", REFUSED + "report to the warden:"),
     ("child", "sendmsg", "", REFUSED + "report to the warden:"),
     ("child", "setsid", "", REFUSED + "setsid:"),
-    ("child", "prlimit64", "", REFUSED + "setrlimit(RLIMIT_CORE):"),
+    ("child", "prctl", "PDEATHSIG", REFUSED + "prctl(PR_SET_PDEATHSIG):"),
+    ("child", "prctl", "CAPBSET", DROP),
+    ("child", "prctl", "NO_NEW_PRIVS", REFUSED + "prctl(PR_SET_NO_NEW_PRIVS):"),
+    *(
+        ("child", "prlimit64", name, f"{REFUSED}setrlimit({name}):")
+        for name in ("RLIMIT_CORE", "RLIMIT_AS", "RLIMIT_NPROC", "RLIMIT_NOFILE")
+    ),
+    ("child", "write", "cgroup.procs", JOIN),
+    ("child", "openat", "kernel/pid_max", WRITE_PID_MAX),
+    ("child", "pread64", "kernel/pid_max", WRITE_PID_MAX),
+    ("child", "pwrite64", "kernel/pid_max", WRITE_PID_MAX),
     ("child", "read", "socket:", REFUSED + "wait for the id map for the user namespace:"),
     ("child", "mount", "proc /proc proc", REFUSED + "mount proc for the pid namespace:"),
     ("child", "mount", "sysfs", REFUSED + "mount sysfs for the net namespace:"),
     ("child", "mount", "/proc/sys/net", REFUSED + "bind /proc/sys/net for the mount namespace:"),
+    ("child", "mount", f"/dev/{DEVICE} ", f"{REFUSED}bind /dev/{DEVICE} for the mount namespace:"),
+    ("child", "mount", "/dev/null ", REFUSED + "bind /dev/null for the mount namespace:"),
+    ("child", "mount_setattr", "kernel/pid_max", "read-only for the mount namespace:"),
     ("child", "mount_setattr", "", "read-only for the mount namespace:"),
     ("child", "mkdir", "", REFUSED + "fill /dev for the mount namespace:"),
     ("child", "mkdirat", "", REFUSED + "fill /dev for the mount namespace:"),
@@ -117,8 +167,8 @@ STEPS: Final = (
     ("child", "ioctl", "socket:", REFUSED + "set lo up for the net namespace:"),
     ("child", "sethostname", "", REFUSED + "sethostname for the uts namespace:"),
     ("child", "clone", "", REFUSED + "fork for the pid namespace:"),
-    ("child", "capget", "", REFUSED + "drop capabilities for the user namespace:"),
-    ("child", "capset", "", REFUSED + "drop capabilities for the user namespace:"),
+    ("child", "capget", "", DROP),
+    ("child", "capset", "", DROP),
     ("test", "setsid", "", REFUSED + "setsid:"),
     ("*", "rt_sigprocmask", "", REFUSED + "sigprocmask:"),
     ("*", "dup3", "memfd:", REFUSED + "redirect output:"),
@@ -136,8 +186,14 @@ DISPENSABLE: Final = (
 )
 
 #: While the runner waits, at the end of a test, and deaths on the way in. How many
-#: of these calls there are is up to chance, so one may not be tried.
+#: of these calls there are is up to chance, so one may not be tried. The first meets the group of
+#: the test before it.
 LATER: Final = (
+    Case("runner", faults.RMDIR, "EIO", about="nsisolate-", marker=BOUND),
+    *(Case("runner", call, "EIO", marker=BOUND) for call in ("pipe2", "pidfd_open", "fcntl")),
+    Case("runner", "ioctl", "EIO", about="socket:", marker=BOUND),
+    Case("runner", "write", "EIO", about="uid_map", marker=BOUND),
+    *(Case("child", "*", "SIGKILL", nth=nth, marker=BOUND) for nth in (5, 25, 100)),
     Case("runner", "read", "EIO", about="pipe:"),
     Case("runner", "read", "EIO", about="pipe:", nth=2),
     Case("runner", "read", "EIO", about="socket:"),
@@ -205,7 +261,7 @@ def plan_cases(
     cases = []
     for role, call, about, nth in machinery(listed):
         step = next((n for n, row in enumerate(STEPS) if _fits(row, role, call, about)), None)
-        kind = (role, call, nth if call in ("unshare", "prctl") else step)
+        kind = (role, call, nth if call == "unshare" else step)
         if WHOLE or seen[kind] < (2 if kind[2] is None else 1):
             seen[kind] += 1
             cases.append(Case(role, call, "EIO", nth=nth, marker=marker))
@@ -223,7 +279,7 @@ def expected(case: Case, about: str) -> str | None:
     return REFUSED
 
 
-def _fits(row: tuple[str, str, str, str], role: str, call: str, about: str) -> bool:
+def _fits(row: tuple[str, str, str, str | None], role: str, call: str, about: str) -> bool:
     return row[0] in (role, "*") and row[1] == call and row[2] in about
 
 
@@ -264,6 +320,31 @@ def later_complaint(result: Result, index: int, case: Case) -> str | None:
     return f"{case}: {found}: {everything}"
 
 
+def is_held(marker: dict[str, Any], side: Side) -> bool:
+    """Whether this host can hold the limits of a marker; rlimits of an ordinary user always do."""
+    if side == "user" or os.geteuid() != 0:
+        return True
+    enforcer = Enforcer(examine())
+    try:
+        wanted = merged(Limits(), check(marker["limits"]))
+        assert wanted is not None
+        enforcer.enforce(wanted, frozenset(NAMESPACES) - {"time"}, init=False)
+    except StepError:
+        return False
+    finally:
+        enforcer.close()
+    return True
+
+
+def assert_no_group(result: Result) -> None:
+    """Of the runner's cgroups, neither at the end of its last test nor after its end."""
+    assert verdict(result, "test_no_group_is_left") == "passed", all_of(result)
+    (runner,) = {record["pid"] for record in result.records if record["record"] == "after"}
+    folders = {place.folder for name in cgroups.CONTROLLERS for place in cgroups.places(name)}
+    groups = {path for folder in folders for path in Path(folder).glob("nsisolate-*")}
+    assert not [path for path in groups if path.name.split("-")[2] == str(runner)]
+
+
 @pytest.mark.parametrize(
     ("side", "conftest"),
     [
@@ -275,7 +356,10 @@ def later_complaint(result: Result, index: int, case: Case) -> str | None:
 )
 def test_every_call(side: Side, conftest: str) -> None:
     """Whichever call is refused: one test is an error with its step, and nothing is left."""
-    markers = (INIT, DEFAULT, NO_PID, SAME) if conftest else (DEFAULT, SAME)
+    markers = [INIT, DEFAULT, NO_PID, SAME] if conftest else [DEFAULT, SAME]
+    # What can be bound here comes last: the first of those later looks for its group.
+    markers += [marker for marker in (PID_MAX, BOUND) if is_held(marker, side)]
+    later = [case for case in LATER if case.marker in (INIT, *markers)]
     nothing = [Case("nobody", "none", "EIO", marker=marker) for marker in markers]
     _, listed = run_cases(nothing, side, conftest, listing=True)
     cases: list[Case] = []
@@ -285,11 +369,18 @@ def test_every_call(side: Side, conftest: str) -> None:
         cases += plan_cases(of_it, marker, seen)
     roles = {case.role for case in cases}
     assert roles == ({"runner", "usher", "child", "test"} if conftest else {"runner", "child"})
-    result, log = run_cases([*cases, *LATER], side, conftest)
+    result, log = run_cases([*cases, *later], side, conftest)
     fired = {entry["case"]: entry for entry in log if "fired" in entry}
     complaints = [complaint(result, n, case, fired.get(n)) for n, case in enumerate(cases)]
-    complaints += [later_complaint(result, n, case) for n, case in enumerate(LATER, len(cases))]
+    complaints += [later_complaint(result, n, case) for n, case in enumerate(later, len(cases))]
     assert not list(filter(None, complaints)), "\n\n".join(filter(None, complaints))
+    if BOUND in markers:
+        assert {"RLIMIT_NOFILE", "PR_CAPBSET_DROP", "PR_SET_NO_NEW_PRIVS"} <= {
+            entry["about"] for entry in fired.values()
+        }
+    if any("cgroup.procs" in entry["about"] for entry in fired.values()):
+        assert faults.RMDIR in {entry["fired"] for entry in fired.values()}
+    assert_no_group(result)
     if conftest:
         named = re.findall(r"unshare\(CLONE_NEW\w+\) for the (\w+) namespace: EIO", all_of(result))
         assert set(named) == set(NAMESPACES)

@@ -22,6 +22,24 @@ def test_many(side: Side) -> None:
     assert found.wrong == (), str(found)
 
 
+@NEEDS_NAMESPACES
+@ON_THE_HOST
+def test_eight_runners() -> None:
+    """At once, each with tests of its own: none is in another's way, and nothing is left."""
+    side: Side = "root" if os.geteuid() == 0 else "user"
+    found = run.run(15, side=side, runners=8)
+    assert found.wrong == (), str(found)
+    assert found.tests == sum(found.outcomes.values()) == 120
+
+
+def test_growth_is_judged() -> None:
+    """A runner that has gained more than it may is said to be wrong, and no other."""
+    most = run.MOST_GROWTH
+    assert list(run.too_much([0, most])) == []
+    (said,) = run.too_much([most, most + (1 << 20)])
+    assert said == "memory of a runner: 17.0 MiB more, not up to 16"
+
+
 @ON_THE_HOST
 def test_a_change_is_seen() -> None:
     """What compares the machine with itself sees what has come, and what has gone."""

@@ -64,6 +64,7 @@ SCENARIOS: Final[dict[tuple[int, str], tuple[str, ...]]] = {
         "nasty/things.py::takes_all_memory",
         "inner/limited.py::test_memory",
     ),
+    # 200 MB on the wire would take 3 s and 1.2 GB of memory here; 50 MB show that time is linear.
     (18, "a result of 50 MB"): (
         "test_wire.py::test_fifty_megabytes_are_read_in_linear_time",
         "test_output.py::test_twelve_megabytes",
@@ -113,8 +114,11 @@ SCENARIOS: Final[dict[tuple[int, str], tuple[str, ...]]] = {
         "host/test_probe.py",
     ),
     (30, "8 runners at once; 1,000 in a row with counted descriptors and memory"): (
+        "test_nasty.py::test_eight_runners",
+        # 1,000 in a row are a command (python -m tests.nasty.run); this is 75 under 2 workers.
         "nasty/run.py::run",
         "test_nasty.py::test_many",
+        "test_nasty.py::test_growth_is_judged",
     ),
     (31, "isolation within isolation, three deep"): (
         "host/test_hostile_hosts.py::test_the_plugin_inside_itself",
@@ -216,10 +220,10 @@ VISITED: Final = """
 import os, subprocess, sys, time
 from pathlib import Path
 import pytest
-from pytest_nsisolate import channel, supervise
+from pytest_nsisolate import burial, channel, supervise
 
 # What takes ten seconds otherwise.
-channel.STEP_SECONDS = supervise.STEP_SECONDS = 0.5
+channel.STEP_SECONDS = supervise.STEP_SECONDS = burial.STEP_SECONDS = 0.5
 HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")

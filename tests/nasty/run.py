@@ -7,7 +7,7 @@
 From the project's folder. As root every test runs as root, or with ``--user`` as somebody without a
 name; as an ordinary user as that one. Ends with 1 when a test was not reported as it should be, or
 when something is left: a process, a mount, an interface, a network, a cgroup, SysV IPC, another
-value of a sysctl, a descriptor or a child of a runner.
+value of a sysctl, a descriptor or a child of a runner; or when a runner has grown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,10 @@ if __name__ == "__main__":
 from tests.batch import Side, run_batch, said, verdict  # noqa: E402
 from tests.nasty import machine, things  # noqa: E402
 from tests.support import Result, eventually  # noqa: E402
+
+#: What a runner may gain between its 30th test and its last, in bytes: pytest keeps the reports of
+#: all of them, and 1,000 come to 8 MiB.
+MOST_GROWTH: Final = 16 << 20
 
 #: In each runner: what it holds early and at the end, when all imports are over.
 CONFTEST: Final = """
@@ -112,7 +116,9 @@ def run(
     eventually(lambda: not machine.traces(before, machine.look()), 10)
     for subject, entries in machine.traces(before, machine.look()).items():
         wrong += [f"{subject}: {entry}" for entry in entries]
-    growth = max((grown for result in results for grown in _growth(result)), default=0)
+    growths = [grown for result in results for grown in _growth(result)]
+    wrong += too_much(growths)
+    growth = max(growths, default=0)
     return Summary(tests * runners, seconds, tuple(wrong), dict(outcomes), growth)
 
 
@@ -158,6 +164,13 @@ def _growth(result: Result) -> Iterator[int]:
         for end in held:
             if (early["pid"], early["when"], end["when"]) == (end["pid"], "early", "end"):
                 yield end["resident"] - early["resident"]
+
+
+def too_much(growths: Iterable[int], most: int = MOST_GROWTH) -> Iterator[str]:
+    """What to say of runners that have grown beyond bounds, one entry each."""
+    for grown in growths:
+        if grown > most:
+            yield f"memory of a runner: {grown / 2**20:.1f} MiB more, not up to {most / 2**20:g}"
 
 
 def main(arguments: list[str]) -> int:
