@@ -208,9 +208,9 @@ class Child:
             if internals.check_interactive_exception(call, report):
                 item.ihook.pytest_exception_interact(node=item, call=call, report=report)
             if report.passed:
-                if option.setupshow:
+                if getattr(option, "setupshow", False):
                     internals.show_item(item)
-                if not option.setuponly:
+                if not getattr(option, "setuponly", False):
                     internals.call_and_report(item, "call", log=False)
             self._hold_if_failed()
             internals.call_and_report(item, "teardown", log=False, nextitem=self._nextitem)

@@ -141,7 +141,8 @@ class Isolation:
     def hush_setup_show(self) -> None:
         """``--setup-show``: the child has shown the item's line between its fixtures' lines."""
         option = self.item.config.option
-        self._setup_show, option.setupshow = option.setupshow, False
+        self._setup_show = getattr(option, "setupshow", False)
+        option.setupshow = False
 
     def let_setup_show(self) -> None:
         """The wider fixtures' lines are the runner's again."""

@@ -197,7 +197,10 @@ class Lookout:
 
 def _names(found: list[Left]) -> str:
     counted = Counter(left.name for left in found).most_common()
-    names = [f"{count} {name}" if count > 1 else name for name, count in counted[:_MOST_NAMES]]
+    names = [
+        f"{count} {_printable(name)}" if count > 1 else _printable(name)
+        for name, count in counted[:_MOST_NAMES]
+    ]
     return ", ".join([*names, *(["..."] if len(counted) > _MOST_NAMES else [])])
 
 
@@ -213,8 +216,13 @@ def _table(found: list[Left]) -> Iterator[str]:
 
 def _command(left: Left) -> str:
     text = " ".join(left.argv) or f"[{left.name}]"
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:_MOST_CHARACTERS])
+    line = _printable(text[:_MOST_CHARACTERS])
     return f"{line}..." if len(text) > _MOST_CHARACTERS else line
+
+
+def _printable(text: str) -> str:
+    # A control character would break the line, or the terminal.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _everybody() -> set[int]:

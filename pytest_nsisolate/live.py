@@ -107,9 +107,10 @@ class Stage:
     """
 
     def __init__(self, config: pytest.Config, turns: Turns) -> None:
+        self._config = config
         self._turns = turns
         self._screen = Screen(config) if internals.writes_live(config) else None
-        self._debugging = bool(config.option.usepdb)
+        self._debugging = bool(config.getoption("usepdb", False))
         self._send: Send | None = None
         self._prompts = 0
         self._follows_hooks = False
@@ -189,7 +190,8 @@ class Stage:
     def _start_clock(self) -> None:
         self._prompts -= 1
         if self._prompts == 0 and self._send is not None:
-            output.flush_streams()
+            # The capture is at work again, and what was said at the prompt may wait in a buffer.
+            output.flush_to_terminal(self._config)
             self._send(Kind.RESUME, self._changes())
 
     def _changes(self) -> dict[str, object]:

@@ -184,7 +184,7 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                 measured=isolation.measurement is not None,
                 limits=limits,
             )
-            run.current.debugged = bool(item.config.option.usepdb)
+            run.current.debugged = bool(item.config.getoption("usepdb", False))
             if jobcontrol.has_terminal():
                 # Also while nobody waits for the child: it may be at a prompt already.
                 run.stopping.enter_context(

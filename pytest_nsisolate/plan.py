@@ -48,7 +48,7 @@ def plan_world(request: IsolationRequest, run: Run, mounts: MountPlan | None) ->
         hostname=request.hostname,
         keep_capabilities=kept_capabilities(request, run),
         no_new_privs=request.no_new_privs,
-        own_keyring=not request.has_host_powers,
+        sheltered=not request.has_host_powers,
         init=request.init,
         cwd=current_directory(),
     )

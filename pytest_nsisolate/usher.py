@@ -65,7 +65,8 @@ class LaunchPlan:
     :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
         None keeps what is.
     :param no_new_privs: afterwards no program gains rights by its file.
-    :param own_keyring: leave the runner's session keyring.
+    :param sheltered: the host's powers are not for the test: it leaves the runner's session
+        keyring, and can never write a core file.
     :param cwd: where the test starts; entered again by path where mounts cover something.
     :param lean: the processes beside the test keep no descriptor that is not theirs: somebody may
         wait for the end of what a caller has passed on.
@@ -87,7 +88,7 @@ class LaunchPlan:
     join: int | None = None
     root: RootPlan | None = None
     no_new_privs: bool = False
-    own_keyring: bool = True
+    sheltered: bool = True
     limits: Enforcement | None = None
 
     @property
@@ -216,8 +217,8 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     # Inside, getppid() is 0: without a session of its own, kill(getppid()) in a test would hit the
     # runner's whole process group, and TIOCSTI could type into the runner's terminal.
     named("setsid", os.setsid)
-    process.forbid_core_files(for_good=plan.own_keyring)
-    if plan.own_keyring:
+    process.forbid_core_files(for_good=plan.sheltered)
+    if plan.sheltered:
         keyring.leave_session_keyring()
     if plan.limits is not None:
         plan.limits.join_groups()

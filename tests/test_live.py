@@ -635,3 +635,16 @@ def test_a_word_that_was_not_taken_is_not_for_the_next(tmp_path: Path) -> None:
     assert result.summary == "1 failed, 10 passed"
     lines = [x.split(" ")[0] for x in result.stdout.splitlines() if "call" in x or "tear" in x]
     assert result.stdout.count("PASSEDtear-down") == 10, lines
+
+
+@pytest.mark.parametrize("mode", ["--nsisolate=none", "--nsisolate=all"])
+def test_a_debugger_s_words_in_a_pipe(tmp_path: Path, mode: str) -> None:
+    """Where standard output is no terminal they wait in a buffer, and belong to nobody's output."""
+    write_files(tmp_path, {"test_it.py": "def test_it():\n    x = 7\n    breakpoint()\n"})
+    (tmp_path / "typed").write_text("p x + 1\nc\n")
+    with open(tmp_path / "typed", "rb") as typed:
+        done = run_suite(tmp_path, "-rA", mode, stdin=typed.fileno())
+    before, _, after = done.stdout.partition("PDB continue")
+    assert "(Pdb) 8" in before, done.text
+    assert "Captured stdout" not in done.stdout
+    assert "1 passed" in after

@@ -501,3 +501,21 @@ def test_no_traceback_shows_how_the_test_was_called(tmp_path: Path, style: str) 
     texts = [report["text"] for report in result.reports if report["outcome"] == "failed"]
     assert len(texts) == 4
     assert not any("pytest_nsisolate/" in text for text in texts)
+
+
+#: pytest's own plugins, whose options and stash keys are gone when they are.
+OFF = (
+    ("setuponly",),
+    ("debugging",),
+    ("capture",),
+    *(("skipping", "logging", "warnings", "faulthandler", "unraisableexception"),),
+    *(("threadexception", "doctest", "junitxml", "stepwise", "pastebin", "setupplan"),),
+)
+
+
+@pytest.mark.parametrize("names", OFF, ids=lambda names: names[0])
+def test_plugins_of_pytest_can_be_switched_off(tmp_path: Path, names: tuple[str, ...]) -> None:
+    write_files(tmp_path, {"test_it.py": "def test_it(tmp_path): print('said')\n"})
+    off = [option for name in names for option in ("-p", f"no:{name}")]
+    result = run_suite(tmp_path, *off, "--nsisolate=all", "-W", "error")
+    assert result.returncode == 0, result.text

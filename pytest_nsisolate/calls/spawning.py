@@ -121,7 +121,7 @@ def _plan(
         hostname=None,
         keep_capabilities=kept_capabilities(request, run),
         no_new_privs=request.no_new_privs,
-        own_keyring=not request.has_host_powers,
+        sheltered=not request.has_host_powers,
         init=False,
         cwd=current_directory(),
         lean=True,

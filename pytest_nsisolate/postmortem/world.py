@@ -93,7 +93,7 @@ def _network(view: Pid1View) -> list[str]:
 
 
 def _mounts(view: Pid1View, before: str) -> list[str]:
-    known = Counter(map(_identity, parse_mounts(before.splitlines())))
+    known = Counter(map(_identity, parse_mounts(before.split("\n"))))
     added = []
     for mount in view.mounts:
         # In the order in which they were made, so of several alike the last ones are new.

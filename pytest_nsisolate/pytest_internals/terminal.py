@@ -30,12 +30,10 @@ class TerminalState(NamedTuple):
 
 def writes_live(config: pytest.Config) -> bool:
     """Whether tests write to the terminal while they run, or may stop there at a prompt."""
-    option = config.option
+    # Each of these is a plugin's, and may be switched off.
     return bool(
-        option.capture in ("no", "tee-sys")
-        or option.setupshow
-        or option.usepdb
-        or option.trace
+        config.getoption("capture", "no") in ("no", "tee-sys")
+        or any(config.getoption(name, False) for name in ("setupshow", "usepdb", "trace"))
         or _live_log_handler(config) is not None
     )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,13 +54,14 @@ class Mount:
 
 def read_mounts() -> tuple[Mount, ...]:
     """Every mount of this namespace below the root, in the order in which they were made."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return parse_mounts(file)
+    with open("/proc/self/mountinfo", "rb") as file:
+        # The kernel escapes a newline, but no carriage return, at which text would be split too.
+        return parse_mounts(os.fsdecode(file.read()).removesuffix("\n").split("\n"))
 
 
 def parse_mounts(lines: Iterable[str]) -> tuple[Mount, ...]:
     """The same of lines that were read at another time."""
-    return tuple(_parse(line) for line in lines)
+    return tuple(_parse(line) for line in lines if line)
 
 
 def _parse(line: str) -> Mount:

@@ -99,13 +99,14 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An entry of a routing table (``ip route``).
+    """An entry of a routing table (``ip route``); of one with several next hops, one for each.
 
     :param version: 4 or 6.
     :param table: ``main``, ``local``, ``default`` or the number as text.
     :param destination: a network, ``10.0.0.0/8``, or ``default``.
     :param kind: ``unicast``, ``local``, ``broadcast``, ``blackhole``, ``unreachable``...
-    :param gateway: where it leads, if not directly to the destination.
+    :param gateway: where it leads, if not directly to the destination; its version may be the other
+        one (``via inet6``).
     :param interface: its name.
     :param source: the address that it prefers.
     :param metric: its priority; None if it has none.
@@ -167,24 +168,29 @@ def read_routes() -> tuple[Route, ...]:
     """
     names = {link["index"]: str(link.get("ifname")) for link in netlink.dump(netlink.RTM_GETLINK)}
     return tuple(
-        _route(found, names)
+        _route(found, hop, names)
         for family in (socket.AF_INET, socket.AF_INET6)
         for found in netlink.dump(netlink.RTM_GETROUTE, family=family)
         if found["family"] == family and not found["flags"] & _RTM_F_CLONED
+        for hop in found.get("multipath") or [found]
     )
 
 
-def _route(found: netlink.Message, names: dict[int, str]) -> Route:
+def _route(found: netlink.Message, hop: netlink.Message, names: dict[int, str]) -> Route:
+    """
+    :param hop: whose gateway and interface these are: one of the next hops, or the route itself.
+    """
     version = 4 if found["family"] == socket.AF_INET else 6
     table = found.get("table", found["table"])
     target = found.get("dst")
-    out = found.get("oif")
+    out = hop.get("oif")
+    via = hop.get("via")
     return Route(
         version=version,
         table=_TABLES.get(table, str(table)),
         destination=f"{target}/{found['dst_len']}" if target else _everything(found, version),
         kind=_ROUTE_TYPES[found["type"]] if found["type"] < len(_ROUTE_TYPES) else "unknown",
-        gateway=found.get("gateway"),
+        gateway=hop.get("gateway") or (via and via["addr"]),
         interface=names.get(out, str(out)) if out else None,
         source=found.get("prefsrc"),
         metric=found.get("priority"),
@@ -219,7 +225,7 @@ def route_to(address: str) -> Route | None:
     if found is None:
         return None
     names = {link["index"]: str(link.get("ifname")) for link in netlink.dump(netlink.RTM_GETLINK)}
-    return _route(found, names)
+    return _route(found, found, names)
 
 
 def as_network(destination: str) -> str:

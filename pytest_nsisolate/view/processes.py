@@ -4,11 +4,13 @@
 Fact: some of what psutil says is wrong in a fresh world. It finds the terminal in a map of ``/dev``
 that it makes once, in whatever process asks first, so a terminal opened later has no name. It adds
 the boot time in whole seconds to the start of a process. Its ``process_iter`` remembers processes
-by number, and a fresh world has the runner's numbers again.
+by number, and a fresh world has the runner's numbers again. Of the arguments it makes text, in
+which a carriage return is a newline, and splits a single one at its blanks. It knows the whole of a
+long name by the first argument only, which for a script is its interpreter.
 
-Consequence: names, arguments, states, users and folders are psutil's, from objects made anew each
-time; session, group, terminal and start are read here, and the age is counted on the boot clock,
-which a time namespace moves for both ends alike.
+Consequence: parents, states, users and folders are psutil's, from objects made anew each time;
+names, arguments, session, group, terminal and start are read here, and the age is counted on the
+boot clock, which a time namespace moves for both ends alike.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_nsisolate import leftovers
+from pytest_nsisolate.view.ownproc import check_proc
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class Process:
         return f"process {self.pid} ({self.name})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ProcessTree:
     """A process and everything below it; ``str()`` draws it.
 
@@ -86,11 +89,27 @@ class ProcessTree:
     process: Process
     children: tuple[ProcessTree, ...]
 
+    # Nothing here calls itself for a child: a chain may be longer than Python's stack.
+
     def walk(self, depth: int = 0) -> Iterator[tuple[int, Process]]:
         """Each process with its depth, parents before children."""
-        yield depth, self.process
-        for child in self.children:
-            yield from child.walk(depth + 1)
+        todo = [(depth, self)]
+        while todo:
+            depth, tree = todo.pop()
+            yield depth, tree.process
+            todo += [(depth + 1, child) for child in reversed(tree.children)]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ProcessTree):
+            return NotImplemented
+        # Depths in this order tell the shape.
+        return list(self.walk()) == list(other.walk())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.walk()))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.process}, {sum(1 for _ in self.walk())} in all>"
 
     def __str__(self) -> str:
         return "\n".join(
@@ -99,9 +118,13 @@ class ProcessTree:
 
 
 def read_processes() -> tuple[Process, ...]:
-    """Every process that ``/proc`` shows, by number."""
+    """Every process that ``/proc`` shows, by number.
+
+    :raises OSError: if that is not this PID namespace's.
+    """
     import psutil
 
+    check_proc()
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     seen = (_read(pid, now) for pid in sorted(psutil.pids()))
     return tuple(process for process in seen if process is not None)
@@ -114,7 +137,10 @@ def read_process(pid: int) -> Process | None:
 
 _EXEC_TRIES: Final = 5
 _EXEC_PAUSE: Final = 0.001
-_FROM_PSUTIL: Final = ("ppid", "name", "cmdline", "status", "uids", "cwd")
+_FROM_PSUTIL: Final = ("ppid", "status", "uids", "cwd")
+
+#: Bytes of a name that the kernel keeps (``TASK_COMM_LEN`` less its NUL).
+_LONGEST_NAME: Final = 15
 
 
 def _read(pid: int, now: float) -> Process | None:
@@ -145,18 +171,20 @@ def _look(pid: int, now: float) -> Process | None:
 
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+            before, _, after = file.read().rpartition(b")")
         facts = psutil.Process(pid).as_dict(_FROM_PSUTIL)
+        argv = _arguments(pid)
     except (OSError, psutil.NoSuchProcess):
         return None
+    fields = after.split()
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     zombie = facts["status"] == psutil.STATUS_ZOMBIE
     return Process(
         pid=pid,
         ppid=facts["ppid"],
         state=facts["status"],
-        name=facts["name"] or "?",
-        argv=() if zombie else tuple(facts["cmdline"] or ()),
+        name=os.fsdecode(_whole_name(before.partition(b"(")[2], argv)) or "?",
+        argv=() if zombie else tuple(map(os.fsdecode, argv)),
         uid=facts["uids"].effective,
         pgid=int(fields[2]),
         sid=int(fields[3]),
@@ -165,6 +193,31 @@ def _look(pid: int, now: float) -> Process | None:
         started=started,
         age=max(now - started, 0.0),
     )
+
+
+def _arguments(pid: int) -> list[bytes]:
+    """What it was started with; nothing for a zombie and for a thread of the kernel's.
+
+    :raises OSError: if it is gone.
+    """
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            text = file.read()
+    except PermissionError:
+        return []
+    return text.removesuffix(b"\0").split(b"\0") if text else []
+
+
+def _whole_name(name: bytes, argv: list[bytes]) -> bytes:
+    """What the kernel has cut off is in the first argument; for a script, which its interpreter
+    gets as an argument, it is in the second one, or behind an option of the interpreter's in the
+    third (execve(2))."""
+    if len(name) == _LONGEST_NAME:
+        for argument in argv[:3]:
+            whole = os.path.basename(argument)
+            if whole.startswith(name):
+                return whole
+    return name
 
 
 def parent_of(pid: int) -> int:
@@ -209,14 +262,18 @@ def as_trees(processes: Iterable[Process]) -> tuple[ProcessTree, ...]:
         parent = process.ppid if process.ppid in known else 0
         children.setdefault(parent, []).append(process)
 
-    def grow(parent: int) -> tuple[ProcessTree, ...]:
-        return tuple(
-            ProcessTree(process, grow(process.pid))
-            for process in children.get(parent, ())
-            if process.pid != 0
-        )
-
-    return grow(0)
+    order = [process for process in children.get(0, ()) if process.pid != 0]
+    todo = list(order)
+    while todo:
+        below_it = children.get(todo.pop().pid, [])
+        order += below_it
+        todo += below_it
+    # Each stands behind its parent here, so that its children are trees before it is one.
+    trees: dict[int, ProcessTree] = {}
+    for process in reversed(order):
+        below_it = children.get(process.pid, [])
+        trees[process.pid] = ProcessTree(process, tuple(trees[child.pid] for child in below_it))
+    return tuple(trees[process.pid] for process in children.get(0, ()) if process.pid != 0)
 
 
 def orphans_of_test(processes: Iterable[Process], test: int) -> tuple[Process, ...]:

@@ -230,7 +230,10 @@ class Readings:
 
     @property
     def ipc(self) -> tuple[IpcObject, ...]:
-        """System V and POSIX shared memory, semaphores and message queues."""
+        """System V and POSIX shared memory, semaphores and message queues.
+
+        Whatever else lies in ``/dev/shm`` is among them, with what is in its directories.
+        """
         return read_ipc()
 
     def snapshot(self) -> Snapshot:

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""The whole world at one moment, and what two of these differ in."""
+"""The whole world at one moment, and what two of these differ in.
+
+Fact: a socket changes while it lives. Workers that share it come and go, its peer closes it, it
+begins to listen. Consequence: it is known by its inode. Where that finds none it is known by its
+holders and addresses, so that one which they have closed and opened again is no new one; and a
+connection by both its ends, because it has no inode as long as nobody has accepted it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
@@ -16,7 +22,7 @@ from pytest_nsisolate.view.sockets import Socket
 from pytest_nsisolate.view.tables import counted, indented, noun, table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Snapshot:
     """What there was at one moment. ``later - earlier`` is a :class:`Difference`."""
 
@@ -35,15 +41,20 @@ class Snapshot:
         changed: list[Change] = []
         for name in _NAMES:
             before, now = getattr(earlier, name), getattr(self, name)
-            identity = _IDENTITIES[name]
-            appeared[name] = _missing(now, before, identity)
-            gone[name] = _missing(before, now, identity)
+            identities = _IDENTITIES[name]
+            appeared[name] = _missing(now, before, identities)
+            gone[name] = _missing(before, now, identities)
             if name in _CHANGING:
-                changed += _changes(before, now, identity)
+                changed += _changes(before, now, identities[0])
         return Difference(Snapshot(**appeared), Snapshot(**gone), tuple(changed))
 
     def __bool__(self) -> bool:
         return any(getattr(self, name) for name in _NAMES)
+
+    def __repr__(self) -> str:
+        # Short, because the message of a plain assert shows both sides of a difference.
+        parts = (counted(len(rows), noun(rows)) for n in _NAMES if (rows := getattr(self, n)))
+        return f"<{type(self).__name__} of {', '.join(parts) or 'nothing'}>"
 
     def __str__(self) -> str:
         parts = (getattr(self, name) for name in _NAMES)
@@ -113,40 +124,60 @@ _NAMES: Final = tuple(field.name for field in fields(Snapshot))
 _CHANGING: Final = ("mounts", "interfaces")
 
 
-def _identity(*attributes: str) -> Any:
+Identity = Callable[[Any], Hashable]
+
+
+def _identity(*attributes: str) -> Identity:
     def key(row: Any) -> Hashable:
         return tuple(getattr(row, attribute) for attribute in attributes)
 
     return key
 
 
-#: What makes two of a kind the same one.
-_IDENTITIES: Final = {
-    "processes": _identity("pid", "started"),
-    "sockets": _identity("proto", "type", "state", "local", "peer", "pids"),
-    "mounts": _identity("id", "target"),
-    "interfaces": _identity("index", "name"),
-    "routes": _identity(
-        "version", "table", "destination", "kind", "gateway", "interface", "metric"
+def _connection(row: Socket) -> Hashable:
+    return (row.proto, row.version, row.local, row.peer) if row.peer else None
+
+
+#: What makes two of a kind the same one: the first of these by which they are. None is nobody's.
+_IDENTITIES: Final[dict[str, tuple[Identity, ...]]] = {
+    "processes": (_identity("pid", "started"),),
+    "sockets": (
+        lambda row: row.inode,
+        _identity("proto", "type", "state", "local", "peer", "pids"),
+        _connection,
     ),
-    "ipc": _identity("api", "kind", "id", "key", "name"),
+    "mounts": (_identity("id", "target"),),
+    "interfaces": (_identity("index", "name"),),
+    "routes": (
+        _identity("version", "table", "destination", "kind", "gateway", "interface", "metric"),
+    ),
+    "ipc": (_identity("api", "kind", "id", "key", "name"),),
 }
 
 
-def _missing(rows: Iterable[Any], others: Iterable[Any], identity: Any) -> tuple[Any, ...]:
+def _missing(
+    rows: Iterable[Any], others: Iterable[Any], identities: Iterable[Identity]
+) -> tuple[Any, ...]:
     """Those without a counterpart; of several alike, as many as there are more."""
+    rows, others = tuple(rows), tuple(others)
+    for identity in identities:
+        rows, others = _without(rows, others, identity), _without(others, rows, identity)
+    return rows
+
+
+def _without(rows: tuple[Any, ...], others: tuple[Any, ...], identity: Identity) -> tuple[Any, ...]:
     left = Counter(map(identity, others))
     found = []
     for row in rows:
         key = identity(row)
-        if left[key] > 0:
+        if key is not None and left[key] > 0:
             left[key] -= 1
         else:
             found.append(row)
     return tuple(found)
 
 
-def _changes(before: Iterable[Any], now: Iterable[Any], identity: Any) -> list[Change]:
+def _changes(before: Iterable[Any], now: Iterable[Any], identity: Identity) -> list[Change]:
     earlier = {identity(row): row for row in before}
     found = []
     for row in now:

@@ -7,17 +7,34 @@ makes one of all that have neither path nor holder.
 
 Consequence: addresses and states of internet sockets are psutil's; the holders are looked up in
 ``/proc/PID/fd``, and Unix sockets are read from ``/proc/net/unix`` (unix(7), proc(5)).
+
+Fact: the name of a Unix socket may have any byte in it, a newline too, and that file has them as
+they are. Consequence: a line begins where a line's columns begin; the rest belongs to the name
+before it.
+
+What still fails: a name that holds a newline and the columns of a whole line behind it looks like
+two sockets.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
+
+from pytest_nsisolate.view.ownproc import check_proc
 
 _TYPES: Final = {1: "stream", 2: "dgram", 5: "seqpacket"}
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h
 _CONNECTED: Final = 3  # SS_CONNECTED, linux/net.h
+
+#: Num RefCount Protocol Flags Type St Inode, of ``unix_seq_show`` in net/unix/af_unix.c. A blank
+#: and the name follow where there is one.
+_UNIX_COLUMNS: Final = re.compile(
+    rb"^\S+: [0-9A-F]{8} [0-9A-F]{8} ([0-9A-F]{8}) ([0-9A-F]{4}) ([0-9A-F]{2}) +(\d+)(?=[ \n])",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +53,8 @@ class Socket:
     :param path: of a Unix socket; ``@`` stands for the abstract ones' NUL; None if it has none.
     :param pids: the processes that hold it, by number.
     :param program: the name of the first of them.
+    :param inode: its number, the same as long as it exists; None if nobody here holds it. Two
+        sockets may be equal that are not the same one.
     """
 
     proto: Literal["tcp", "udp", "unix"]
@@ -49,6 +68,7 @@ class Socket:
     path: str | None
     pids: tuple[int, ...]
     program: str | None
+    inode: int | None = field(default=None, compare=False)
 
     @property
     def pid(self) -> int | None:
@@ -79,7 +99,11 @@ def _joined(host: str | None, port: int | None) -> str:
 
 
 def read_sockets() -> tuple[Socket, ...]:
-    """Every socket of this network namespace: TCP, UDP, then Unix."""
+    """Every socket of this network namespace: TCP, UDP, then Unix.
+
+    :raises OSError: if ``/proc`` is not that of this PID namespace.
+    """
+    check_proc()
     holders = _holders()
     return (*_internet(holders), *_unix(holders))
 
@@ -124,8 +148,8 @@ def _holders() -> _Holders:
 
 def _command(pid: int) -> str | None:
     try:
-        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            return file.read().rstrip("\n")
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().removesuffix(b"\n").decode(errors="replace")
     except OSError:
         return None
 
@@ -157,33 +181,39 @@ def _as_socket(seen: Any, holders: _Holders) -> Socket:
         path=None,
         pids=pids,
         program=holders.name(pids),
+        inode=inode,
     )
 
 
 def _unix(holders: _Holders) -> list[Socket]:
+    with open("/proc/net/unix", "rb") as file:
+        text = file.read()
+    lines = list(_UNIX_COLUMNS.finditer(text))
+    ends = [*(line.start() for line in lines[1:]), len(text)]
     found = []
-    with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
-        next(file)
-        for line in file:
-            # Num RefCount Protocol Flags Type St Inode Path; the last may have blanks, or not be.
-            fields = line.rstrip("\n").split(None, 7)
-            flags, kind, state = (int(text, 16) for text in fields[3:6])
-            pids = holders.pids(int(fields[6]))
-            found.append(
-                Socket(
-                    proto="unix",
-                    version=None,
-                    type=_TYPES.get(kind, str(kind)),
-                    state="listen"
-                    if flags & _LISTENS
-                    else ("established" if state == _CONNECTED else "unconn"),
-                    host=None,
-                    port=None,
-                    peer_host=None,
-                    peer_port=None,
-                    path=fields[7] if len(fields) > 7 else None,
-                    pids=pids,
-                    program=holders.name(pids),
-                )
+    for line, end in zip(lines, ends, strict=False):
+        flags, kind, state = (int(column, 16) for column in line.groups()[:3])
+        # Zero as long as nobody has accepted it.
+        inode = int(line[4]) or None
+        # Behind the blank, without the line's end; a name may begin or end with either.
+        path = text[line.end() + 1 : end - 1]
+        pids = holders.pids(inode)
+        found.append(
+            Socket(
+                proto="unix",
+                version=None,
+                type=_TYPES.get(kind, str(kind)),
+                state="listen"
+                if flags & _LISTENS
+                else ("established" if state == _CONNECTED else "unconn"),
+                host=None,
+                port=None,
+                peer_host=None,
+                peer_port=None,
+                path=os.fsdecode(path) if path else None,
+                pids=pids,
+                program=holders.name(pids),
+                inode=inode,
             )
+        )
     return sorted(found, key=lambda s: (s.path or "", s.type, s.state, s.pids))

@@ -36,6 +36,14 @@ def test_first() -> NoReturn:
     raise AssertionError("nothing was mounted")
 
 
+def test_limited() -> NoReturn:
+    """In a group of its own where there are cgroups; the first of all had none."""
+    raise AssertionError("nothing was mounted")
+
+
+test_limited.pytestmark = [pytest.mark.isolated(limits={"processes": 400})]  # type: ignore[attr-defined]
+
+
 def test_world() -> None:
     pid = sleeper()
     zombie()

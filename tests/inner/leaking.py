@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest
@@ -183,6 +185,17 @@ class TestSomething:
             reading, writing = os.pipe()
             KEPT.append(subprocess.Popen(["sh", "-c", "read x", "a\n\x1bb"], stdin=reading))
             KEPT.append(writing)
+
+    @expect(
+        "teardown failed",
+        "1 process alive after the test: a\\n\\x1b[31mb\n",
+        "!a\n",
+        "!\x1b[31mb",
+    )
+    def test_odd_name(self) -> None:
+        name = Path(tempfile.mkdtemp(), "a\n\x1b[31mb")
+        name.symlink_to(shutil.which("sleep") or "sleep")
+        start(str(name), "600")
 
     @expect("teardown failed", ONE, " 1 S ")
     @pytest.mark.isolated(init=True)

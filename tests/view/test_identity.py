@@ -118,8 +118,9 @@ def test_environment_is_what_a_program_gets(
 @pytest.mark.isolated
 def test_environment_of_another_is_what_it_was_started_with(pid1: Pid1View) -> None:
     """Not what the test has."""
-    with owned("/bin/sleep", "60", env={"ONLY": "this\nand that"}) as process:
-        assert pid1.environment_of(pid1.assert_process(process)) == {"ONLY": "this\nand that"}
+    odd = {"ONLY": "this\nand\r\nthat\r\udcff"}
+    with owned("/bin/sleep", "60", env=odd) as process:
+        assert pid1.environment_of(pid1.assert_process(process)) == odd
         assert "ONLY" not in pid1.environment_of(1)
         process.kill()
 

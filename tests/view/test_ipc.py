@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nsisolate import Pid1View
-from pytest_nsisolate.view import IpcObject
+from pytest_nsisolate.view import IpcObject, ipc
 from tests.support import NEEDS_NAMESPACES, ON_THE_HOST
 from tests.view.tools import NEEDS_FINDMNT, NEEDS_IPCS, run
 from tests.witness import mq_open, shm_create, shm_remove
@@ -66,6 +67,63 @@ def test_posix_memory_and_semaphores_are_files(pid1: Pid1View) -> None:
     assert len(listed.splitlines()) == len(pid1.ipc) == 2
     memory.close()
     memory.unlink()
+
+
+@NEEDS_FINDMNT
+@pytest.mark.isolated
+def test_whatever_lies_in_the_shared_folder_is_seen(pid1: Pid1View) -> None:
+    """A directory with files in it, as joblib makes, and every other kind of file."""
+    before = pid1.snapshot()
+    top = Path("/dev/shm")
+    (top / "joblib" / "deep").mkdir(parents=True)
+    (top / "joblib" / "deep" / "sem.memmap.pkl").write_bytes(b"12345")
+    (top / "loop").symlink_to("joblib")
+    os.mkfifo(top / "fifo", 0o640)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(top / "socket"))
+    (top / "other").mkdir()
+    run("mount", "-t", "tmpfs", "none", str(top / "other"))
+    (top / "other" / "elsewhere").touch()
+    seen = {(f"{found.kind} {found.name}", found.size) for found in pid1.ipc}
+    assert seen == {
+        ("directory /joblib", 0),
+        ("directory /joblib/deep", 0),
+        ("shm /joblib/deep/sem.memmap.pkl", 5),
+        ("symlink /loop", 0),
+        ("fifo /fifo", 0),
+        ("socket /socket", 0),
+        ("unread /other", 0),
+    }
+    assert next(found.mode for found in pid1.ipc if found.kind == "fifo") == 0o640
+    run("umount", str(top / "other"))
+    (top / "other").rmdir()
+    with pytest.raises(AssertionError, match=r"posix +directory +/joblib "):
+        pid1.assert_no_leak(before)
+
+
+@pytest.mark.isolated
+def test_of_a_huge_tree_the_top_is_seen(pid1: Pid1View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a bound, and what was not looked at is said to be so."""
+    monkeypatch.setattr(ipc, "MOST_FILES", 5)
+    top = Path("/dev/shm")
+    for name in "ab":
+        (top / name / "deep").mkdir(parents=True)
+        (top / name / "file").touch()
+    (top / "z").touch()
+    found = [f"{found.kind} {found.name}" for found in pid1.ipc]
+    assert found == [
+        "directory /a",
+        "unread /a/deep",
+        "shm /a/file",
+        "unread /b",
+        "shm /z",
+    ]
+    monkeypatch.setattr(ipc, "MOST_FILES", 2)
+    assert [str(found) for found in pid1.ipc] == [
+        "posix unread /",
+        "posix unread /a",
+        "posix unread /b",
+    ]
 
 
 @NEEDS_FINDMNT

@@ -95,6 +95,15 @@ def test_assertions_hold(pid1: Pid1View, furnished: Path) -> None:
     pid1.assert_not_mounted(odd)
 
 
+@pytest.mark.isolated
+def test_a_path_may_have_any_character(pid1: Pid1View, tmp_path: Path) -> None:
+    """Also one that ends a line for Python, and bytes that are no text."""
+    for name in ("a\rb", "a\nb", "a\x85b\u2028", "a\udcff"):
+        (tmp_path / name).mkdir()
+        run("mount", "-t", "tmpfs", "none", str(tmp_path / name))
+        pid1.assert_mounted(tmp_path / name, fstype="tmpfs")
+
+
 @pytest.fixture(scope="module")
 def at_home() -> set[int]:
     """The numbers of the runner's mounts."""

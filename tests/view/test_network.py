@@ -54,6 +54,28 @@ BUSY_IPV6 = """\
 -6 route add prohibit fd02::/48
 """
 
+#: A route, and its parts: destination, gateway and interface.
+NEXT_HOPS: list[tuple[str, list[tuple[str, str | None, str]]]] = [
+    (
+        "route add 10.9.0.0/16 nexthop via 10.1.0.8 dev d0 weight 2 nexthop dev d1",
+        [("10.9.0.0/16", "10.1.0.8", "d0"), ("10.9.0.0/16", None, "d1")],
+    )
+]
+NEXT_HOPS_IPV6: list[tuple[str, list[tuple[str, str | None, str]]]] = [
+    (
+        "route add 10.9.0.0/16 via inet6 fe80::9 dev d0",
+        [("10.9.0.0/16", "fe80::9", "d0")],
+    ),
+    (
+        "route add 10.9.0.0/16 nexthop via inet6 fe80::8 dev d1 nexthop via 10.1.0.8 dev d0",
+        [("10.9.0.0/16", "fe80::8", "d1"), ("10.9.0.0/16", "10.1.0.8", "d0")],
+    ),
+    (
+        "-6 route add fd01::/48 nexthop via fd00::8 dev d0 nexthop via fd00::9 dev d0",
+        [("fd01::/48", "fd00::8", "d0"), ("fd01::/48", "fd00::9", "d0")],
+    ),
+]
+
 
 @pytest.fixture
 def busy() -> None:
@@ -145,6 +167,25 @@ def test_routes_are_as_ip_says(pid1: Pid1View, busy: None) -> None:
     assert sorted(map(repr, seen)) == sorted(map(repr, shown))
     assert len(seen) > (15 if HAS_IPV6 else 10)
     assert {"main", "local", "123"} <= {route.table for route in pid1.routes}
+
+
+@NEEDS_IP
+@pytest.mark.isolated
+@pytest.mark.parametrize(("command", "expected"), NEXT_HOPS + NEXT_HOPS_IPV6 * HAS_IPV6)
+def test_each_next_hop_is_a_route(
+    pid1: Pid1View, command: str, expected: list[tuple[str, str | None, str]]
+) -> None:
+    """Of several, and by an address of the other version."""
+    run("ip", *["link", "add", "d0", "type", "veth", "peer", "name", "d1"])
+    for device in ("d0", "d1"):
+        run("ip", "link", "set", device, "up")
+    run("ip", *["address", "add", "10.1.0.1/24", "dev", "d0"])
+    if HAS_IPV6:
+        run("ip", *["-6", "address", "add", "fd00::1/64", "dev", "d0", "nodad"])
+    run("ip", *command.split())
+    # The kernel adds routes of its own for IPv6 when it has noticed that the devices are up.
+    facts = [(route.destination, route.gateway, route.interface) for route in pid1.routes]
+    assert [fact for fact in facts if fact[0] == expected[0][0]] == expected
 
 
 @pytest.mark.isolated
@@ -321,6 +362,29 @@ def test_what_listens_and_what_is_connected(pid1: Pid1View, talk: Path) -> None:
     assert len([port for proto, port in connected if proto == "tcp"]) == 2
     server = pid1.assert_listening(8080)
     assert (server.pid, server.program) == (pid1.pid, Path("/proc/self/comm").read_text().strip())
+
+
+@pytest.mark.isolated
+@pytest.mark.parametrize(
+    "name",
+    ["\0app\nline two", "\0app\rmore\r\n", "\0\n\n", "\0 blank ", " leading", "a\nb", "\udcff"],
+)
+def test_a_unix_socket_may_have_any_name(
+    pid1: Pid1View, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """With newlines, blanks and bytes that are no text; the others are read as ever."""
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        for each in (name, "\0first", "last"):
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(os.fsencode(each))
+            listener.listen()
+        stack.enter_context(socket.create_server(("127.0.0.1", 8080)))
+        shown = name.replace("\0", "@")
+        pid1.assert_listening(8080)
+        paths = [found.path for found in pid1.listening if found.proto == "unix"]
+        assert sorted(map(str, paths)) == sorted([shown, "@first", "last"])
+        assert {found.pids for found in pid1.listening} == {(1,)}
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import pty
@@ -19,6 +20,7 @@ import pytest
 
 from pytest_nsisolate import Pid1View
 from pytest_nsisolate.view import Process
+from pytest_nsisolate.view.processes import as_trees
 from tests.support import NEEDS_NAMESPACES, ON_THE_HOST, eventually
 from tests.view.tools import NEEDS_PS, PATH, owned
 
@@ -119,6 +121,77 @@ def test_what_is_special_shows(pid1: Pid1View, crowd: dict[str, int]) -> None:
     assert (named["zombie"].argv, named["zombie"].cwd) == ((), None)
     assert pid1.zombies == (named["zombie"],)
     assert {process.pid for process in pid1.leftovers} == set(crowd.values()) - {crowd["zombie"]}
+
+
+@pytest.mark.isolated
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("sh me", "-c", "read x"),
+        ("sh", "-c", "read x", "a\r\nb\rc\n", "", " ", "\udcff", ""),
+    ],
+)
+def test_arguments_are_what_they_are(pid1: Pid1View, argv: tuple[str, ...]) -> None:
+    """Carriage returns, empty ones, bytes that are no text."""
+    with owned(*argv, executable="/bin/sh", stdin=subprocess.PIPE) as process:
+        assert pid1.assert_process(process).argv == argv
+
+
+@pytest.mark.isolated
+def test_a_single_argument_is_not_split(pid1: Pid1View) -> None:
+    """At its blanks."""
+    with owned("sh me", executable="/bin/sh", stdin=subprocess.PIPE) as process:
+        assert pid1.assert_process(process).argv == ("sh me",)
+
+
+@pytest.mark.isolated
+@pytest.mark.parametrize("interpreter", ["/bin/sh", "/bin/sh -e"])
+def test_a_script_with_a_long_name_is_found_by_it(
+    pid1: Pid1View, tmp_path: Path, interpreter: str
+) -> None:
+    """The kernel keeps 15 bytes of it, and the first argument is the interpreter."""
+    script = tmp_path / "backup-scheduler.sh"
+    script.write_text(f"#!{interpreter}\nprintf started\nread x\n")
+    script.chmod(0o755)
+    with owned("./backup-scheduler.sh", cwd=tmp_path, stdin=-1, stdout=-1) as process:
+        assert process.stdout is not None
+        process.stdout.read(7)
+        assert pid1.assert_process("backup-scheduler.sh").pid == process.pid
+
+
+@pytest.mark.isolated(leftovers="ignore")
+def test_the_proc_of_somebody_else_is_not_shown(pid1: Pid1View) -> None:
+    """What lies below the test's own is the host's, and its PID 1 is not the test."""
+    subprocess.run(["umount", "-l", "/proc"], check=True)
+    for read in (
+        lambda: pid1.processes,
+        lambda: pid1.sockets,
+        lambda: pid1.environment_of(1),
+        pid1.assert_alone,
+    ):
+        with pytest.raises(OSError, match="/proc is that of another PID namespace"):
+            read()
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/proc"], check=True)
+    with pytest.raises(FileNotFoundError, match="no /proc of this PID namespace is mounted"):
+        pid1.snapshot()
+
+
+@pytest.mark.isolated(init=True, leftovers="ignore")
+def test_a_chain_may_be_longer_than_python_s_stack(
+    pid1: Pid1View,
+) -> None:
+    """The tree of it is made, walked, drawn, compared and told without a call for each."""
+    (reaper, me) = pid1.processes
+    chain = [dataclasses.replace(me, pid=n, ppid=n - 1) for n in range(me.pid + 1, 3000)]
+    (tree,) = as_trees((reaper, me, *chain))
+    assert [depth for depth, _ in tree.walk()] == [*range(len(chain) + 2)]
+    assert len(str(tree).splitlines()) == len(chain) + 2
+    assert repr(tree) == f"<ProcessTree of {reaper}, {len(chain) + 2} in all>"
+    (again,) = as_trees((reaper, me, *chain))
+    assert tree == again
+    assert hash(tree) == hash(again)
+    (other,) = as_trees((reaper, me, *chain[:-1]))
+    assert tree != other
 
 
 @pytest.mark.isolated

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -136,3 +139,84 @@ def test_no_leak(pid1: Pid1View) -> None:
     pid1.assert_no_leak(before, within=10)
     child.wait()
     gone.wait()
+
+
+@pytest.fixture
+def shared() -> Iterator[Callable[[], None]]:
+    """How to end a forked worker that holds a listener of the test's too."""
+    server = socket.create_server(("127.0.0.1", 8080))
+    worker = os.fork()
+    if not worker:
+        while True:
+            signal.pause()
+
+    @functools.cache
+    def end() -> None:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
+
+    yield end
+    end()
+    server.close()
+
+
+@pytest.mark.isolated
+def test_a_socket_is_the_same_with_other_holders(
+    pid1: Pid1View, shared: Callable[[], None]
+) -> None:
+    """A worker that ends, or a new one, makes nothing of what it shares new."""
+    before = pid1.snapshot()
+    assert [len(found.pids) for found in before.sockets] == [2]
+    shared()
+    alone = pid1.snapshot()
+    assert [found.pids for found in alone.sockets] == [(1,)]
+    pid1.assert_no_leak(before)
+    assert (before - alone).appeared.sockets == (alone - before).appeared.sockets == ()
+
+
+@pytest.mark.isolated
+def test_a_socket_is_the_same_in_another_state(pid1: Pid1View) -> None:
+    """Its peer has closed, it listens now, it has been accepted."""
+    server = socket.create_server(("127.0.0.1", 8080))
+    client = socket.create_connection(("127.0.0.1", 8080))
+    local = socket.socket(socket.AF_UNIX)
+    local.bind("\0nsisolate")
+    before = pid1.snapshot()
+    assert [found.inode for found in before.sockets if not found.pids] == [None]
+    peer, _ = server.accept()
+    local.listen()
+    pid1.assert_no_leak(before)
+    client.shutdown(socket.SHUT_WR)
+    assert peer.recv(1) == b""
+    assert "close_wait" in {found.state for found in pid1.sockets}
+    pid1.assert_no_leak(before)
+    for each in (server, client, local, peer):
+        each.close()
+
+
+@pytest.mark.isolated
+def test_a_socket_opened_again_is_no_leak_and_one_more_is(pid1: Pid1View) -> None:
+    """In its place, by the one that has closed it; beside it, it is one."""
+    first = socket.create_server(("127.0.0.1", 8080), reuse_port=True)
+    before = pid1.snapshot()
+    first.close()
+    second = socket.create_server(("127.0.0.1", 8080), reuse_port=True)
+    pid1.assert_no_leak(before)
+    third = socket.create_server(("127.0.0.1", 8080), reuse_port=True)
+    with pytest.raises(AssertionError, match=r"1 socket:\n.*\n +tcp +listen +127.0.0.1:8080"):
+        pid1.assert_no_leak(before)
+    second.close()
+    third.close()
+
+
+@pytest.mark.isolated
+def test_a_plain_assert_on_a_difference_is_short(pid1: Pid1View) -> None:
+    """pytest shows both sides of it, whose tables would be pages."""
+    before = pid1.snapshot()
+    assert repr(Snapshot()) == "<Snapshot of nothing>"
+    assert repr(before).startswith("<Snapshot of 1 process, ")
+    assert len(repr(before)) < 120
+    with socket.create_server(("127.0.0.1", 8080)):
+        with pytest.raises(AssertionError) as caught:
+            assert not (pid1.snapshot() - before)
+        assert "Mount(" not in str(caught.value)
