@@ -220,6 +220,33 @@ def test_a_child_that_lies(tmp_path: Path) -> None:
     assert measured.files == {"acts.py": ""}
 
 
+@NEEDS_NAMESPACES
+def test_a_child_that_names_a_folder_of_others(tmp_path: Path) -> None:
+    """Its files do not count as those of the package, and coverage says that one is missing."""
+    folder = write_files(
+        tmp_path,
+        {
+            "others/acts/other.py": "x = 1\n",
+            "test_acts.py": """
+                import pytest
+                from pytest_nsisolate.run import RUN
+                from pytest_nsisolate.wire import Kind
+
+                @pytest.mark.isolated
+                @pytest.mark.parametrize("name", ["others/acts", "others", "."])
+                def test_lie(request, name):
+                    packages = {"acts": str(request.path.parent / name)}
+                    data = {"files": {}, "packages": packages}
+                    request.config.stash[RUN].child._send(Kind.COVERAGE, data)
+                """,
+        },
+    )
+    measured = run_measured(folder, *PYTEST_COV, "--cov=acts")
+    assert "3 passed" in measured.result.stdout, measured.result.text
+    assert "Module acts was never imported" in measured.result.stderr, measured.result.text
+    assert measured.files == {}
+
+
 # What crosses -----------------------------------------------------------------------------------
 
 
@@ -250,7 +277,7 @@ def test_a_huge_part_is_sent_in_pieces() -> None:
         ({"context": "\0", "files": {}}, "line"),
         ({"files": {1: bytes(8)}}, "line"),
         ({"files": {"\ud800": bytes(8)}}, "line"),
-        ({"files": {"x" * 100_000: bytes(8)}}, "line"),
+        ({"files": {"x" * (1024**2 + 1): bytes(8)}}, "line"),
         ({"files": {"x": b""}}, "line"),
         ({"files": {"x": bytes(7)}}, "line"),
         ({"files": {"x": bytes(8)}}, "pair"),

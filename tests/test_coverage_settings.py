@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Final
 
@@ -201,6 +202,58 @@ def test_packages_that_only_a_test_imports(tmp_path: Path) -> None:
     assert sorted(isolated.files) == ["__init__.py", "unused.py", "used.py"]
     assert isolated.lines("used.py") == {1, 2}
     assert isolated.lines("unused.py") == set()
+
+
+_ELSEWHERE: Final = {
+    # As setuptools installs an editable project whose ``package-dir`` has another name.
+    "conftest.py": """
+        import importlib.util, pathlib, sys
+
+        class Finder:
+            @staticmethod
+            def find_spec(name, path=None, target=None):
+                folder = pathlib.Path(__file__).parent / "python"
+                if name == "mapped":
+                    return importlib.util.spec_from_file_location(
+                        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+                    )
+
+        sys.meta_path.append(Finder)
+        """,
+    "python/__init__.py": "x = 1",
+    "python/mapped_used.py": "def f():\n    return 1\n",
+    "python/mapped_unused.py": "def f():\n    return 1\n",
+    "real_v2/__init__.py": "x = 1",
+    "real_v2/linked_used.py": "def f():\n    return 1\n",
+    "real_v2/linked_unused.py": "def f():\n    return 1\n",
+    "real_module.py": "def f():\n    return 1\n",
+    "src/spread/part/__init__.py": "def f():\n    return 1\n",
+    "test_late.py": """
+        import importlib
+        import pytest
+
+        @pytest.mark.isolated
+        @pytest.mark.parametrize(
+            "name", ["mapped.mapped_used", "linked.linked_used", "module", "spread.part", "zipped"]
+        )
+        def test_late(name):
+            importlib.import_module(name).f()
+        """,
+}
+
+
+def test_packages_in_folders_of_another_name(tmp_path: Path) -> None:
+    """Mapped by a finder, behind a link, without ``__init__.py``, in a ZIP: as if un-isolated."""
+    folder = write_files(tmp_path, _ELSEWHERE)
+    (folder / "src" / "linked").symlink_to(folder / "real_v2")
+    (folder / "src" / "module.py").symlink_to(folder / "real_module.py")
+    with zipfile.ZipFile(folder / "src.zip", "w") as archive:
+        archive.writestr("zipped/__init__.py", "def f():\n    return 1\n")
+    names = ("mapped", "linked", "module", "spread", "zipped")
+    sources = [f"--cov={name}" for name in names]
+    plain, isolated = both_ways(folder, *PYTEST_COV, *sources, "-o", "pythonpath=src src.zip")
+    assert differences(plain.data, isolated.data) == []
+    assert {"mapped_unused.py", "linked_unused.py"} <= isolated.files.keys()
 
 
 def test_append(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ import sys
 import threading
 from array import array
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 from pytest_nsisolate.coverage.insides import on_stack, savers
@@ -132,14 +133,20 @@ class Inherited(Measurement):
         self._original.set_context(context)
 
     def _match(self, packages: dict[str, str]) -> None:
-        """Parts of ``source`` that only a child imports: no warning, and all their files count."""
+        """Parts of ``source`` that only a child imports: no warning, and all their files count.
+
+        The name of the folder says nothing: an editable install maps a package to any, and so does
+        a link. A folder that is no package is refused and stays unmatched: another child may know
+        better, and if none does, coverage warns of it.
+        """
         inorout = self.cov._inorout
         for package, path in packages.items():
-            here = os.path.basename(path).removesuffix(".py") == package.rpartition(".")[2]
-            if package in inorout.source_pkgs_unmatched and here:
-                inorout.source_pkgs_unmatched.remove(package)
-                if path not in inorout.source_dirs:
-                    inorout.source_dirs.append(path)
+            if package not in inorout.source_pkgs_unmatched or _is_mere_folder(path):
+                continue
+            inorout.source_pkgs_unmatched.remove(package)
+            # Else nothing to look through: gone with the test, or in a ZIP file.
+            if os.path.exists(path) and path not in inorout.source_dirs:
+                inorout.source_dirs.append(path)
 
     def forget_context(self) -> None:
         if self._collector.should_start_context is None:
@@ -209,7 +216,7 @@ class Inherited(Measurement):
         if len(tracers) > self._tracers:
             part.tracers = dict([*tracers.items()][self._tracers :])
             self._tracers += len(part.tracers)
-        if len(self.cov._inorout.source_pkgs_unmatched) < len(self._unmatched):
+        if self._unmatched:
             part.packages = dict(self._newly_matched())
         if part.files or part.tracers or part.packages or context != self._context:
             self._context = context
@@ -221,10 +228,15 @@ class Inherited(Measurement):
         return array("q", numbers)
 
     def _newly_matched(self) -> Iterator[tuple[str, str]]:
+        """Each with its path; a namespace package has none, and is no matter of coverage's."""
         unmatched = self.cov._inorout.source_pkgs_unmatched
         for package in self._unmatched:
-            file = getattr(sys.modules.get(package), "__file__", None)
-            if package not in unmatched and file:
+            module = sys.modules.get(package)
+            if package in unmatched:
+                if _is_namespace(module):
+                    unmatched.remove(package)
+                    yield package, ""
+            elif file := getattr(module, "__file__", None):
                 path = os.path.realpath(file)
                 folder = os.path.basename(path) == "__init__.py"
                 yield package, os.path.dirname(path) if folder else path
@@ -238,6 +250,22 @@ class Inherited(Measurement):
         self._original._current_context = self._sink._current_context
         self.cov._data = collector.covdata = self._original
         self.cov._warn_no_data = False  # un-isolated it would have the runner's as well
+
+
+def _is_mere_folder(path: str) -> bool:
+    """Whether it is a folder, and for the runner no package.
+
+    A child may name any, ``/`` for one, and coverage would count every file that it finds there.
+    """
+    return os.path.isdir(path) and not os.path.isfile(os.path.join(path, "__init__.py"))
+
+
+def _is_namespace(module: object) -> bool:
+    """Whether it is a namespace package; asking a lazy module would load it."""
+    if type(module) is not ModuleType:
+        return False
+    names = vars(module)
+    return "__path__" in names and names.get("__file__") is None
 
 
 def _write_nothing() -> None:

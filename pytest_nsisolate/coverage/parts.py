@@ -32,7 +32,7 @@ _BOUNDS: Final = {
     "packed": (0, 1 << 58),
     "pair": (-(1 << 28), 1 << 28),
 }
-_MAX_TEXT: Final = 64 * 1024
+_MAX_TEXT: Final = 1024**2
 
 
 @dataclass(slots=True)
@@ -42,7 +42,8 @@ class Part:
     :param context: coverage's label, static part included; None is coverage's "no context".
     :param files: file name, as coverage's collector knows it, to numbers of one :data:`Form`.
     :param tracers: file name to the file tracer plugin that is responsible for it.
-    :param packages: of ``source``, what was imported here for the first time: name to path.
+    :param packages: of ``source``, what was imported here for the first time: name to path,
+        which is empty for a namespace package.
     """
 
     context: str | None
