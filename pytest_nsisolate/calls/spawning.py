@@ -76,11 +76,16 @@ def spawn(
         if limits is not None and attempt is None:
             limits.release()
         if attempt is not None:
-            # A Ctrl-C that has waited for the end of the fork: nobody will ask for this child.
+            # A Ctrl-C that has waited for the end of the fork: nobody will ask for this child. When
+            # it is known by its number the usher reaps it; else it would be an orphan, and a
+            # zombie for ever where the caller is PID 1.
             try:
-                attempt.kill()
+                attempt.get_ready()
             finally:
-                attempt.bury()
+                try:
+                    attempt.kill()
+                finally:
+                    attempt.bury()
         if isinstance(error, StepError):
             raise refusal(run, outcome.refused_by(error), request) from None
         raise
