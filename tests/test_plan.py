@@ -17,7 +17,7 @@ from pytest_nsisolate.plan import plan_launch
 from pytest_nsisolate.request import IsolationRequest, TimeOffsets
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.settings import Settings
-from tests.support import NEEDS_NAMESPACES
+from tests.support import NEEDS_NAMESPACES, needs
 
 pytestmark = NEEDS_NAMESPACES  # it reads the runner's /proc
 
@@ -148,7 +148,7 @@ class TestKept:
         yield path
         os.rmdir(path)
 
-    @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="this machine has no /dev/shm")
+    @needs(os.path.isdir("/dev/shm"), "this machine has no /dev/shm")
     @pytest.mark.parametrize("where", ["sys.path", "cwd", "COVERAGE_FILE"])
     def test_in_use(
         self,

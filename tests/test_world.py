@@ -740,14 +740,14 @@ class TestProtection:
             assert open_errno(path) in allowed, path
 
     @NEEDS_ROOT
-    @pytest.mark.skipif(is_read_only("/proc/sys"), reason="/proc/sys is read-only on this host")
+    @needs(not is_read_only("/proc/sys"), "/proc/sys is read-only on this host")
     @ON_THE_HOST
     def test_plain_test_can_write_them(self) -> None:
         """Control: unmarked, root can open them for writing (and does not write)."""
         assert [open_errno(f"/proc/sys/{name}") for name in HOSTS] == [None] * len(HOSTS)
 
     @NEEDS_ROOT
-    @pytest.mark.skipif(is_read_only("/proc/sys"), reason="/proc/sys is read-only on this host")
+    @needs(not is_read_only("/proc/sys"), "/proc/sys is read-only on this host")
     @pytest.mark.parametrize((), [isolated(uts=True), isolated(cgroup=True)])
     def test_they_are_the_hosts_without_a_mount_namespace(self) -> None:
         """The limit that the docs name: where none is implied, nothing can be made read-only."""
