@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -27,14 +26,6 @@ pytestmark = [NEEDS_NAMESPACES, pytest.mark.isolated]
 
 #: Far more than anything here takes.
 LONG = 20.0
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that sleeps for a minute."""
-    with owned("sleep", "60") as process:
-        yield process
-        process.kill()
 
 
 def later(command: str) -> AbstractContextManager[subprocess.Popen[bytes]]:

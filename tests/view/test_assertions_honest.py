@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,6 @@ pytestmark = [NEEDS_NAMESPACES, pytest.mark.isolated]
 
 #: Far more than anything here takes.
 LONG = 20.0
-
-
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that sleeps for a minute."""
-    with owned("sleep", "60") as process:
-        yield process
 
 
 def server(host: str, *, v6only: bool = False, kind: int = socket.SOCK_STREAM) -> socket.socket:
