@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from pytest_nsisolate.host import doctor
+from pytest_nsisolate.kernel.originals import PLATFORM
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
     )
     doctor.add_arguments(command)
     command.set_defaults(main=doctor.main)
-    if sys.platform == "linux":
+    if PLATFORM == "linux":
         from pytest_nsisolate.console import enter, run  # a terminal: not on every platform
 
         command = commands.add_parser(

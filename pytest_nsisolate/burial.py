@@ -8,15 +8,12 @@ ends.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
-import time
+from contextlib import suppress
 from typing import Final
 
 from pytest_nsisolate.channel import STEP_SECONDS
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.originals import open, os, select, signal, time
 
 _TURN_SECONDS: Final = 0.005
 
@@ -49,14 +46,14 @@ def obstacle(pid1: int | None) -> str:
 
 def end(pidfd: int) -> None:
     """SIGKILL; nothing to a child that somebody has reaped already."""
-    with contextlib.suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
 def reap(pid: int, *, over: bool) -> None:
     """Reap a child that has ended, or leave it: one that cannot end is not waited for."""
     # Somebody else may have: SIGCHLD is ignored in this runner, or the suite waits for any child.
-    with contextlib.suppress(ChildProcessError):
+    with suppress(ChildProcessError):
         # A debugger may have it, and then it is the debugger that has to wait first (ptrace(2)).
         if os.waitpid(pid, os.WNOHANG) == (0, 0) and over and ask_after(pid):
             os.waitpid(pid, os.WNOHANG)
@@ -72,7 +69,7 @@ def ask_after(pid: int) -> bool:
     """:func:`await_end` without a poll; True only when it can be reaped."""
     until = monotonic() + STEP_SECONDS
     options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    with contextlib.suppress(ChildProcessError):
+    with suppress(ChildProcessError):
         while os.waitid(os.P_PID, pid, options) is None:
             if monotonic() > until:
                 return False

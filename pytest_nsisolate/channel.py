@@ -17,13 +17,13 @@ is reused by the next open file of the test and would then receive the old owner
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.wire import FrameWriter, Kind
 
 #: Every step of the machinery must be over within this many seconds.

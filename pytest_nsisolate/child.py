@@ -17,11 +17,6 @@ at-fork hook sets, never by its pid (the runner and the child may both be PID 1)
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import posix
-import random
-import traceback
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
@@ -44,6 +39,7 @@ from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel.originals import faulthandler, os, posix, random, traceback
 from pytest_nsisolate.live import Stage, Turns
 from pytest_nsisolate.wire import FrameWriter, Kind
 

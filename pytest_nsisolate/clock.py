@@ -8,7 +8,7 @@ Consequence: the kernel's clock is asked (clock_gettime(2)), through a name that
 
 from __future__ import annotations
 
-import time
+from pytest_nsisolate.kernel.originals import time
 
 _ask = time.clock_gettime
 _MONOTONIC = time.CLOCK_MONOTONIC

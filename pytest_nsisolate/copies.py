@@ -18,15 +18,12 @@ does not end; it is killed with that one.
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 import sys
-import threading
 from contextlib import suppress
 from typing import Any, Final
 
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.originals import os, select, signal, threading
 
 #: Seconds that multiprocessing's helpers have to come to their end.
 _PATIENCE: Final = 2.0

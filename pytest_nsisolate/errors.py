@@ -8,11 +8,12 @@ Each exception carries its facts as attributes, builds its message from them and
 from __future__ import annotations
 
 import errno as errno_names
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+
+from pytest_nsisolate.kernel.originals import os
 
 
 class NsisolateError(Exception):

@@ -16,9 +16,6 @@ Python stacks. Then the kernel's view of each thread stands in: state, wchan, sy
 
 from __future__ import annotations
 
-import os
-import select
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -27,6 +24,7 @@ from pytest_nsisolate import output
 from pytest_nsisolate.channel import RunnerEnd
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel.originals import open, os, select, signal
 
 #: Seconds that the fault handler has to write all stacks.
 STACK_SECONDS: Final = 0.3

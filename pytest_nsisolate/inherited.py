@@ -15,9 +15,10 @@ What still fails: a function that somebody has taken out of :mod:`gc` before the
 
 from __future__ import annotations
 
-import gc
 from functools import partial
 from typing import Any
+
+from pytest_nsisolate.kernel.originals import gc
 
 _TELLING = {"get_objects": gc.get_objects, "get_referrers": gc.get_referrers}
 

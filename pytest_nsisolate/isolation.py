@@ -8,10 +8,9 @@ the outcome of the child becomes one.
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import os
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
@@ -29,6 +28,7 @@ from pytest_nsisolate import (
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.postmortem.inquest import PATIENCE
 from pytest_nsisolate.remedies import Explanation, explain
 from pytest_nsisolate.request import IsolationRequest
@@ -234,7 +234,7 @@ class Isolation:
             return
         while (frame := self.attempt.next_frame()) is not None:
             if frame.kind is Kind.COVERAGE:
-                with contextlib.suppress(BrokenStream):
+                with suppress(BrokenStream):
                     self.measurement.merge(frame.data)
 
     def _take_turn(self, frame: Frame) -> None:
@@ -261,7 +261,7 @@ class Isolation:
             from pytest_nsisolate import pause  # nobody else needs it
 
             self._holds = False
-            say = functools.partial(internals.write_line, self.item.config)
+            say = partial(internals.write_line, self.item.config)
             failure = f"{self._phases[-1]}: {outcome.headline(self._last and self._last.longrepr)}"
             pause.hold(attempt, self.item.nodeid, failure, say, init=self.request.init)
             self._give_word()

@@ -16,11 +16,10 @@ it; and a test that reads the terminal itself (``input()``) when the runner is i
 from __future__ import annotations
 
 import functools
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from pytest_nsisolate.kernel.originals import open, os, signal, threading
 
 #: A stop signal may be ignored, or have no effect in an orphaned process group.
 _ATTEMPTS = 100

@@ -22,20 +22,18 @@ on the short way; OpenSSL's, the one that matters, is made up for in the child.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import os
-import signal
-import socket
+import errno
 import warnings
 from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections.abc import Callable
+from contextlib import suppress
 
 from pytest_nsisolate import burial, usher
 from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel import birthmark, process
 from pytest_nsisolate.kernel.clone import raw_clone
+from pytest_nsisolate.kernel.originals import gc, os, signal, socket
 from pytest_nsisolate.usher import LaunchPlan
 from pytest_nsisolate.wire import FrameWriter
 
@@ -126,14 +124,20 @@ def fork() -> int:
     shape of this module answers. The filter is put into the list and taken out again by hand:
     ``catch_warnings`` would reset every module's once-per-location registry, and a warning of the
     test's would then be counted twice.
+
+    :raises OSError: EPROTO when it has returned 0, and this is the process that has called it.
     """
     entry = ("ignore", None, DeprecationWarning, None, 0)
     filters: list[object] = getattr(warnings, "filters")  # noqa: B009 (typeshed has it read-only)
     filters.insert(0, entry)
+    birthmark.leave()
     try:
-        return os.fork()
+        pid = os.fork()
     finally:
         filters.remove(entry)
+    if pid == 0 and birthmark.is_original():
+        raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+    return pid
 
 
 def _open_channel() -> tuple[int, int, int, int]:
@@ -162,7 +166,7 @@ def _pidfd(pid: int, *descriptors: int) -> int:
 
 def _abandon(pid: int, *descriptors: int) -> None:
     """End a child that nobody has taken on; a PID 1 below it has PDEATHSIG."""
-    with contextlib.suppress(ProcessLookupError):
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
         burial.reap(pid, over=burial.ask_after(pid))
     for fd in descriptors:

@@ -18,20 +18,18 @@ another one) nobody can be named, and a zombie counts; without a PID namespace n
 
 from __future__ import annotations
 
-import os
-import select
-import time
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
+from warnings import warn_explicit
 
 import pytest
 
 from pytest_nsisolate import interrupts
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel.originals import open, os, select, time
 from pytest_nsisolate.settings import Leftovers
 
 #: Milliseconds that a process has to come to its end; they pass only where one is alive.
@@ -142,7 +140,7 @@ class Lookout:
         else:
             module = getattr(getattr(self._item, "module", None), "__name__", None)
             try:
-                warnings.warn_explicit(text, NsisolateLeftoversWarning, path, line, module)
+                warn_explicit(text, NsisolateLeftoversWarning, path, line, module)
             except NsisolateLeftoversWarning as raised:
                 error = raised.with_traceback(None)
             else:

@@ -16,8 +16,6 @@ letter of the test, unless one of these options is given. To wait would cost eve
 
 from __future__ import annotations
 
-import os
-import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -27,6 +25,7 @@ import pytest
 from pytest_nsisolate import output
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.kernel.originals import os, select
 from pytest_nsisolate.wire import Kind
 
 #: Sends a frame to the runner.

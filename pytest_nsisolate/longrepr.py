@@ -13,9 +13,8 @@ Nothing here trusts a child: a representation that cannot be shown is :class:`Br
 
 from __future__ import annotations
 
-import copy
-import os
 from collections.abc import Iterable
+from copy import copy
 from typing import Any, Final, cast
 
 import pytest
@@ -23,6 +22,7 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate import tagged
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.kernel.originals import os
 
 _NO_TRACEBACK: Final[dict[str, object]] = {"reprentries": [], "extraline": None, "style": "long"}
 
@@ -51,7 +51,7 @@ def pack(report: pytest.TestReport, data: dict[str, Any], config: pytest.Config)
 
 def harmless(report: pytest.TestReport) -> pytest.TestReport:
     """A copy in which what cannot be looked at stands by its name, ``str`` and ``repr``."""
-    twin = copy.copy(report)
+    twin = copy(report)
     for name, value in vars(report).items():
         try:
             isinstance(value, os.PathLike)  # as pytest asks of each attribute

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import isfinite
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def _seconds(value: object) -> float:
         seconds = float(value)
     except OverflowError:
         seconds = math.inf
-    if not math.isfinite(seconds):
+    if not isfinite(seconds):
         raise _NotAllowedError("takes a finite number of seconds")
     return seconds
 

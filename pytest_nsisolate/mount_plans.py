@@ -11,8 +11,6 @@ unmounted (proc(5)), or until one of the paths that must stay reachable is anoth
 
 from __future__ import annotations
 
-import os
-import select
 import sys
 from collections.abc import Iterator
 
@@ -21,6 +19,7 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import mounts
+from pytest_nsisolate.kernel.originals import os, select
 
 
 class MountPlans:

@@ -7,11 +7,11 @@ answer to "why is there no completion record?", and fails the item (law 1).
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
+
+from pytest_nsisolate.kernel.originals import os, signal
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,37 @@ keep the runner's part of a phase from the other plugins, and the child from ret
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from pytest_nsisolate import phases, reporting, tracebacks
+from pytest_nsisolate import adapters, phases, reporting, sight, tracebacks
 from pytest_nsisolate.run import Run
+
+
+@contextmanager
+def registered(config: pytest.Config, run: Run) -> Iterator[None]:
+    """While this lasts, the marked tests are isolated."""
+    hooks = OutermostHooks(run)
+    adapters.register(config)
+    run.home = sight.prepare(run.requests)
+    run.keeps_calls = adapters.keeps_calls(config)
+    # pytest's own code makes it: before a fixture can put a stand-in into its way.
+    run.create_base_temp(config)
+    if config.getoption("setupshow", False):
+        config.pluginmanager.register(SetupShowHooks(run), "nsisolate-setup-show")
+    # Now, when every conftest has been loaded: the last one registered is the outermost.
+    config.pluginmanager.register(hooks, "nsisolate-outermost")
+    try:
+        yield
+    finally:
+        if run.child is not None:
+            run.child.barrier(None)
+        config.pluginmanager.unregister(hooks)
+        run.remarks.hand_over(config)
+        run.close()
 
 
 class SetupShowHooks:

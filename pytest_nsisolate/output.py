@@ -16,10 +16,8 @@ because it had been taken away from the report on purpose.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import sys
+from contextlib import ExitStack
 from typing import Any, TextIO
 
 import pytest
@@ -27,6 +25,7 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output
 from pytest_nsisolate.errors import failing
+from pytest_nsisolate.kernel.originals import io, os
 
 _KINDS = ("stdout", "stderr", "log")
 _OF_LOGS = "surrogatepass"
@@ -188,7 +187,7 @@ def flush_to_terminal(config: pytest.Config) -> None:
         for capture in internals.global_captures(config)
         if _has_file(capture) and capture._state == "started"
     ]
-    with failing("flush the terminal", None), contextlib.ExitStack() as stack:
+    with failing("flush the terminal", None), ExitStack() as stack:
         for number, _ in captured:
             # What is there now may be a capture of capfd's, on top of that one.
             copy = os.dup(number)

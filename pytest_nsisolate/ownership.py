@@ -20,14 +20,14 @@ in memory sees the runner's memory, which the test never touched.
 
 from __future__ import annotations
 
-import bisect
-import gc
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.kernel.originals import gc
 
 
 def set_up_higher_scopes(
@@ -127,7 +127,7 @@ class Adoption:
             self._own.append(finalizer)
             return
         depth = self._order.index(node)
-        at = bisect.bisect_right(self._depths, depth)
+        at = bisect_right(self._depths, depth)
         self._depths.insert(at, depth)
         self._own.insert(self._first_wider + at, finalizer)
 

@@ -16,17 +16,16 @@ that the runner is in, and from no other.
 from __future__ import annotations
 
 import _socket  # pytest-socket forbids the classes of the module above it
-import contextlib
-import json
-import os
-import select
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.originals import json, open, os, select
 
 if TYPE_CHECKING:
     from pytest_nsisolate.supervise import Attempt
@@ -125,7 +124,7 @@ class Held:
                     return LEFT
 
     def _admit(self) -> None:
-        with contextlib.suppress(OSError):  # gone again already
+        with suppress(OSError):  # gone again already
             # The C type has no other; it is what the class of the standard library calls.
             connection = _socket.socket(fileno=self._listener._accept()[0])  # type: ignore[attr-defined]
             if owner(connection) != os.geteuid() or len(self._visits) >= _MOST_VISITORS:
@@ -133,7 +132,7 @@ class Held:
                 return
             connection.setblocking(False)
             hello = json.dumps({"nodeid": self._nodeid, "pid": self.pid}).encode()
-            rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("=i", self._pidfd))
+            rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, pack("=i", self._pidfd))
             connection.sendmsg([hello], [rights])
             self._visits[connection.fileno()] = _Visit(connection)
 
@@ -156,7 +155,7 @@ class Held:
     def _say_farewell(self) -> None:
         """What visitors have started inside ends before the test goes on. Bounded."""
         for visit in self._visits.values():
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 visit.connection.shutdown(_socket.SHUT_WR)
         until = monotonic() + FAREWELL_SECONDS
         waiter = select.poll()
@@ -195,7 +194,7 @@ def hold(
                 "(leave the shell, or press Ctrl-C here, to go on)"
             )
             why = CTRL_C
-            with contextlib.suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt):
                 why = held.wait()
     except KeyboardInterrupt:
         why = CTRL_C

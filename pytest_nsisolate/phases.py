@@ -18,9 +18,9 @@ of the report, and the child's report stands.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import functools
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -31,6 +31,7 @@ from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.isolation import Isolation
+from pytest_nsisolate.kernel.originals import faulthandler
 from pytest_nsisolate.leftovers import Lookout
 from pytest_nsisolate.plan import plan_launch
 from pytest_nsisolate.postmortem import inquest
@@ -192,7 +193,7 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                 )
 
         measurement = isolation.measurement
-        cloning = contextlib.nullcontext() if measurement is None else measurement.cloning()
+        cloning = nullcontext() if measurement is None else measurement.cloning()
         # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
         with run.calls_lock, cloning:
             writer = launch.launch(plan, files, shared, run.held(), register)
@@ -278,7 +279,7 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
 def _release(run: Run, isolation: Isolation) -> None:
     """The child has nothing more to say: reap it, now or when the next one is launched."""
     if isolation.unfinished:
-        run.unfinished = functools.partial(_finish, run, isolation)
+        run.unfinished = partial(_finish, run, isolation)
         return
     attempt, run.current = isolation.attempt, None
     run.stopping.close()

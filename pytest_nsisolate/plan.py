@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -30,7 +30,7 @@ def plan_launch(config: pytest.Config, request: IsolationRequest, run: Run) -> L
     if request.limits is None:
         return plan
     held = run.enforcer.enforce(request.limits, request.namespaces, init=request.init)
-    return dataclasses.replace(plan, limits=held)
+    return replace(plan, limits=held)
 
 
 def plan_world(request: IsolationRequest, run: Run, mounts: MountPlan | None) -> LaunchPlan:

@@ -74,26 +74,10 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
             return (yield)
         finally:
             run.close()
-    from pytest_nsisolate import adapters, sight
-    from pytest_nsisolate.outermost import OutermostHooks, SetupShowHooks
+    from pytest_nsisolate import outermost
 
-    outermost = OutermostHooks(run)
-    manager = session.config.pluginmanager
-    adapters.register(session.config)
-    run.home = sight.prepare(run.requests)
-    run.keeps_calls = adapters.keeps_calls(session.config)
-    if session.config.getoption("setupshow", False):
-        manager.register(SetupShowHooks(run), "nsisolate-setup-show")
-    # Now, when every conftest has been loaded: the last one registered is the outermost.
-    manager.register(outermost, "nsisolate-outermost")
-    try:
+    with outermost.registered(session.config, run):
         return (yield)
-    finally:
-        if run.child is not None:
-            run.child.barrier(None)
-        manager.unregister(outermost)
-        run.remarks.hand_over(session.config)
-        run.close()
 
 
 def pytest_runtest_makereport(item: pytest.Item) -> pytest.TestReport | None:

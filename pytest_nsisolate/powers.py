@@ -7,11 +7,11 @@ launch: that is a refusal, about which ``--nsisolate-missing`` decides.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Final
 
 from pytest_nsisolate.kernel import devices
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.usage import short, suggestion
 

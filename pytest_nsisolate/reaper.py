@@ -19,15 +19,13 @@ was about to stop took the line that was typed for the shell, in 3 of 70 runs on
 
 from __future__ import annotations
 
-import os
-import posix
-import signal
 from typing import NoReturn
 
 from pytest_nsisolate.channel import MESSAGE
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.jobcontrol import hold_signal, release_signal
 from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel.originals import os, posix, signal
 
 
 def fork_test(control: int, *, lean: bool = False) -> None:

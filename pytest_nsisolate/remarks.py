@@ -12,12 +12,12 @@ under ``-W error`` a suite must run as it does un-isolated.
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any, Final
 
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.kernel.originals import threading
 
 THREADS: Final = "threads of the runner do not run in isolated tests"
 LOOP: Final = (

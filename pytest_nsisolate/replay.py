@@ -14,11 +14,11 @@ Nothing here trusts a child: whatever does not have the shape of a report is :cl
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from copy import copy
 from typing import Any, TypeAlias, cast
+from warnings import warn
 
 import pytest
 
@@ -271,13 +271,13 @@ def warn_of_hook(item: pytest.Item, error: Exception) -> None:
         f"pytest_runtest_makereport of another plugin failed for {item.nodeid} on the runner's "
         f"side, where it sees a copy of the child's report: {error!r}"
     )
-    with contextlib.suppress(pytest.PytestWarning):
-        warnings.warn(pytest.PytestWarning(text), stacklevel=2)
+    with suppress(pytest.PytestWarning):
+        warn(pytest.PytestWarning(text), stacklevel=2)
 
 
 def copied(report: pytest.TestReport) -> pytest.TestReport:
     """A copy that other plugins may change without changing the report."""
-    twin = copy.copy(report)
+    twin = copy(report)
     twin.sections, twin.user_properties = report.sections[:], report.user_properties[:]
     return twin
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import pytest
 
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.host import header_line
+from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.outcome import REFUSED, headline
 from pytest_nsisolate.request import IsolationRequest, resolve_all
 from pytest_nsisolate.run import RUN, Run

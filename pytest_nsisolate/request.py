@@ -8,9 +8,8 @@ here, at collection, before any test has run.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import pytest
@@ -93,19 +92,19 @@ class IsolationRequest:
         if "namespaces" in changes and "time" not in changes:
             kept = self.time or TimeOffsets()
             changes["time"] = kept if "time" in changes["namespaces"] else None
-        changed = dataclasses.replace(self, **changes)
+        changed = replace(self, **changes)
         for name in changed.namespaces:
             if name not in NAMESPACES:
                 raise ValueError(f"unknown namespace {name!r}, {suggestion(name, NAMESPACES)}")
         complete = _complete(changed.namespaces, changed.user, changed.time, changed.hostname)
         if "caps" in changes and changed.caps is not None:
-            changed = dataclasses.replace(changed, caps=powers.check_caps(changed.caps))
+            changed = replace(changed, caps=powers.check_caps(changed.caps))
         if "devices" in changes:
-            changed = dataclasses.replace(changed, devices=powers.check_devices(changed.devices))
+            changed = replace(changed, devices=powers.check_devices(changed.devices))
         if changed.devices:
             complete |= {"mount"}
         named = changed.named & complete
-        return dataclasses.replace(changed, namespaces=complete, named=named)
+        return replace(changed, namespaces=complete, named=named)
 
     def without_user_namespace(self) -> IsolationRequest:
         """A copy for a host that refuses user namespaces. Nobody asked for the host's powers."""
@@ -266,7 +265,7 @@ def from_keywords(keywords: Mapping[str, object], settings: Settings) -> Isolati
     try:
         merged.add(check_keywords(keywords, _MARKER_ONLY), settings.namespaces)
         # What a call leaves behind ends with it, unsaid.
-        return dataclasses.replace(merged.request(settings), leftovers="ignore")
+        return replace(merged.request(settings), leftovers="ignore")
     except MarkerProblem as found:
         said = (problem.replace(f"; {_STAY}", "") for problem in found.problems)
         problems = [f"isolate.using{problem.removeprefix('isolated')}" for problem in said]

@@ -7,13 +7,10 @@ that a run without one pays nothing.
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -21,6 +18,7 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.kernel.originals import os, threading
 from pytest_nsisolate.remarks import Remarks
 
 if TYPE_CHECKING:
@@ -159,6 +157,13 @@ class Run:
             self._maps = idmap.identity_maps()
         return self._maps
 
+    def create_base_temp(self, config: pytest.Config) -> None:
+        """Once for all, so that no child makes one of its own."""
+        try:
+            internals.create_base_temp(config)
+        except OSError:
+            pass  # tmp_path will say so in the test that asks for it, as in plain pytest
+
     def shared(self, config: pytest.Config, *, warden: bool = False) -> Shared:
         """Descriptors that all children inherit; made, with all preloading, at the first use.
 
@@ -170,10 +175,7 @@ class Run:
 
         if self._shared is None:
             kernel.preload()
-            try:
-                internals.create_base_temp(config)
-            except OSError:
-                pass  # tmp_path will say so in the test that asks for it, as in plain pytest
+            self.create_base_temp(config)
             with failing("open what all children share", None):
                 foreign = (*_execnet_descriptors(config), self.mount_plans.watched)
                 null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -198,7 +200,7 @@ class Run:
         self._warden = new = warden.spawn(self._shared.runner_pidfd)
         if new is not None:
             foreign = (*self._shared.foreign, new.pidfd)
-            self._shared = dataclasses.replace(self._shared, warden=new.socket, foreign=foreign)
+            self._shared = replace(self._shared, warden=new.socket, foreign=foreign)
 
     def _dismiss_warden(self) -> None:
         if self._warden is not None:
@@ -206,7 +208,7 @@ class Run:
             before.dismiss()
             assert self._shared is not None
             foreign = tuple(fd for fd in self._shared.foreign if fd != before.pidfd)
-            self._shared = dataclasses.replace(self._shared, warden=None, foreign=foreign)
+            self._shared = replace(self._shared, warden=None, foreign=foreign)
 
     def end_own_children(self) -> None:
         """Before code of the suite runs in the runner: whom it waits for is its own. Bounded.

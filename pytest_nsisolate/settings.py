@@ -9,15 +9,16 @@ names the option or the key it came from.
 from __future__ import annotations
 
 import math
-import os
-import tomllib
 from dataclasses import dataclass
+from math import isfinite
+from tomllib import loads
 from typing import Any, Literal, TypeAlias, cast
 
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.limits import NO_LIMITS, LimitError, Limits, parse
 from pytest_nsisolate.powers import PowerError, read_caps
 from pytest_nsisolate.usage import suggestion
@@ -176,7 +177,7 @@ def _written_in_toml(config: pytest.Config, key: str) -> object:
     path = config.inipath
     if path is None or path.suffix != ".toml":
         return None
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    tables = loads(path.read_text(encoding="utf-8"))
     if path.name == "pyproject.toml":
         tables = tables.get("tool", {})
     return cast("object", tables.get("pytest", {}).get(key))
@@ -244,6 +245,6 @@ def _timeout(source: str, value: str | float | None) -> float | None:
         seconds = float(value)
     except (ValueError, OverflowError):
         seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
+    if not (isfinite(seconds) and seconds > 0):
         raise pytest.UsageError(f"{source}: {value!r} is not a finite number of seconds above 0")
     return seconds

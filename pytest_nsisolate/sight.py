@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_nsisolate.kernel.originals import os
 
 if TYPE_CHECKING:
     from pytest_nsisolate.request import IsolationRequest

@@ -16,13 +16,8 @@ PDEATHSIG.
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import select
-import signal
-import time
-import traceback
 from collections import deque
+from dataclasses import replace
 from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +27,7 @@ from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.deadline import Deadline
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.kernel import idmap
+from pytest_nsisolate.kernel.originals import os, select, signal, time, traceback
 from pytest_nsisolate.wire import Frame, FrameReader, Kind
 
 if TYPE_CHECKING:
@@ -487,7 +483,7 @@ class Attempt:
 
     def _judge(self) -> outcome.Outcome:
         if self._refused is not None:
-            return dataclasses.replace(self._refused, late=self._ready)
+            return replace(self._refused, late=self._ready)
         if self._done is not None:
             return outcome.Finished(alone=False)
         status = self._pid1_status if self._test_status is None else self._test_status

@@ -23,17 +23,16 @@ be a denial of service by quadratic insertion).
 
 from __future__ import annotations
 
-import re
 from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from json import JSONDecoder, JSONEncoder
 from math import isfinite
 from typing import Final, Never
 
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.kernel.originals import json, re
 
 MAX_DEPTH: Final = 100
 """Containers inside containers that are sent; a deeper one arrives as an :class:`Opaque`."""
@@ -390,8 +389,10 @@ def _refuse_constant(text: str) -> Never:
 
 
 # Bound once: no import and no look-up in ``json`` when a test may have patched it.
-_to_json: Final = JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":")).encode
-_from_json: Final = JSONDecoder(
+_to_json: Final = json.JSONEncoder(
+    check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
+_from_json: Final = json.JSONDecoder(
     object_hook=_untag,
     parse_int=_read_int,
     parse_float=_read_float,

@@ -11,12 +11,13 @@ a hook of pytest's once more costs the whole of pluggy's outer call.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 import pluggy
+
+from pytest_nsisolate.kernel.originals import os
 
 #: Whatever is in this package may stand between pytest and a test; what users call is no machinery.
 _PACKAGE = str(Path(__file__).parent)

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import difflib
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 
 import pytest
 
@@ -47,7 +47,7 @@ def spelled(keywords: Mapping[str, object]) -> str:
 def suggestion(word: str, choices: Iterable[str]) -> str:
     """The end of a sentence about an unknown word: a guess, or what there is to choose from."""
     known = sorted(choices)
-    close = difflib.get_close_matches(word, known, n=1)
+    close = get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}"
 
 

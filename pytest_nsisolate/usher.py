@@ -26,12 +26,6 @@ the locks that it may inherit are this process's own, and nobody else has run he
 from __future__ import annotations
 
 import errno
-import gc
-import os
-import posix
-import select
-import signal
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -40,6 +34,7 @@ from pytest_nsisolate import reaper, warden
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import idmap, keyring, mounts, namespaces, network, process
 from pytest_nsisolate.kernel.clone import raw_clone
+from pytest_nsisolate.kernel.originals import gc, open, os, posix, select, signal, traceback
 from pytest_nsisolate.wire import Kind
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ Consequence: before its first line of test code such a child sends a pidfd of it
 which polls the runner's. When the runner dies, the warden kills every child that it holds. Between
 its birth and that message the child has PDEATHSIG, which only code of ours could have lost.
 
-It is a fresh interpreter and not a fork, so that it holds no page of the runner's, and it imports
-nothing but the standard library. This file is also its program: it is run by path, isolated
-(``python -P -s -S``), with the two descriptors that it uses at fixed numbers.
+It is a fresh interpreter and not a fork, so that it holds no page of the runner's. Its program,
+:mod:`pytest_nsisolate.warden_program`, is run by path, isolated (``python -P -s -S``), with the two
+descriptors that it uses at fixed numbers.
 
 What still fails: a runner and a warden that are killed in the same moment leave a child whose test
 has changed its ids. The runner replaces a warden that has died before it clones again, a few
@@ -19,18 +19,16 @@ times; one that dies between a clone and the child's report costs that one test,
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
-import signal
-import socket
 import sys
 from _socket import socketpair  # pytest-socket forbids the one of the module above
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
-_RUNNER: Final = 3
-_SOCKET: Final = 4
+from pytest_nsisolate import warden_program
+from pytest_nsisolate.kernel.originals import os, select, signal, socket
+from pytest_nsisolate.warden_program import RUNNER, SOCKET
+
+_PROGRAM: Final = os.path.abspath(warden_program.__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +74,13 @@ def spawn(runner_pidfd: int) -> Warden | None:
     # Over the standard streams and the two numbers; everything else is close-on-exec.
     actions = [
         *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
-        (os.POSIX_SPAWN_DUP2, runner_pidfd, _RUNNER),
-        (os.POSIX_SPAWN_DUP2, theirs.fileno(), _SOCKET),
+        (os.POSIX_SPAWN_DUP2, runner_pidfd, RUNNER),
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET),
     ]
     # All of -I but -E: there are interpreters that do not start without PYTHONHOME.
-    command = [sys.executable, "-P", "-s", "-S", os.path.abspath(__file__)]
+    command = [sys.executable, "-P", "-s", "-S", _PROGRAM]
     try:
-        if runner_pidfd <= _SOCKET or theirs.fileno() <= _SOCKET:
+        if runner_pidfd <= SOCKET or theirs.fileno() <= SOCKET:
             # The actions would overwrite it before they use it: the standard streams are closed.
             ours.close()
             return None
@@ -130,35 +128,3 @@ def report_to(warden: int, own_pidfd: int) -> None:
         channel.sendmsg([b"c"], [rights])
     finally:
         channel.close()
-
-
-def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen by its effects)
-    """The warden's life: collect children, forget the dead, and outlive the runner by a moment."""
-    channel = socket.socket(fileno=_SOCKET)
-    children: set[int] = set()
-    poller = select.poll()
-    poller.register(_RUNNER, select.POLLIN)
-    poller.register(channel, select.POLLIN)
-    while True:
-        ready = {fd for fd, _ in poller.poll()}
-        if _SOCKET in ready:
-            _, received, _, _ = socket.recv_fds(channel, 1, 4)
-            for child in received:
-                children.add(child)
-                poller.register(child, select.POLLIN)
-            if not received:
-                poller.unregister(_SOCKET)  # the runner's end is closed; its death comes next
-        elif _RUNNER in ready:
-            # Only now, when no child is left unread in the socket.
-            for child in children:
-                with contextlib.suppress(ProcessLookupError):  # reaped just before that death
-                    signal.pidfd_send_signal(child, signal.SIGKILL)
-            sys.exit(0)
-        for child in ready & children:
-            poller.unregister(child)
-            children.discard(child)
-            os.close(child)
-
-
-if __name__ == "__main__":
-    serve()

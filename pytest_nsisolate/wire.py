@@ -24,12 +24,11 @@ import struct
 from binascii import crc32
 from collections import deque
 from dataclasses import dataclass
-from os import strerror, write  # bound here: a test may have patched ``os.write``
-from threading import RLock
 from typing import Final
 
 from pytest_nsisolate import tagged
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.kernel.originals import os, threading
 
 MAX_FRAME: Final = 256 * 1024**2
 """Bytes that the payload of one frame may have."""
@@ -97,7 +96,7 @@ class FrameWriter:
         self._nonce = nonce
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()
         self._draining = False
-        self._lock = RLock()
+        self._lock = threading.RLock()
 
     def send(self, kind: Kind, data: dict[str, object]) -> None:
         """Write one frame, all of it, however long that takes. Any thread may call.
@@ -132,7 +131,7 @@ class FrameWriter:
                 if rest := frame[sum(sent) :]:
                     # One call in C. Handlers run, and raise, between a call and the use of its
                     # result: after ``n = write(...)`` what was written would not be known.
-                    sent.extend(map(write, (self._fd,), (rest,)))
+                    sent.extend(map(os.write, (self._fd,), (rest,)))
                 else:
                     self._unsent.popleft()
         finally:
@@ -148,12 +147,12 @@ class FrameWriter:
         abandoned, self._fd = self._fd, -1
         self._unsent = deque()
         self._draining = False
-        self._lock = RLock()
+        self._lock = threading.RLock()
         return abandoned
 
     def _build(self, kind: Kind, payload: bytes) -> bytes:
         if len(payload) > MAX_FRAME:
-            raise OSError(errno.EMSGSIZE, strerror(errno.EMSGSIZE))
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         head = _HEAD.pack(_MAGIC, self._nonce, kind, len(payload))
         return b"".join((head, _CHECKSUM.pack(crc32(payload, crc32(head))), payload))
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_nsisolate import powers
-from pytest_nsisolate.kernel import devices
+from pytest_nsisolate.kernel import devices, originals
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.marker import check_keywords
 from pytest_nsisolate.plan import kept_capabilities
@@ -79,7 +79,7 @@ def test_bad_values_are_usage_errors(keywords: dict[str, Any], problem: str) -> 
 def test_a_directory_is_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this host has under such a name and is no node: said at collection."""
     monkeypatch.setattr(devices, "is_device", lambda path: False)
-    monkeypatch.setattr("os.path.exists", lambda path: path == "/dev/snd")
+    monkeypatch.setattr(originals.os.path, "exists", lambda path: path == "/dev/snd")
     with pytest.raises(MarkerProblem, match="names devices, and /dev/snd is none"):
         check_keywords({"devices": ["snd"]})
 

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 import pytest_nsisolate
+from pytest_nsisolate.kernel import originals
 
 PACKAGE = Path(pytest_nsisolate.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -55,6 +57,68 @@ def test_one_module_knows_each_dependency_that_moves(module: str, allowed: str) 
         assert importing == {allowed}  # the search finds what is there
 
 
+#: What may be imported whole and called by its name: what is looked at as it is, because the suite
+#: or pytest has changed it on purpose, or what no test of system code replaces.
+LIVE: Final = {"_socket", "array", "asyncio", "importlib", "logging", "pytest", "sys", "warnings"}
+#: Programs of their own, in which no suite runs.
+PROGRAMS: Final = {"__main__.py", "warden_program.py"}
+
+
+def named_at_call_time(path: Path) -> Iterator[str]:
+    """``module.function`` for each call, in a function, that looks up a name in a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules = {
+        alias.asname or alias.name.partition(".")[0]: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    code: list[ast.AST] = [part for function in functions for part in function.body]
+    code += [node.body for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+    for node in (below for part in code for below in ast.walk(part)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr=name)):
+                if module in modules:
+                    yield f"{modules[module]}.{name}"
+            case ast.Call(func=ast.Name(id="open")) if "open" not in _bound(tree):
+                yield "builtins.open"
+
+
+def _bound(tree: ast.Module) -> set[str]:
+    imported = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return {alias.name for node in imported for alias in node.names}
+
+
+def test_no_stand_in_of_a_suite_reaches_the_machinery() -> None:
+    """What it calls is bound when it is imported, or comes from ``kernel/originals``.
+
+    A suite that replaces ``os.fork`` must not decide which process the runner is.
+    """
+    replaceable = set(originals.__all__)
+    found: dict[str, set[str]] = {}
+    for path in SOURCES:
+        name = str(path.relative_to(PACKAGE))
+        if path.name not in PROGRAMS and name != "kernel/originals.py":
+            taken = {module for module in imports(path) if module in replaceable}
+            called = {
+                call
+                for call in named_at_call_time(path)
+                if call.partition(".")[0] in sys.stdlib_module_names - LIVE
+            }
+            found[name] = taken | called
+
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+def test_the_search_for_stand_ins_finds_what_is_there() -> None:
+    """A program of its own names everything at call time."""
+    (program,) = (path for path in SOURCES if path.name == "warden_program.py")
+
+    assert "os" in set(imports(program))
+    assert {"select.poll", "os.close", "contextlib.suppress"} <= set(named_at_call_time(program))
+
+
 def test_every_source_says_its_licence() -> None:
     """The SPDX line is the first of each file."""
     for path in SOURCES:
@@ -76,6 +140,7 @@ for module in pkgutil.walk_packages(pytest_nsisolate.__path__, "pytest_nsisolate
 ANOTHER_PLATFORM = """
 import ctypes, ctypes.util, os, signal, _pytest, pytest, coverage, pluggy, sqlite3, multiprocessing
 import subprocess, socket, select, resource, pwd, tempfile, uuid, platform, asyncio, mmap
+import posix, _signal
 def refuse(*args, **kwargs): raise OSError("no libc here")
 ctypes.CDLL = ctypes.PyDLL = refuse
 ctypes.util.find_library = lambda name: None
@@ -85,10 +150,13 @@ for name in (
     "register_at_fork", "geteuid", "getuid", "getgid", "getegid", "setsid", "waitid", "P_PIDFD",
     "O_CLOEXEC", "CLONE_NEWUSER", "eventfd", "pipe2", "WIFSIGNALED", "WTERMSIG",
 ):
-    if hasattr(os, name): delattr(os, name)
+    for module in (os, posix):
+        if hasattr(module, name): delattr(module, name)
 for name in ("pidfd_send_signal", "SIGRTMAX", "SIGRTMIN", "pthread_sigmask", "SIGKILL", "SIGCHLD"):
-    if hasattr(signal, name): delattr(signal, name)
-del select.poll
+    for module in (signal, _signal):
+        if hasattr(module, name): delattr(module, name)
+from pytest_nsisolate.kernel import originals
+del select.poll, originals.select.poll
 """
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from pytest_nsisolate.host import Host, facts
+from pytest_nsisolate.kernel import originals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.remedies import TABLE, explain
 from pytest_nsisolate.remedies.table import Case, Row, UserMode
@@ -227,6 +228,7 @@ CASES = [
         *("fork", None, errno.EAGAIN, "pids.max = 100", "raise that limit"),
         facts={"process_limit": "pids.max = 100"},
     ),
+    Expected("fork", None, errno.EPROTO, "still the runner", "posix.fork"),
     Expected("fork", "pid", errno.ENOMEM, "PID 1 of the new", "dmesg"),
     Expected("fork", None, errno.ENOMEM, "no memory", "memory limit"),
     Expected("pidfd_open", None, errno.ENOSYS, "gVisor", "5.3"),
@@ -289,7 +291,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     expected: Expected = request.param
     for name, answer in {**ORDINARY, **expected.facts}.items():
         monkeypatch.setattr(facts, name, lambda *_, answer=answer: answer)
-    monkeypatch.setattr("os.path.exists", lambda path: True)
+    monkeypatch.setattr(originals.os.path, "exists", lambda path: True)
     return expected
 
 
@@ -311,7 +313,7 @@ def test_a_proc_that_is_not_there_explains_whatever_it_breaks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Many steps need a file of /proc."""
-    monkeypatch.setattr("os.path.exists", lambda path: False)
+    monkeypatch.setattr(originals.os.path, "exists", lambda path: False)
 
     assert explain("read mountinfo", "mount", errno.ENOENT, USER).cause == "/proc is not mounted"
 
@@ -351,7 +353,7 @@ def test_there_is_an_answer_to_everything(host: Host, namespace: str | None) -> 
 def test_the_apparmor_profile_is_for_this_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     """AppArmor knows a program by the file that a symbolic link leads to."""
     monkeypatch.setattr(facts, "apparmor_restricts", lambda: True)
-    monkeypatch.setattr("os.path.realpath", lambda path: f"/real{path}")
+    monkeypatch.setattr(originals.os.path, "realpath", lambda path: f"/real{path}")
 
     remedy = explain("write uid_map", "user", errno.EPERM, USER).remedy
 

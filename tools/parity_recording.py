@@ -8,9 +8,10 @@ into other people's runs, isolated ones and plain ones.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
+from _io import open  # the suite's own may be a stand-in
+from json import JSONEncoder
 from typing import Any, Final
 
 import pytest
@@ -18,6 +19,8 @@ import pytest
 #: A captured text, or the repr of a property, from this size on is told by its size and its ends.
 LONG: Final = 4_000_000
 LONG_REPR: Final = 10_000
+
+_encode: Final = JSONEncoder().encode
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,7 +36,7 @@ class _Recorder:
     def _write(self, record: dict[str, Any]) -> None:
         # Opened for each line: what a test does to descriptors does not reach it.
         with open(self._path, "a", encoding="ascii") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_encode(record) + "\n")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.passed:

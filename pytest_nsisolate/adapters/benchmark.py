@@ -7,9 +7,9 @@ benchmark, its options, ``extra_info`` and the profile.
 
 from __future__ import annotations
 
-import pstats
 from array import array
 from collections.abc import Mapping
+from pstats import Stats
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -83,7 +83,7 @@ def _unpack(item: pytest.Item, packed: dict[str, Any]) -> Any:
         cprofile_stats=None,
     )
     if packed["profile"]:
-        profile: Any = pstats.Stats()
+        profile: Any = Stats()
         profile.stats = dict(packed["profile"])
         fixture.cprofile_stats = profile
     benchmark = _Metadata(fixture, int(packed["iterations"]), dict(packed["options"]))

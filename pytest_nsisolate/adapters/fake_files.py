@@ -10,7 +10,7 @@ that it leaves alone.
 from __future__ import annotations
 
 import importlib
-import pkgutil
+from pkgutil import walk_packages
 
 from pyfakefs.fake_filesystem_unittest import Patcher
 
@@ -22,6 +22,6 @@ class Adapter:
 
     def __init__(self) -> None:
         prefix = f"{pytest_nsisolate.__name__}."
-        for module in pkgutil.walk_packages(pytest_nsisolate.__path__, prefix):
+        for module in walk_packages(pytest_nsisolate.__path__, prefix):
             if not module.name.startswith((f"{prefix}adapters", f"{prefix}__main__")):
                 Patcher.SKIPMODULES.add(importlib.import_module(module.name))

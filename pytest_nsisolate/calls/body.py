@@ -14,13 +14,7 @@ What the function writes to descriptors goes where it would have gone. Streams i
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import pickle
-import posix
-import random
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -32,6 +26,7 @@ from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.calls import log_records, thrown, values
 from pytest_nsisolate.child import EXIT_STRAY
 from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel.originals import faulthandler, os, pickle, posix, random, traceback
 from pytest_nsisolate.wire import FrameWriter, Kind
 
 if TYPE_CHECKING:

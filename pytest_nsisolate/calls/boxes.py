@@ -16,11 +16,6 @@ until the box is closed. The host's processes are not in the box, but it sees th
 
 from __future__ import annotations
 
-import os
-import posix
-import select
-import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any, NoReturn, ParamSpec, TypeVar
@@ -32,6 +27,7 @@ from pytest_nsisolate.calls.spawning import admitted, refusal, spawn
 from pytest_nsisolate.calls.tasks import Task
 from pytest_nsisolate.errors import IsolatedLoss
 from pytest_nsisolate.kernel import namespaces, process
+from pytest_nsisolate.kernel.originals import open, os, posix, select, signal, subprocess
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.wire import FrameWriter, Kind
 

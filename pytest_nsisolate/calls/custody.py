@@ -12,8 +12,8 @@ and is an error; unless the test has failed anyway.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -47,7 +47,7 @@ class Custody:
         """Something was started, here and now."""
         if self._fixtures:
             # Registered before the fixture's own finalizer, so it runs after that.
-            self._fixtures[-1].addfinalizer(functools.partial(_fail_unless_settled, [charge]))
+            self._fixtures[-1].addfinalizer(partial(_fail_unless_settled, [charge]))
         else:
             self._loose = [other for other in self._loose if not other.settled]
             self._loose.append(charge)

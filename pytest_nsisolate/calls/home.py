@@ -12,11 +12,11 @@ there.
 
 from __future__ import annotations
 
-import os
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pytest_nsisolate.kernel.originals import os, threading
 
 if TYPE_CHECKING:
     from pytest_nsisolate.calls.custody import Custody

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from logging import Formatter, makeLogRecord
 from typing import Any
 
 from pytest_nsisolate.calls import values
@@ -85,7 +86,7 @@ def _forward(
 def _describe(record: logging.LogRecord) -> dict[str, object]:
     found = dict(vars(record))
     if record.exc_info and not record.exc_text:
-        found["exc_text"] = logging.Formatter().formatException(record.exc_info)
+        found["exc_text"] = Formatter().formatException(record.exc_info)
     found.pop("exc_info", None)
     plain: dict[str, object] = {}
     for name, value in found.items():
@@ -110,7 +111,7 @@ def replay(data: dict[str, Any], originals: list[logging.Handler]) -> None:
         plain = {str(name): values.unpack(value) for name, value in fields.items()}
     except values.UnfitError as unfit:
         raise ValueError(str(unfit)) from None
-    record = logging.makeLogRecord({})
+    record = makeLogRecord({})
     for name, value in plain.items():
         if name in _FIELDS:
             if not isinstance(value, _FIELDS[name]):

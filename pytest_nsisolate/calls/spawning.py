@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -116,7 +116,7 @@ def _plan(
     config: pytest.Config, request: IsolationRequest, run: Run, join: int | None
 ) -> LaunchPlan:
     if join is None:
-        return dataclasses.replace(plan_launch(config, request, run), lean=True)
+        return replace(plan_launch(config, request, run), lean=True)
     return LaunchPlan(
         namespaces=request.namespaces,
         maps=None,

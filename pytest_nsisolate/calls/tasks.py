@@ -8,11 +8,9 @@ was given none. A task belongs to the process that has started it (:mod:`.home`)
 
 from __future__ import annotations
 
-import functools
-import pickle
-import re
 import sys
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from pytest_nsisolate import limits, outcome, output, warning_frames
@@ -29,6 +27,7 @@ from pytest_nsisolate.errors import (
     IsolatedTimeout,
     NotPlainError,
 )
+from pytest_nsisolate.kernel.originals import pickle, re
 from pytest_nsisolate.wire import Frame, FrameWriter, Kind
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class Task(Generic[T]):
         while not self.over:
             if until is not None:
                 left = until - monotonic()
-                answers = functools.partial(self.attempt.wait, max(left, 0))
+                answers = partial(self.attempt.wait, max(left, 0))
                 if left < -_LOOK_SECONDS or not self._guarded(answers):
                     raise TimeoutError(f"{self.name} has not ended within {timeout:g} s, goes on")
             self._advance()
@@ -277,7 +276,7 @@ class Task(Generic[T]):
             if not frame:
                 self._error = IsolatedLoss(self.name, "it has finished without an answer")
             elif self._trusted and "pickle" in frame:
-                found = pickle.loads(frame["pickle"])  # noqa: S301 (asked for by name)
+                found = pickle.loads(frame["pickle"])
                 if "error" in frame:
                     found.add_note(thrown.remake(frame["error"]).__notes__[0])
                     self._error = found

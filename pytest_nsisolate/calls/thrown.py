@@ -17,7 +17,6 @@ ImportError, at which :mod:`traceback` would import a module that the child has 
 
 from __future__ import annotations
 
-import traceback
 from types import TracebackType
 from typing import Any, Final
 
@@ -26,6 +25,7 @@ import pytest
 from pytest_nsisolate import typenames
 from pytest_nsisolate.calls import values
 from pytest_nsisolate.errors import IsolatedError
+from pytest_nsisolate.kernel.originals import traceback
 
 #: ``Py_TPFLAGS_HEAPTYPE``: a class that was made by Python code.
 _HEAP_TYPE: Final = 1 << 9

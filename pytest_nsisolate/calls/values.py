@@ -18,9 +18,9 @@ of the value share are two afterwards; sizes and depths that :mod:`tagged` does 
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 from pytest_nsisolate import tagged, typenames
@@ -89,7 +89,7 @@ class _Packer:
         }
         if kind in by_type:
             return by_type[kind]
-        if dataclasses.is_dataclass(value):
+        if is_dataclass(value):
             return self._dataclass
         return self._named_tuple if _is_named_tuple(kind) else None
 
@@ -144,9 +144,9 @@ class _Packer:
 
     def _dataclass(self, value: Any, where: str, depth: int) -> object:
         module, name = self._class(type(value), where)
-        fields = dataclasses.fields(value)
-        self._spend(3 * len(fields) + 3, value, where)
-        packed = [self._field(value, field.name, where, depth + 1) for field in fields]
+        found = fields(value)
+        self._spend(3 * len(found) + 3, value, where)
+        packed = [self._field(value, field.name, where, depth + 1) for field in found]
         return ("d", module, name, *packed)
 
     def _field(self, value: object, name: str, where: str, depth: int) -> tuple[str, object]:
@@ -228,9 +228,9 @@ def _flags(kind: Any, value: int, where: str) -> object:
     return found
 
 
-def _fill(kind: Any, fields: list[object], where: str) -> object:
-    values = dict(_pairs(fields, where))
-    names = {field.name for field in dataclasses.fields(kind)}
+def _fill(kind: Any, pairs: list[object], where: str) -> object:
+    values = dict(_pairs(pairs, where))
+    names = {field.name for field in fields(kind)}
     try:
         if values.keys() != names:
             raise TypeError
@@ -260,7 +260,7 @@ def _is_flag(kind: type) -> bool:
 
 
 def _is_dataclass(kind: type) -> bool:
-    return dataclasses.is_dataclass(kind)
+    return is_dataclass(kind)
 
 
 def _is_named_tuple(kind: type) -> bool:

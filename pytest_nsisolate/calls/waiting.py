@@ -9,12 +9,11 @@ Consequence: each that waits has an eventfd(2) among what it waits for, which is
 
 from __future__ import annotations
 
-import os
-import select
 import sys
-import threading
 from collections.abc import Iterable
 from typing import Any
+
+from pytest_nsisolate.kernel.originals import os, select, threading
 
 
 class Waiters:

@@ -8,17 +8,11 @@ Consequence: the process that is to have the terminal opens it, and sends the ma
 
 from __future__ import annotations
 
-import fcntl
-import os
-import posix
-import shutil
-import signal
-import socket
-import termios
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from pytest_nsisolate.errors import failing
+from pytest_nsisolate.kernel.originals import fcntl, os, posix, shutil, signal, socket, termios
 
 #: As env(1), nohup(1) and docker(1): what has failed is not the command.
 NOT_STARTED: Final = 125
@@ -68,7 +62,7 @@ def execute(command: Sequence[str], name: str = "run", *, directory: str | None 
         except OSError as error:
             _give_up(NOT_STARTED, f"{name}: {directory}: {os.strerror(error.errno or 0)}")
     try:
-        os.execvp(command[0], [*command])  # noqa: S606 (no shell is what is wanted)
+        os.execvp(command[0], [*command])
     except (FileNotFoundError, NotADirectoryError):
         _give_up(NOT_FOUND, f"{name}: {command[0]}: command not found")
     except OSError as error:

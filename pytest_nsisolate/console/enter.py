@@ -15,14 +15,8 @@ all of it.
 from __future__ import annotations
 
 import argparse
-import array
-import os
-import posix
-import select
-import signal
-import socket
 import sys
-import traceback
+from array import array
 from typing import Final, NoReturn
 
 from pytest_nsisolate import kernel, pause
@@ -31,6 +25,7 @@ from pytest_nsisolate.console.held import NotHeldError, Visit, visit
 from pytest_nsisolate.console.relay import End, relay
 from pytest_nsisolate.errors import NsisolateError, StepError, failing
 from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel.originals import os, posix, select, signal, socket, traceback
 
 #: Exit status when nothing was run: the one that docker, podman and env(1) have for that.
 EXIT_REFUSED: Final = 125
@@ -135,7 +130,7 @@ def _await_entry(ours: socket.socket) -> int | None:
 
     :raises StepError: when the second process says that it could not enter.
     """
-    received = array.array("i")
+    received = array("i")
     size = socket.CMSG_SPACE(received.itemsize)
     said, ancillary, _, _ = ours.recvmsg(1 << 16, size)
     for _, _, data in ancillary:
@@ -180,7 +175,7 @@ def _go(
         terminal = inside.join(place, at_terminal=at_terminal)
         process.die_with_parent(first)  # to join a user namespace may have cleared it
         argv = command or inside.shell()
-        rights = array.array("i", [] if terminal is None else [terminal.master])
+        rights = array("i", [] if terminal is None else [terminal.master])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if rights else []
         to_first.sendmsg([inside.ENTERED], ancillary)
         if to_first.recv(1):

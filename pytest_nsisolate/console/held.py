@@ -7,18 +7,14 @@ says who listens there, and the test itself comes as a pidfd from its runner.
 
 from __future__ import annotations
 
-import array
-import contextlib
 import errno
-import json
-import os
-import re
-import select
-import socket
+from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_nsisolate import pause
+from pytest_nsisolate.kernel.originals import json, open, os, re, select, socket
 
 _LISTED: Final = re.compile(rf"@{re.escape(pause.NAME)}/(\d+)/(\d+)")
 
@@ -82,7 +78,7 @@ def visit(pid: int | None) -> Visit:
     uid = os.geteuid()
     found = {}
     for number in sorted(number for number, uids in listed().items() if uid in uids):
-        with contextlib.suppress(NotHeldError):
+        with suppress(NotHeldError):
             found[number] = _knock(number)
     if len(found) == 1:
         return found.popitem()[1]
@@ -128,7 +124,7 @@ def _why_not(pid: int, error: OSError) -> str:
 
 def _hello(connection: socket.socket, pid: int) -> tuple[dict[str, object], int]:
     """What the runner says first, and the pidfd that comes with it."""
-    received = array.array("i")
+    received = array("i")
     try:
         text, ancillary, _, _ = connection.recvmsg(
             _MOST_BYTES, socket.CMSG_SPACE(received.itemsize)

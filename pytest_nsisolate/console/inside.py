@@ -12,23 +12,26 @@ capabilities than one that the test starts: the bounding set is the test's.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
-import json
-import os
-import posix
-import select
-import shutil
-import signal
 import sys
-import termios
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from pytest_nsisolate.console import becoming
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import namespaces, process
+from pytest_nsisolate.kernel.originals import (
+    fcntl,
+    json,
+    open,
+    os,
+    posix,
+    select,
+    shutil,
+    signal,
+    termios,
+)
 from pytest_nsisolate.usher import kill_descendants
 
 #: What the process that has joined says then.
@@ -155,7 +158,7 @@ def run(argv: list[str], place: Place, terminal: PseudoTerminal | None, until: i
     waiter.register(until, select.POLLIN)
     if all(fd != pidfd for fd, _ in waiter.poll()):
         waiter.unregister(until)
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGHUP)
             signal.pidfd_send_signal(pidfd, signal.SIGCONT)
             if not waiter.poll(_HANG_UP * 1000):

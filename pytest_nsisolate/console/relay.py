@@ -18,11 +18,6 @@ be read without waiting is read, and then it is over.
 from __future__ import annotations
 
 import enum
-import fcntl
-import os
-import select
-import signal
-import termios
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Final
@@ -30,6 +25,7 @@ from typing import Final
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.console.signals import PASSED_ON, Signals, stop_here
 from pytest_nsisolate.console.terminal import Terminal
+from pytest_nsisolate.kernel.originals import fcntl, os, select, signal, termios
 
 _CHUNK: Final = 1 << 12
 

@@ -10,14 +10,12 @@ inherits as it is, so that a pipe or a file gets every byte unchanged.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import re
-import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import os, re, signal
 
 if TYPE_CHECKING:
     from pytest_nsisolate.request import IsolationRequest
@@ -136,7 +134,7 @@ def _say(text: str) -> None:
     Unbuffered: with nobody there to read it the exit status would be the interpreter's 120.
     """
     if sys.stderr is not None:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.write(sys.stderr.fileno(), f"run: {text}\n".encode())
 
 

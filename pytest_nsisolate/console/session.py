@@ -8,14 +8,8 @@ Consequence: the third signal that asks for the end ends everything by SIGKILL.
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import posix
-import select
-import signal
-import socket
-import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, NoReturn
 
@@ -28,6 +22,7 @@ from pytest_nsisolate.console.signals import PASSED_ON, Signals, stop_here
 from pytest_nsisolate.console.terminal import Terminal
 from pytest_nsisolate.errors import IsolatedRefusal, NsisolateError, StepError, failing
 from pytest_nsisolate.kernel import mounts, process, roots
+from pytest_nsisolate.kernel.originals import os, posix, select, signal, socket, traceback
 from pytest_nsisolate.mount_plans import current_directory
 from pytest_nsisolate.plan import plan_world
 from pytest_nsisolate.remedies import explain
@@ -111,7 +106,7 @@ class Session:
             if root is not None:
                 new_root = roots.plan_root(root, own=own, more_devices=more)
         plan = plan_world(self._request, self._run, world)
-        return dataclasses.replace(plan, lean=True, root=new_root)
+        return replace(plan, lean=True, root=new_root)
 
     def _start(self, plan: LaunchPlan, command: Sequence[str], directory: str | None) -> None:
         kernel.preload()

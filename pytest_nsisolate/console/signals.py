@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from types import FrameType
 from typing import Any, Final
+
+from pytest_nsisolate.kernel.originals import os, signal
 
 #: What a command passes on to the process that it stands for.
 PASSED_ON: Final = (

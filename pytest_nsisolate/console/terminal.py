@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import termios
 from typing import Any
+
+from pytest_nsisolate.kernel.originals import fcntl, os, termios
 
 # The places in what tcgetattr(3) gives.
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6

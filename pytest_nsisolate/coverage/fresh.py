@@ -12,13 +12,13 @@ which keeps that of its set-up.
 
 from __future__ import annotations
 
-import posix
 from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
 from pytest_nsisolate.coverage.measurement import Measurement
 from pytest_nsisolate.coverage.parts import Form, Part
+from pytest_nsisolate.kernel.originals import posix
 
 #: Settings that the API or a command line may have given without a file.
 _SETTINGS: Final = (

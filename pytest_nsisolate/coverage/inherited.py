@@ -23,9 +23,7 @@ part is as it was in the versions 7.10 to 7.17; where it is not, :mod:`.fresh` d
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from array import array
 from collections.abc import Iterator
 from types import ModuleType
@@ -35,6 +33,7 @@ from pytest_nsisolate.coverage.insides import on_stack, savers
 from pytest_nsisolate.coverage.measurement import Measurement
 from pytest_nsisolate.coverage.parts import Form, Part
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.kernel.originals import os, threading
 
 
 class Inherited(Measurement):

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from typing import Any
 
 from pytest_nsisolate import evidence
 from pytest_nsisolate.coverage.parts import Form, Part, decode
+from pytest_nsisolate.kernel.originals import os, signal, threading
 
 
 class Measurement(ABC):
@@ -93,7 +92,7 @@ class Measurement(ABC):
         self._enter()
         self._exit_of_others = os._exit
         os._exit = self._leave_process  # type: ignore[assignment]
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             signal.signal(evidence.coverage_signal(), lambda *_: self.hand_over(final=True))
 
     def hand_over(self, *, final: bool = False) -> None:
@@ -127,7 +126,7 @@ class Measurement(ABC):
             return
         self._send = None
         self._lock = threading.RLock()
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             signal.signal(evidence.coverage_signal(), signal.SIG_DFL)
         self._exit()
 
@@ -136,7 +135,7 @@ class Measurement(ABC):
         leave = self._exit_of_others
         if self._send is not None:
             leave = self._last_exit()
-            with contextlib.suppress(Exception):
+            with suppress(Exception):
                 self.hand_over(final=True)
         leave(status)
 

@@ -16,15 +16,13 @@ unprivileged, and the first step that needs ``/proc`` is refused with that as th
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from pytest_nsisolate.host import facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import PLATFORM, os, re
 
 # Bit numbers of the capabilities that decide something here (capabilities(7)).
 CAP_SETGID: Final = 6
@@ -73,7 +71,7 @@ class Host:
 
 def examine() -> Host:
     """Look at the runner; reads ``/proc/self/status``, calls nothing that could be refused."""
-    if not sys.platform.startswith("linux"):
+    if not PLATFORM.startswith("linux"):
         return Host(False, False, -1, -1, 0, (0, 0))
     status = facts.status()
     capabilities = int(status.get("CapEff", "0"), 16)
@@ -110,7 +108,7 @@ def header_line(host: Host, namespaces: Iterable[str] = NAMESPACES) -> str:
 def known_obstacle(host: Host) -> str | None:
     """Why nothing can be isolated here, where that is certain without trying; else None."""
     if not host.linux:
-        return f"namespaces need Linux, this is {sys.platform}"
+        return f"namespaces need Linux, this is {PLATFORM}"
     if not os.path.exists("/proc/self/ns"):
         return "/proc is not mounted"
     if host.privileged:

@@ -9,12 +9,11 @@ What we do: what ``limits=`` does (:mod:`pytest_nsisolate.kernel.cgroups`), with
 
 from __future__ import annotations
 
-import os
-import posix
 from errno import ENODEV, errorcode
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import cgroups
+from pytest_nsisolate.kernel.originals import os, posix
 from pytest_nsisolate.launch import fork
 
 

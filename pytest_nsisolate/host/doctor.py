@@ -13,7 +13,6 @@ refuse an ordinary user one half of it, so it does not count for the exit status
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -23,6 +22,7 @@ from pytest_nsisolate.host.cgroup_trial import attempt_cgroups
 from pytest_nsisolate.host.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.host.probe import HostCheck, Refusal, Verdict
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.remedies.table import UserMode
 
 _DEV: Final = "mount /dev"

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_nsisolate.host import SECCOMP_FILTER, Host, facts
 from pytest_nsisolate.host.probe import Refusal
+from pytest_nsisolate.kernel.originals import json, platform
 
 WORKS: Final = "ok"
 WITHOUT_USER: Final = "only without user"

@@ -8,14 +8,13 @@ an error: an explanation is owed to the user even where half of ``/proc`` is mas
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Final
 
 from pytest_nsisolate.kernel.namespaces import PROC_NAMES
+from pytest_nsisolate.kernel.originals import open, os, pwd, re, resource
 
 #: Directories that are always empty may be covered without making /proc or /sys "masked" for the
 #: kernel (fs/namespace.c, ``mnt_already_visible``).
@@ -48,7 +47,7 @@ def place() -> str | None:
         "github": os.environ.get("GITHUB_ACTIONS") == "true",
         "podman": os.path.exists("/run/.containerenv"),
         "docker": os.path.exists("/.dockerenv"),
-        "lxc": os.environ.get("container") == "lxc",  # noqa: SIM112
+        "lxc": os.environ.get("container") == "lxc",
     }
     return next((name for name, is_here in marks.items() if is_here), None)
 
@@ -104,7 +103,6 @@ def selinux_enforcing() -> bool:
 
 def user_name(uid: int) -> str:
     """The account's name (getpwuid(3)), or the number of an account without one."""
-    import pwd  # not on every platform
 
     try:
         return pwd.getpwuid(uid).pw_name
@@ -195,8 +193,6 @@ def process_limit() -> str | None:
 
 def _process_rlimit() -> str | None:
     try:
-        import resource
-
         soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
         if soft == resource.RLIM_INFINITY or _own_tasks() + 2 < soft:
             return None
@@ -210,7 +206,7 @@ def _own_tasks() -> int:
     count = 0
     for entry in os.scandir("/proc"):
         if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 if entry.stat().st_uid == os.getuid():
                     count += len(os.listdir(f"{entry.path}/task"))
     return count

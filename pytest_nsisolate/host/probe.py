@@ -21,13 +21,13 @@ launch itself reports that, by the same table.
 from __future__ import annotations
 
 import errno
-import re
 from dataclasses import dataclass
 from errno import errorcode
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.trial import Denial, attempt
+from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.remedies import explain
 from pytest_nsisolate.remedies.table import UserMode
 

@@ -10,21 +10,17 @@ leaves neither a process nor a zombie. The child's end is its pidfd, and it alon
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
-import os
-import select
-import signal
-import socket
 from _socket import SocketType, socketpair  # pytest-socket forbids those of socket
+from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host import Host, trial_child
 from pytest_nsisolate.host.trial_child import START, Message, Trial
-from pytest_nsisolate.kernel import idmap, mounts, network, process, rlimits, syscalls
+from pytest_nsisolate.kernel import idmap, mounts, process, rlimits, syscalls
+from pytest_nsisolate.kernel.originals import json, os, select, signal, socket
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.outcome import signal_name
 from pytest_nsisolate.remedies.table import UserMode
@@ -115,7 +111,6 @@ def _preload() -> None:
     except ImportError as error:
         raise StepError("import prctl", None, errno.ENOENT, str(error)) from error
     syscalls.preload()
-    network.preload()
 
 
 def _how_it_ended(status: int | None) -> str:
@@ -128,7 +123,7 @@ def _how_it_ended(status: int | None) -> str:
 
 def _fork_and_listen(trial: Trial) -> tuple[Message | None, int | None]:
     """The child's last message, if it sent one, and its wait status, if nobody else took it."""
-    with contextlib.ExitStack() as owned:
+    with ExitStack() as owned:
         with failing("socketpair", None):
             ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owned.callback(ours.close)
@@ -172,7 +167,7 @@ def _listen(trial: Trial, ours: SocketType) -> Message | None:
             return message
         if trial.maps is not None:
             idmap.write_maps(trial.maps, message["map"])
-        with contextlib.suppress(ConnectionError):
+        with suppress(ConnectionError):
             ours.send(b"G")
 
 
@@ -182,14 +177,14 @@ def _end(pid: int, patience: float) -> int | None:
         child = os.pidfd_open(pid)
     except OSError:
         # No descriptor is left, or the child is gone because the runner ignores SIGCHLD.
-        with contextlib.suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         return _reap(pid, 0)
     try:
         poller = select.poll()
         poller.register(child, select.POLLIN)
         if not poller.poll(patience * 1000):
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(child, signal.SIGKILL)
             poller.poll(_GRACE * 1000)
     finally:

@@ -9,20 +9,15 @@ runs here that could lose it, so nothing of the check outlives its parent.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import gc
-import json
-import os
-import posix
-import select
-import signal
 from _socket import SocketType
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypedDict
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
+from pytest_nsisolate.kernel.originals import gc, json, open, os, posix, select, signal
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.outcome import signal_name
 
@@ -178,7 +173,7 @@ def _report(link: SocketType, error: BaseException) -> None:
         "detail": error.detail[:500],
         "filtered": _is_filtered() if error.errno == errno.EPERM else None,
     }
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         link.send(json.dumps(message).encode())
 
 

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What Linux offers, one mechanism for each module; nothing here knows pytest.
 
-``syscalls`` is at the bottom; ``namespaces``, ``idmap``, ``mounts``, ``network``, ``keyring`` and
-``process`` stand on it and not on each other. What fails is a
+``originals`` and ``syscalls`` are at the bottom; ``namespaces``, ``idmap``, ``mounts``,
+``network``, ``keyring`` and ``process`` stand on them and not on each other. What fails is a
 :class:`~pytest_nsisolate.errors.StepError`. Importing works on every platform; calling does so on
 Linux.
 """
 
 from __future__ import annotations
-
-from pytest_nsisolate.kernel import keyring, network, process, syscalls
 
 
 def preload() -> None:
@@ -17,7 +15,9 @@ def preload() -> None:
 
     :raises OSError: from the C library, if there is none as on Linux.
     """
+    # Not above: errors and settings stand on originals, and these stand on errors.
+    from pytest_nsisolate.kernel import keyring, process, syscalls
+
     syscalls.preload()
-    network.preload()
     keyring.preload()
     process.preload()

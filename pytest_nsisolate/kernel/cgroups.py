@@ -22,15 +22,13 @@ there is no group then, and the next mechanism has to do.
 from __future__ import annotations
 
 import errno
-import os
-import re
-import select
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel.originals import open, os, re, select
 
 #: How long a group may stay busy after its last process was seen to end, in seconds.
 _BUSY_SECONDS: Final = 1.0

@@ -17,19 +17,18 @@ What still fails: a lock of libc that another thread holds is never released in 
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import itertools
 import operator
-import os
 import sys
-import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from typing import Any, Final
 
 from pytest_nsisolate.kernel.libc import function, last_error, libc
+from pytest_nsisolate.kernel.originals import ctypes, os, threading
 
 _SIGCHLD: Final = 17
 _CLONE_CHILD_CLEARTID: Final = 0x00200000
@@ -90,11 +89,11 @@ def _prepare(flags: int, thread: int) -> _Prepared:
         # ctypes passes the function and its arguments to errcheck, which passes them on. C
         # functions that take nothing ignore them.
         after.argtypes = (ctypes.py_object, ctypes.py_object)
-    outcomes: defaultdict[int, object] = defaultdict(itertools.repeat(after_parent).__next__)
+    outcomes: defaultdict[int, object] = defaultdict(repeat(after_parent).__next__)
     clone: Any = libc()["syscall"]  # an object of its own, because it gets attributes
     clone.restype = outcomes.__getitem__
     clone.errcheck = operator.call
-    clone_now = functools.partial(clone, *_arguments(flags | _SIGCHLD))
+    clone_now = partial(clone, *_arguments(flags | _SIGCHLD))
     return _Prepared((before, clone_now), outcomes, after_child)
 
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pytest_nsisolate.kernel import devices
+from pytest_nsisolate.kernel.originals import os
 
 # What is covered, where it exists, for which namespace; by a tmpfs, but for mqueue.
 _COVERED: Final = {"/dev/shm": "ipc", "/dev/mqueue": "ipc", "/run/netns": "net"}  # noqa: S108

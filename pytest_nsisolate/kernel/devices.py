@@ -19,15 +19,15 @@ name any more (``os.ttyname`` raises). There is no ``/dev/log``: the host's log 
 from __future__ import annotations
 
 import errno
-import os
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from stat import S_ISBLK, S_ISCHR
 from typing import Final
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import Step, step_error
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.kernel.syscalls import (
     MS_BIND,
     MS_MOVE,
@@ -103,7 +103,7 @@ def is_device(path: str) -> bool:
     :raises OSError: if it leads nowhere.
     """
     mode = os.stat(path).st_mode
-    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+    return S_ISCHR(mode) or S_ISBLK(mode)
 
 
 def _find(path: str) -> None:

@@ -12,11 +12,11 @@ What still fails: as soon as the process is not dumpable its files in ``/proc`` 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import open, os
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,13 @@ reach by its serial number for a test with the same id: no namespace and no capa
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
-import os
-import time
 from typing import Final
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.libc import Prepared, by_number, step_error
+from pytest_nsisolate.kernel.originals import ctypes, os, time
 
 _SYS_KEYCTL: Final = {
     "x86_64": 250,

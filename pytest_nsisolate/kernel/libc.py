@@ -14,14 +14,13 @@ What still fails: a call that blocks keeps the GIL; none of these blocks in a ch
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel.originals import ctypes, os
 
 
 @functools.cache

@@ -29,15 +29,14 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
-import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from stat import S_ISDIR
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import covered, devices, syscalls
 from pytest_nsisolate.kernel.libc import Prepared, Step, step_error
+from pytest_nsisolate.kernel.originals import open, os, re
 from pytest_nsisolate.kernel.readonly import SAFE, protect_proc, read_only
 from pytest_nsisolate.kernel.syscalls import (
     MS_BIND,
@@ -131,7 +130,7 @@ def _detach(path: str, covers: tuple[str, ...]) -> int:
 
 def _put_back(path: str, fd: int) -> None:
     try:
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
+        if S_ISDIR(os.fstat(fd).st_mode):
             os.makedirs(path, exist_ok=True)
         else:
             os.makedirs(os.path.dirname(path), exist_ok=True)

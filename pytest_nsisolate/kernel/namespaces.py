@@ -13,15 +13,13 @@ namespace is 0, which cannot be read from here, the 250 ms are lost.
 from __future__ import annotations
 
 import errno
-import os
-import socket
-import time
 from collections.abc import Container
 from typing import Final
 
 from pytest_nsisolate.clock import monotonic as now
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import open, os, socket, time
 
 NAMESPACES: Final = ("user", "pid", "mount", "net", "uts", "ipc", "cgroup", "time")
 

@@ -10,20 +10,15 @@ writing IFF_UP alone cannot be changed this way.
 
 from __future__ import annotations
 
-import socket
 import struct
 from typing import Final
 
 from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import fcntl, socket
 
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP: Final = 1
 _IFREQ: Final = struct.pack("16sH22x", b"lo", _IFF_UP)
-
-
-def preload() -> None:
-    """Import what :func:`bring_loopback_up` needs and what not every platform has."""
-    import fcntl  # noqa: F401
 
 
 def bring_loopback_up() -> None:
@@ -31,7 +26,6 @@ def bring_loopback_up() -> None:
 
     :raises StepError: ``set lo up``; EPERM without CAP_NET_ADMIN over that namespace.
     """
-    import fcntl
 
     try:
         # The C type: the class built on it doubles the pages that are touched.

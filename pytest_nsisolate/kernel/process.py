@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import errno
 import functools
-import os
-import select
-import signal
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import open, os, resource, select, signal
 
 # fmt: off
 # In the order of their bits (linux/capability.h); capabilities(7).
@@ -59,14 +57,15 @@ def preload() -> None:
     _prctl()
     _every_capability()
     _core_limit()
-    _sigmask()
+    _every_signal()
 
 
 @functools.cache
 def _prctl() -> Any:
     import prctl
 
-    return prctl
+    # What it has now: a suite may stand in for its functions.
+    return SimpleNamespace(**vars(prctl))
 
 
 def die_with_parent(parent_pidfd: int) -> None:
@@ -93,24 +92,19 @@ def die_with_parent(parent_pidfd: int) -> None:
 def block_signals() -> frozenset[int]:
     """Block all that can be blocked (pthread_sigmask(3)).
 
-    The functions of :mod:`signal` turn each of 64 numbers into an enum, three times for each
-    child; these do not.
-
     :returns: what was blocked before, for :func:`restore_signals`.
     """
-    change, everything = _sigmask()
-    return frozenset(change(signal.SIG_BLOCK, everything))
+    return frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, _every_signal()))
 
 
 def restore_signals(mask: frozenset[int]) -> None:
     """Back to the mask that :func:`block_signals` found."""
-    _sigmask()[0](signal.SIG_SETMASK, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @functools.cache
-def _sigmask() -> tuple[Callable[[int, frozenset[int]], Iterable[int]], frozenset[int]]:
-    change: Any = signal.pthread_sigmask
-    return getattr(change, "__wrapped__", change), frozenset(map(int, signal.valid_signals()))
+def _every_signal() -> frozenset[int]:
+    return frozenset(signal.valid_signals())
 
 
 def forbid_core_files(*, for_good: bool) -> None:
@@ -122,7 +116,7 @@ def forbid_core_files(*, for_good: bool) -> None:
         CAP_SYS_RESOURCE against the first user namespace (setrlimit(2)).
     :raises StepError: ``setrlimit(RLIMIT_CORE)``.
     """
-    resource, soft, hard = _core_limit()
+    soft, hard = _core_limit()
     try:
         try:
             resource.setrlimit(resource.RLIMIT_CORE, (soft, soft if for_good else hard))
@@ -136,12 +130,10 @@ def forbid_core_files(*, for_good: bool) -> None:
 
 
 @functools.cache
-def _core_limit() -> tuple[Any, int, int]:
-    """The module, which is imported in the runner, and the limits: soft, and hard as it is."""
-    import resource
-
+def _core_limit() -> tuple[int, int]:
+    """The limits: soft as it will be, and hard as it is."""
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    return resource, _one_byte_of(hard), hard
+    return _one_byte_of(hard), hard
 
 
 def _one_byte_of(hard: int) -> int:

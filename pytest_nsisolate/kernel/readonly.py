@@ -18,14 +18,14 @@ is so too.
 from __future__ import annotations
 
 import functools
-import os
-import re
 import stat
 from collections.abc import Iterator
+from stat import S_ISREG
 from typing import Final
 
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import Step
+from pytest_nsisolate.kernel.originals import os, re
 from pytest_nsisolate.kernel.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC
 
 SAFE: Final = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -128,7 +128,7 @@ def _has_writable(entry: os.DirEntry[str]) -> bool:
     except OSError:
         return False  # what cannot be looked at cannot be written
     return (
-        stat.S_ISREG(status.st_mode)
+        S_ISREG(status.st_mode)
         and status.st_uid == os.geteuid()
         and bool(status.st_mode & stat.S_IWUSR)
     )

@@ -21,18 +21,13 @@ ignored by every Python; the write fails with EFBIG.
 from __future__ import annotations
 
 import errno
-import os
-import posix
-import sys
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel.libc import Step
+from pytest_nsisolate.kernel.originals import open, os, posix, resource
 from pytest_nsisolate.kernel.readonly import read_only
-
-if sys.platform != "win32":
-    import resource
 
 PID_MAX: Final = "/proc/sys/kernel/pid_max"
 

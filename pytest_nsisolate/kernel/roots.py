@@ -20,14 +20,14 @@ pivot_root is EINVAL. What the command writes elsewhere in the folder stays ther
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from stat import S_ISDIR
 from typing import Final
 
 from pytest_nsisolate.kernel import devices, syscalls
 from pytest_nsisolate.kernel.libc import Step, step_error
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.kernel.readonly import SAFE
 from pytest_nsisolate.kernel.syscalls import MNT_DETACH, MS_BIND, MS_REC
 
@@ -78,7 +78,7 @@ def problem(path: str) -> tuple[str, str] | None:
 def _is_folder(path: str) -> bool:
     """A link would lead out of the new root."""
     try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
+        return S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
 

@@ -7,20 +7,17 @@ Each raises :class:`OSError` with the errno of the call and the path, if it has 
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import functools
-import os
-import signal
 import struct
 import sys
-import threading
-import time
+from struct import pack
 from typing import Final
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.libc import Prepared, by_number, function, last_error
+from pytest_nsisolate.kernel.originals import ctypes, os, signal, threading, time
 
 __all__ = ["raw_clone"]
 
@@ -59,7 +56,7 @@ _SYS_MOVE_MOUNT: Final = 429
 _SYS_MOUNT_SETATTR: Final = 442
 
 # Version 3, the calling thread; then two words of each of the three sets, low words first.
-_CAPABILITY_HEADER: Final = struct.pack("=Ii", 0x20080522, 0)
+_CAPABILITY_HEADER: Final = pack("=Ii", 0x20080522, 0)
 _CAPABILITY_DATA: Final = struct.Struct("=6I")
 _CAPABILITY_BUFFER: Final = ctypes.create_string_buffer(_CAPABILITY_DATA.size)
 _LOW_WORD: Final = 0xFFFFFFFF
@@ -134,7 +131,7 @@ def prepare_mount_setattr(
     path: str, attr_set: int, attr_clr: int = 0, *, recursive: bool
 ) -> Prepared:
     """mount_setattr(2), ready to be called; Linux 5.12."""
-    attributes = struct.pack("=QQQQ", attr_set, attr_clr, 0, 0)
+    attributes = pack("=QQQQ", attr_set, attr_clr, 0, 0)
     where = (ctypes.c_long(AT_FDCWD), _text(path))
     flags = ctypes.c_ulong(AT_RECURSIVE if recursive else 0)
     size = ctypes.c_ulong(len(attributes))
@@ -208,7 +205,7 @@ def unblock_signals(tid: int) -> None:
         os.kill(tid, signal.SIGKILL)
         _waited_for(tid)
         raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-    mask = struct.pack("=Q", 0)
+    mask = pack("=Q", 0)
     _ptrace(_PTRACE_SETSIGMASK, tid, len(mask), mask)
     _ptrace(_PTRACE_DETACH, tid)
 

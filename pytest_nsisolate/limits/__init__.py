@@ -7,14 +7,13 @@ one. :mod:`.enforcer` decides before each launch which mechanism holds them.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import errno
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
+from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.usage import short, suggestion
 
 
@@ -43,7 +42,7 @@ class Limits:
 
 NO_LIMITS: Final = Limits()
 
-NAMES: Final = tuple(field.name for field in dataclasses.fields(Limits))
+NAMES: Final = tuple(field.name for field in fields(Limits))
 
 #: Those in bytes, which may have a unit.
 _SIZES: Final = frozenset({"memory", "file_size"})
@@ -104,7 +103,7 @@ def parse(given: object) -> Limits:
 
 def merged(default: Limits, said: Mapping[str, int | None]) -> Limits | None:
     """The defaults with what the markers say on top, key by key; None where nothing is left."""
-    limits = dataclasses.replace(default, **said)
+    limits = replace(default, **said)
     return limits if limits.given() else None
 
 
@@ -183,7 +182,7 @@ def errnos(error: BaseException) -> list[int]:
     for _ in range(_MOST_CAUSES):
         one = waiting.pop() if waiting else None
         if one is not None:
-            with contextlib.suppress(Exception):  # whatever an exception makes of being looked at
+            with suppress(Exception):  # whatever an exception makes of being looked at
                 found.update(_number(one))
                 waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
     return sorted(found)

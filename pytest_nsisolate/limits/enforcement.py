@@ -14,7 +14,6 @@ What still fails: without a group, a failure that only says so in its text is no
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -22,6 +21,7 @@ from typing import Final, NamedTuple
 from pytest_nsisolate import outcome
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import cgroups, rlimits
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.limits import spelled
 
 #: What bounds it among cgroups.

@@ -19,16 +19,16 @@ counts in none of them.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
-import itertools
-import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import cgroups, rlimits
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.limits import Limits, spelled
 from pytest_nsisolate.limits.enforcement import CONTROLLERS, Bound, Enforcement
@@ -54,7 +54,7 @@ class Enforcer:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._serial = itertools.count()
+        self._serial = count()
         self._swept = False
         self._nproc: bool | None = None
         self._made: list[Enforcement] = []
@@ -116,7 +116,7 @@ class Enforcer:
         if name in CONTROLLERS:
             places = cgroups.places(CONTROLLERS[name])
             for place in places:
-                yield place.name, functools.partial(self._group, made, place, name, value)
+                yield place.name, partial(self._group, made, place, name, value)
             if not places:
                 yield "cgroups", _no_place
         yield rlimits.RESOURCES[name], lambda: self._rlimit(made, name, value, namespaces, init)
@@ -183,7 +183,7 @@ class Enforcer:
     def _nproc_binds(self) -> bool:
         if self._nproc is None:
             self._nproc = False
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 self._nproc = rlimits.nproc_binds(fork)
         return self._nproc
 

@@ -21,13 +21,15 @@ cannot open a file any more still needs.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from warnings import catch_warnings, simplefilter
 
 import pytest
 
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.originals import open, resource
 from pytest_nsisolate.postmortem import limits, refusals
 
 if TYPE_CHECKING:
@@ -67,8 +69,6 @@ def opened(
     """
     if mode == "none":
         return None
-    import resource  # noqa: F401  a child without a descriptor left could not import it
-
     whole = mode == "all" or item.get_closest_marker("isolated") is not None
     if not whole and "net" not in request.namespaces:
         return None
@@ -201,16 +201,15 @@ def _undisturbed() -> Iterator[int]:
 
     :returns: the soft limit of open files that the test has.
     """
-    import resource
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with catch_warnings():
+        simplefilter("ignore")
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
-            with contextlib.suppress(OSError, ValueError):
+            with suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         try:
             yield soft
         finally:
-            with contextlib.suppress(OSError, ValueError):
+            with suppress(OSError, ValueError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

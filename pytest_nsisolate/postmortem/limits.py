@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
+
+from pytest_nsisolate.kernel.originals import open, os, resource
 
 #: From this part of a limit on it is worth a line.
 _NEAR: Final = 0.9
@@ -42,7 +43,6 @@ def lines(numbers: frozenset[int], open_files: int, *, own_pids: bool, own_ipc: 
 
 def _soft(name: str) -> int | None:
     """A soft limit (getrlimit(2)), None for no limit."""
-    import resource
 
     found = resource.getrlimit(getattr(resource, name))[0]
     return None if found == resource.RLIM_INFINITY else found

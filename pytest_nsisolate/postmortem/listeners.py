@@ -9,8 +9,6 @@ server, connects to anything, or waits.
 from __future__ import annotations
 
 import _socket  # pytest-socket forbids the classes of the module above it
-import os
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import pytest
 
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.originals import open, os, socket
 
 _LISTEN: Final = "0A"  # TCP_LISTEN, net/tcp_states.h
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104

@@ -9,8 +9,9 @@ told from files of ``/proc/net`` (proc_pid_net(5)). Any other is left to the vie
 
 from __future__ import annotations
 
-import re
 from typing import Final
+
+from pytest_nsisolate.kernel.originals import open, re
 
 _FOLDER: Final = "/proc/self/net"
 _IFF_UP: Final = 1

@@ -13,10 +13,11 @@ called but ``str()`` of its exceptions; attributes are read from the instance's 
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Final
+
+from pytest_nsisolate.kernel.originals import re
 
 #: How an unreachable host looks: nobody there, no route, no answer.
 UNREACHABLE: Final = frozenset({errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH})

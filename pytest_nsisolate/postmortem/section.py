@@ -15,11 +15,12 @@ section; what does not ask for colours gets what the class gives.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import pytest
+
+from pytest_nsisolate.kernel.originals import re
 
 #: The titles of the whole and of a hint alone.
 TITLE: Final = "PID 1's view at the failure"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +65,8 @@ def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     stays = nextitem is not None and list(stack)[:-1] == nextitem.listchain()[: len(stack) - 1]
     if stays and not steered and item in stack:
         del stack[item]
-        os.environ.pop("PYTEST_CURRENT_TEST", None)
+        # Not the original: a fixture may have put another one in its place.
+        sys.modules["os"].environ.pop("PYTEST_CURRENT_TEST", None)
         return
     others = [
         plugin

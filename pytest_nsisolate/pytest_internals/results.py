@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from pytest_nsisolate.kernel.originals import io
 from pytest_nsisolate.pytest_internals.hooks import is_builtin
 from pytest_nsisolate.pytest_internals.private import (
     STRUCTURED_IDS,

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from pytest_nsisolate.kernel.originals import io
 from pytest_nsisolate.pytest_internals.private import (
     STRUCTURED_IDS,
     TerminalReporter,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from errno import (
     EAGAIN,
     EMFILE,
@@ -13,12 +12,14 @@ from errno import (
     ENOSYS,
     EPERM,
     EPIPE,
+    EPROTO,
     ESRCH,
     ETIMEDOUT,
 )
 from typing import Final
 
 from pytest_nsisolate.host import SECCOMP_FILTER
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.remedies.table import REPORT, UNCONFINE, Row, always
 
 ANYWHERE: Final = (
@@ -77,6 +78,13 @@ PROCESSES: Final = (
         always,
         "the child was killed before it could say how far it came",
         "look for the out-of-memory killer or a security module in dmesg",
+    ),
+    Row(
+        "fork",
+        (EPROTO,),
+        always,
+        "fork returned 0, but this is still the runner: something stands in for it",
+        "take away what replaced posix.fork before the plugin was loaded",
     ),
     Row(
         "fork|clone",

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from pytest_nsisolate.host import CAP_SYS_ADMIN, SECCOMP_FILTER, Host, facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import PLATFORM, os, re
 from pytest_nsisolate.remedies import places
 
 UserMode: TypeAlias = Literal["map", "same", "none"]
@@ -77,7 +76,7 @@ class Case:
             "unconfine": places.unconfine(),
             "unmask": places.unmask(),
             "python": os.path.realpath(sys.executable),
-            "platform": sys.platform,
+            "platform": PLATFORM,
             "kernel": "{}.{}".format(*self.host.kernel),
             "covers": ", ".join(facts.covers_below("/proc") or ("nothing visible",)),
             "sys_covers": ", ".join(facts.covers_below("/sys") or ("nothing visible",)),

@@ -10,10 +10,12 @@ What still fails: a kernel without that interface says nothing, and then neither
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections.abc import Iterator
+from struct import unpack_from
 from typing import Final
+
+from pytest_nsisolate.kernel.originals import socket
 
 _SOCK_DIAG: Final = 4  # NETLINK_SOCK_DIAG
 _BY_FAMILY: Final = 20  # SOCK_DIAG_BY_FAMILY
@@ -69,12 +71,12 @@ def _waiting(proto: str) -> Iterator[tuple[int, bytes, bool | None]]:
                 if answer == _DONE:
                     return
                 if answer == _ERROR:
-                    raise OSError(-struct.unpack_from("=i", body)[0], "sock_diag")
+                    raise OSError(-unpack_from("=i", body)[0], "sock_diag")
                 yield _parse(body)
 
 
 def _parse(body: bytes) -> tuple[int, bytes, bool | None]:
-    (port,) = struct.unpack_from("!H", body, _PORT_AT)
+    (port,) = unpack_from("!H", body, _PORT_AT)
     host = body[_HOST_AT : _HOST_AT + 16]
     attributes = body[_ATTRIBUTES_AT:]
     while len(attributes) >= _ATTRIBUTE.size:

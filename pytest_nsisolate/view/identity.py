@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from pytest_nsisolate.kernel.originals import open, os, resource, time
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.marker import TimeOffsets
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
@@ -131,7 +130,6 @@ def read_no_new_privs() -> bool:
 
 def read_limits() -> Mapping[str, Limit]:
     """By the names of prlimit(1): ``nofile``, ``nproc``, ``core``..."""
-    import resource
 
     found = {}
     for name, number in vars(resource).items():

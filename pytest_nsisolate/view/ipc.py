@@ -14,11 +14,13 @@ directory where the count was reached, and those behind it, are ``unread``.
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import deque
 from dataclasses import dataclass
+from stat import S_IFMT, S_IMODE, S_ISDIR, S_ISREG
 from typing import Final, Literal
+
+from pytest_nsisolate.kernel.originals import open, os
 
 #: Kind, file, and the column that tells its size.
 _SYSV: Final = (("shm", "size"), ("sem", "nsems"), ("msg", "cbytes"))
@@ -126,12 +128,12 @@ def _read_shared_files() -> list[IpcObject]:
                 entry = os.lstat(f"{_SHARED}{path}")
             except OSError:  # gone
                 continue
-            if stat.S_ISDIR(entry.st_mode):
+            if S_ISDIR(entry.st_mode):
                 todo.append((path, entry))
-            elif stat.S_ISREG(entry.st_mode) and path.startswith("/sem."):
+            elif S_ISREG(entry.st_mode) and path.startswith("/sem."):
                 found.append(_shared_file("sem", f"/{path.removeprefix('/sem.')}", entry))
             else:
-                kind = _OTHERS.get(stat.S_IFMT(entry.st_mode), "shm")
+                kind = _OTHERS.get(S_IFMT(entry.st_mode), "shm")
                 found.append(_shared_file(kind, path, entry))
     return sorted(found, key=lambda file: file.name or "")
 
@@ -148,7 +150,7 @@ def _names(folder: str) -> list[str] | None:
 
 def _shared_file(kind: Kind, name: str, entry: os.stat_result) -> IpcObject:
     size = entry.st_size if kind in ("shm", "sem") else 0
-    mode = stat.S_IMODE(entry.st_mode)
+    mode = S_IMODE(entry.st_mode)
     return IpcObject("posix", kind, None, None, name, mode, entry.st_uid, size)
 
 
@@ -159,13 +161,13 @@ def _read_queues() -> list[IpcObject]:
             entry = os.lstat(f"{_QUEUES}/{name}")
         except OSError:  # gone
             continue
-        if not stat.S_ISREG(entry.st_mode):
+        if not S_ISREG(entry.st_mode):
             continue
         try:
             with open(f"{_QUEUES}/{name}", encoding="ascii") as file:
                 size = int(file.read().partition("QSIZE:")[2].split()[0])
         except (OSError, IndexError, ValueError):  # not ours to read, or not a queue
             size = 0
-        mode = stat.S_IMODE(entry.st_mode)
+        mode = S_IMODE(entry.st_mode)
         found.append(IpcObject("posix", "msg", None, None, f"/{name}", mode, entry.st_uid, size))
     return found

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+
+from pytest_nsisolate.kernel.originals import open, os, re
 
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 

@@ -12,10 +12,10 @@ question and closed after it, no thread and no loop; a question takes 0.3 to 1 m
 from __future__ import annotations
 
 import errno
-import os
-import socket
 from collections.abc import Mapping
 from typing import Any, Final
+
+from pytest_nsisolate.kernel.originals import os, socket
 
 #: Numbers of linux/netlink.h and linux/rtnetlink.h, written here so that only a child that asks
 #: needs pyroute2.

@@ -8,11 +8,11 @@ Fact: psutil has the addresses from getifaddrs(3), which gives no scope, and mak
 from __future__ import annotations
 
 import errno
-import ipaddress
-import socket
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Final
 
+from pytest_nsisolate.kernel.originals import socket
 from pytest_nsisolate.view import netlink
 
 _IFF_UP: Final = 1
@@ -212,7 +212,7 @@ def route_to(address: str) -> Route | None:
     :raises ValueError: for something that is no address.
     :raises OSError: for another answer of the kernel than that.
     """
-    parsed = ipaddress.ip_address(address)
+    parsed = ip_address(address)
     family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6
     request = {"family": family, "dst_len": parsed.max_prefixlen, "flags": _RTM_F_LOOKUP_TABLE}
     try:
@@ -235,5 +235,5 @@ def as_network(destination: str) -> str:
     """
     if destination == "default":
         return destination
-    network = ipaddress.ip_network(destination, strict=False)
+    network = ip_network(destination, strict=False)
     return "default" if network.prefixlen == 0 else str(network)

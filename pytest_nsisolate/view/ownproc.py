@@ -9,7 +9,8 @@ the test. Consequence: whoever looks a process up by its number asks here first.
 from __future__ import annotations
 
 import errno
-import os
+
+from pytest_nsisolate.kernel.originals import os
 
 
 def check_proc() -> None:

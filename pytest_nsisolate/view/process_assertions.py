@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeAlias
 
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.view import waiting
 from pytest_nsisolate.view.failures import bound, failure, number_of
 from pytest_nsisolate.view.processes import Process

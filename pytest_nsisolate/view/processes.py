@@ -15,13 +15,12 @@ boot clock, which a time namespace moves for both ends alike.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_nsisolate import leftovers
+from pytest_nsisolate.kernel.originals import open, os, time
 from pytest_nsisolate.view.ownproc import check_proc
 
 

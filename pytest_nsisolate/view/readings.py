@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pytest_nsisolate.kernel import namespaces
+from pytest_nsisolate.kernel.originals import os, socket
 from pytest_nsisolate.leftovers import infrastructure
 from pytest_nsisolate.marker import TimeOffsets
 from pytest_nsisolate.view import identity

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import signal as signals
 from typing import Final
 
+from pytest_nsisolate.kernel.originals import signal as signals
 from pytest_nsisolate.view import waiting
 from pytest_nsisolate.view.failures import failure
 from pytest_nsisolate.view.identity import read_status

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Iterable
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.view import waiting
 from pytest_nsisolate.view.dual_stack import takes_ipv4
 from pytest_nsisolate.view.failures import bound, failure, no_own, number_of
@@ -191,8 +192,8 @@ class _Place:
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """What a host stands for: an address without its zone, IPv4 inside IPv6 as IPv4."""
-    address = ipaddress.ip_address(host)
+    address = ip_address(host)
     if isinstance(address, ipaddress.IPv6Address):
         # /proc/net/tcp6 has no zones.
-        return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
+        return address.ipv4_mapped or IPv6Address(int(address))
     return address

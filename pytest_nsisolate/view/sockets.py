@@ -18,11 +18,10 @@ two sockets.
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from pytest_nsisolate.kernel.originals import open, os, re
 from pytest_nsisolate.view.ownproc import check_proc
 
 _TYPES: Final = {1: "stream", 2: "dgram", 5: "seqpacket"}

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import select
-import time
 from collections.abc import Callable, Iterator
+from math import ceil
 from typing import Final, TypeVar
 
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.originals import os, select, time
 
 T = TypeVar("T")
 
@@ -67,7 +66,7 @@ def ends(descriptor: int, within: float) -> bool:
         return bool(poller.poll(None))
     # Less than nothing would be "without a bound" to poll. Rounded up: 0.4 ms must not become
     # "at once".
-    return bool(poller.poll(math.ceil(min(max(within, 0) * 1000, _LONGEST_POLL))))
+    return bool(poller.poll(ceil(min(max(within, 0) * 1000, _LONGEST_POLL))))
 
 
 def result_of(descriptor: int) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nsisolate.host import facts
+from pytest_nsisolate.kernel import originals
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 
@@ -125,11 +126,10 @@ def test_rlimit_is_named_where_it_is_the_limit(
     pretend: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``ulimit -u`` counts this user's threads."""
-    import resource
 
     pretend("/proc/self/cgroup", "")
     pretend("/proc/loadavg", "")
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (1, 1))
+    monkeypatch.setattr(originals.resource, "getrlimit", lambda which: (1, 1))
 
     assert facts.process_limit() == "RLIMIT_NPROC = 1 (ulimit -u)"
 
@@ -142,7 +142,9 @@ def test_no_limit_is_invented(
 
     pretend("/proc/self/cgroup", "")
     pretend("/proc/loadavg", "")
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    monkeypatch.setattr(
+        originals.resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2
+    )
 
     assert facts.process_limit() is None
 
@@ -201,7 +203,7 @@ def test_the_place_is_the_one_whose_configuration_counts(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("os.path.exists", lambda path: path in files)
+    monkeypatch.setattr(originals.os.path, "exists", lambda path: path in files)
 
     assert facts.place() == found
 

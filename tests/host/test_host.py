@@ -71,8 +71,8 @@ def test_another_platform_is_named_as_the_reason(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is no Linux, nothing is looked up that only Linux has."""
-    monkeypatch.setattr(sys, "platform", name)
-    monkeypatch.delattr(os, "geteuid", raising=False)
+    monkeypatch.setattr("pytest_nsisolate.host.PLATFORM", name)
+    monkeypatch.delattr("pytest_nsisolate.kernel.originals.os.geteuid")
 
     host = examine()
 

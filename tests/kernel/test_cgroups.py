@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.kernel import cgroups
+from pytest_nsisolate.kernel import cgroups, originals
 from pytest_nsisolate.kernel.cgroups import Place
 from tests.support import ON_THE_HOST, needs
 
@@ -59,7 +59,9 @@ def test_a_group_that_is_somebody_elses_is_no_place(
 ) -> None:
     """Who may not write to ``cgroup.procs`` may not move a process across that group."""
     _group(tmp_path / "v2/user", "memory pids")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to everything
+    monkeypatch.setattr(
+        originals.os, "access", lambda path, mode: False
+    )  # root may write to everything
     assert cgroups.places("memory") == []
 
 

@@ -53,7 +53,7 @@ def test_identity_maps_cover_exactly_the_ids_there_are(
     file = tmp_path / "map"
     file.write_bytes(own)
     real = open
-    monkeypatch.setattr("builtins.open", lambda path, mode: real(file, mode))
+    monkeypatch.setattr(idmap, "open", lambda path, mode: real(file, mode))
 
     maps = idmap.identity_maps()
     monkeypatch.undo()
@@ -67,7 +67,7 @@ def test_many_extents_still_fit_into_one_page(
     file = tmp_path / "map"
     file.write_text("".join(f"{1000 + i} {5000 + 2 * i} 1\n" for i in range(340)))
     real = open
-    monkeypatch.setattr("builtins.open", lambda path, mode: real(file, mode))
+    monkeypatch.setattr(idmap, "open", lambda path, mode: real(file, mode))
 
     maps = idmap.identity_maps()
     monkeypatch.undo()
@@ -79,7 +79,7 @@ def test_maps_without_proc_name_the_step(monkeypatch: pytest.MonkeyPatch) -> Non
     def gone(path: str, mode: str) -> Any:
         raise FileNotFoundError(errno.ENOENT, "", path)
 
-    monkeypatch.setattr("builtins.open", gone)
+    monkeypatch.setattr(idmap, "open", gone)
     with pytest.raises(StepError) as refusal:
         idmap.identity_maps()
     monkeypatch.undo()

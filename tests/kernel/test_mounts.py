@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.kernel import mounts, namespaces, readonly, syscalls
+from pytest_nsisolate.kernel import mounts, namespaces, originals, readonly, syscalls
 from tests.support import NEEDS_MOUNT_SETATTR, NEEDS_ROOT, ON_THE_HOST
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def test_pid_max_is_the_hosts_before_6_14(monkeypatch: pytest.MonkeyPatch) -> No
     found = {}
     for release in ("6.13.9-generic", "6.14.0", "7.0-rc1"):
         uname = os.uname_result(("Linux", "host", release, "", "x86_64"))
-        monkeypatch.setattr(os, "uname", lambda uname=uname: uname)
+        monkeypatch.setattr(originals.os, "uname", lambda uname=uname: uname)
         found[release] = "/proc/sys/kernel/pid_max" in readonly._own_sysctls(frozenset({"pid"}))
         readonly._own_sysctls.cache_clear()
 

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""The standard library as it was when the plugin was loaded, out of a suite's reach.
+
+Fact: a suite replaces what it calls, for a whole module or for good: ``mock.patch("os.fork",
+return_value=0)`` tests a daemon, ``gevent.monkey.patch_all()`` makes every wait cooperative. Were
+the plugin to look these names up in :mod:`os`, the runner would take itself for a child, signal a
+process that is not its own, or wait for ever.
+
+Consequence: a module of this package imports from here what it calls, and nothing of it from the
+standard library; a test enforces that. Each name here is a private twin of a module:
+
+* :mod:`os`, with ``os.path``, is executed anew, because its functions call one another by name;
+* of C modules that gevent and eventlet rewrite there is a second instance, in case they were first;
+* of the others there is a copy of the namespace, with gevent's originals where it was first.
+
+Twins are in no ``sys.modules``, so that what walks through that (freezegun, pyfakefs) passes by.
+``os.environ`` is everybody's.
+
+What still fails: a stand-in that was there before the plugin was loaded and has kept no original
+(``-p`` of a plugin that patches, a ``sitecustomize``), and one that changes an object in place.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import ctypes
+    import faulthandler
+    import fcntl
+    import gc
+    import io
+    import json
+    import mmap
+    import os
+    import pickle
+    import platform
+    import posix
+    import pwd
+    import random
+    import re
+    import resource
+    import select
+    import shutil
+    import signal
+    import socket
+    import subprocess
+    import termios
+    import threading
+    import time
+    import traceback
+    from io import open  # noqa: UP029
+
+#: ``sys.platform``: suites pretend to run elsewhere.
+PLATFORM: Final = sys.platform
+
+
+def _present(name: str) -> types.ModuleType | None:
+    """A module of the standard library; None where this platform has none."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _empty(name: str) -> Any:
+    return types.ModuleType(f"{__name__}.{name}")
+
+
+def _executed_anew(module: Any) -> Any:
+    twin = _empty(module.__name__)
+    exec(module.__spec__.loader.get_code(module.__name__), vars(twin))  # noqa: S102
+    return twin
+
+
+def _os() -> Any:
+    real = importlib.import_module("os")
+    names = sys.modules["os.path"]  # executing os sets it
+    twin, path = _executed_anew(real), _executed_anew(real.path)
+    generic = _executed_anew(importlib.import_module("genericpath"))
+    sys.modules["os.path"] = names
+    generic.os = path.os = twin
+    path.genericpath = generic
+    for name in generic.__all__:
+        if getattr(path, name) is getattr(sys.modules["genericpath"], name):
+            setattr(path, name, getattr(generic, name))
+    twin.path = path
+    twin.environ, twin.PathLike = real.environ, real.PathLike
+    if hasattr(real, "environb"):
+        twin.environb = real.environb
+    return twin
+
+
+def _instance(name: str) -> Any:
+    """A second instance of a C module (PEP 489)."""
+    module = _present(name)
+    if module is None or module.__spec__ is None or module.__spec__.loader is None:
+        return module
+    twin = importlib.util.module_from_spec(module.__spec__)
+    module.__spec__.loader.exec_module(twin)
+    return twin
+
+
+def _copy(name: str, below: str = "") -> Any:
+    """A copy of a module's namespace.
+
+    :param below: the C module that it wraps, whose functions are taken as they are.
+    """
+    module = _present(name)
+    if module is None:
+        return None
+    twin = _empty(name)
+    vars(twin).update(vars(module))
+    if below and (base := _present(below)) is not None:
+        shared = {key: value for key, value in vars(base).items() if not key.startswith("__")}
+        vars(twin).update(shared)
+    vars(twin).update(_gevent_originals(name))
+    return twin
+
+
+def _gevent_originals(name: str) -> dict[str, Any]:
+    monkey: Any = sys.modules.get("gevent.monkey")
+    saved: dict[str, dict[str, Any]] = getattr(monkey, "saved", {})
+    return saved.get(name, {})
+
+
+if not TYPE_CHECKING:
+    os = _os()
+    posix = _copy("posix")
+    select = _instance("select")
+    time = _instance("time")
+    # Not the wrappers, which turn each number into an enum: some 300 calls for one signal mask.
+    signal = _copy("signal", below="_signal")
+    ctypes = _copy("ctypes")
+    faulthandler = _copy("faulthandler")
+    fcntl = _copy("fcntl")
+    gc = _copy("gc")
+    io = _copy("io")
+    json = _copy("json")
+    mmap = _copy("mmap")
+    pickle = _copy("pickle")
+    platform = _copy("platform")
+    pwd = _copy("pwd")
+    random = _copy("random")
+    re = _copy("re")
+    resource = _copy("resource")
+    shutil = _copy("shutil")
+    socket = _copy("socket")
+    subprocess = _copy("subprocess")
+    termios = _copy("termios")
+    threading = _copy("threading")
+    traceback = _copy("traceback")
+    open = io.open
+
+__all__ = [
+    "PLATFORM",
+    "ctypes",
+    "faulthandler",
+    "fcntl",
+    "gc",
+    "io",
+    "json",
+    "mmap",
+    "open",
+    "os",
+    "pickle",
+    "platform",
+    "posix",
+    "pwd",
+    "random",
+    "re",
+    "resource",
+    "select",
+    "shutil",
+    "signal",
+    "socket",
+    "subprocess",
+    "termios",
+    "threading",
+    "time",
+    "traceback",
+]
