@@ -27,8 +27,7 @@ def registered(config: pytest.Config, run: Run) -> Iterator[None]:
     adapters.register(config)
     run.home = sight.prepare(run.requests)
     run.keeps_calls = adapters.keeps_calls(config)
-    # pytest's own code makes it: before a fixture can put a stand-in into its way.
-    run.create_base_temp(config)
+    run.preload(config)
     if config.getoption("setupshow", False):
         config.pluginmanager.register(SetupShowHooks(run), "nsisolate-setup-show")
     # Now, when every conftest has been loaded: the last one registered is the outermost.

@@ -157,8 +157,15 @@ class Run:
             self._maps = idmap.identity_maps()
         return self._maps
 
-    def create_base_temp(self, config: pytest.Config) -> None:
-        """Once for all, so that no child makes one of its own."""
+    def preload(self, config: pytest.Config) -> None:
+        """Import and make once what no child is to make; before a fixture can be in the way."""
+        from pytest_nsisolate import kernel
+        from pytest_nsisolate.host import probe  # noqa: F401
+
+        try:
+            kernel.preload()
+        except (ImportError, OSError):
+            pass  # the host check says so
         try:
             internals.create_base_temp(config)
         except OSError:
@@ -170,12 +177,11 @@ class Run:
         :param warden: whether one may be started, for this child and those that come.
         :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
         """
-        from pytest_nsisolate import kernel, launch
+        from pytest_nsisolate import launch
         from pytest_nsisolate.channel import Shared
 
         if self._shared is None:
-            kernel.preload()
-            self.create_base_temp(config)
+            self.preload(config)
             with failing("open what all children share", None):
                 foreign = (*_execnet_descriptors(config), self.mount_plans.watched)
                 null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
