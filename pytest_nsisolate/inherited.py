@@ -18,7 +18,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pytest_nsisolate.kernel.originals import gc
+from pytest_nsisolate.kernel.originals import gc, of_the_suite
 
 _TELLING = {"get_objects": gc.get_objects, "get_referrers": gc.get_referrers}
 
@@ -26,14 +26,15 @@ _TELLING = {"get_objects": gc.get_objects, "get_referrers": gc.get_referrers}
 def stay_visible() -> None:
     """In the child: both functions of :mod:`gc` tell about inherited objects too."""
     for name, function in _INSTEAD.items():
-        setattr(gc, name, function)
+        setattr(of_the_suite("gc"), name, function)
 
 
 def _thaw() -> None:
     gc.unfreeze()
+    seen = of_the_suite("gc")
     for name, function in _TELLING.items():
-        if getattr(gc, name) is _INSTEAD[name]:
-            setattr(gc, name, function)
+        if getattr(seen, name) is _INSTEAD[name]:
+            setattr(seen, name, function)
 
 
 def _get_objects(*arguments: Any, **named: Any) -> list[Any]:

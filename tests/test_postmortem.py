@@ -158,7 +158,6 @@ def test_limits_that_were_hit(worlds: Result) -> None:
 def test_whatever_the_test_has_done_its_report_stands(worlds: Result) -> None:
     """Mocks of what reads, no /proc, another root: each part says what kept it."""
     mocked = view_of(worlds, "test_mocks").splitlines()
-    assert len(mocked) >= 2
     assert {line.partition(": ")[2] for line in mocked} == {
         "could not be read (RuntimeError: this is a mock)"
     }

@@ -221,7 +221,6 @@ def test_calls(isolate):
 @pytest.mark.parametrize("library", COOPERATIVE)
 def test_cooperative_waiting(library: str, first: bool, tmp_path: Path) -> None:
     """gevent and eventlet replace every call that waits."""
-    pytest.importorskip(library)
     patch = COOPERATIVE[library]
     files = {"test_it.py": EVERY_WAY, "patching.py": patch, "conftest.py": "" if first else patch}
     early = ("-p", "patching") if first else ()
@@ -240,7 +239,6 @@ def test_cooperative_waiting(library: str, first: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", COOPERATIVE)
 def test_nothing_outlives_a_runner_that_waits_cooperatively(library: str) -> None:
     """Killed by SIGKILL while a test is at work."""
-    pytest.importorskip(library)
     source = """
 import time, pytest
 @pytest.mark.isolated(time=1000.0)

@@ -33,7 +33,7 @@ from pytest_nsisolate.coverage.insides import on_stack, savers
 from pytest_nsisolate.coverage.measurement import Measurement
 from pytest_nsisolate.coverage.parts import Form, Part
 from pytest_nsisolate.errors import BrokenStream
-from pytest_nsisolate.kernel.originals import os, threading
+from pytest_nsisolate.kernel.originals import of_the_suite, os, threading
 
 
 class Inherited(Measurement):
@@ -93,7 +93,7 @@ class Inherited(Measurement):
         self._restarts = "fork" in (getattr(self.cov.config, "patch", None) or ())
         self._others = [
             (cov, other)
-            for cov in (*savers(os._exit), *self._started)
+            for cov in (*savers(of_the_suite("os")._exit), *self._started)
             if cov is not self.cov and (other := getattr(cov, "_collector", None)) is not None
         ]
         if self._sink._current_context != self._context:

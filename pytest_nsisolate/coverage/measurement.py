@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_nsisolate import evidence
 from pytest_nsisolate.coverage.parts import Form, Part, decode
-from pytest_nsisolate.kernel.originals import os, signal, threading
+from pytest_nsisolate.kernel.originals import of_the_suite, signal, threading
 
 
 class Measurement(ABC):
@@ -29,7 +29,7 @@ class Measurement(ABC):
         self._lock = threading.RLock()
         self._taking = False
         self._final = False
-        self._exit_of_others: Callable[[int], Any] = os._exit
+        self._exit_of_others: Callable[[int], Any] = of_the_suite("os")._exit
 
     @abstractmethod
     def fits(self, cov: Any) -> bool:
@@ -90,8 +90,8 @@ class Measurement(ABC):
         self._send = send
         self._lock = threading.RLock()
         self._enter()
-        self._exit_of_others = os._exit
-        os._exit = self._leave_process  # type: ignore[assignment]
+        self._exit_of_others = of_the_suite("os")._exit
+        of_the_suite("os")._exit = self._leave_process
         with suppress(OSError, ValueError):
             signal.signal(evidence.coverage_signal(), lambda *_: self.hand_over(final=True))
 

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from pytest_nsisolate.kernel.originals import of_the_suite
 from pytest_nsisolate.pytest_internals.fixtures import setup_stack
 from pytest_nsisolate.pytest_internals.private import show_test_item
 
@@ -66,7 +66,7 @@ def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     if stays and not steered and item in stack:
         del stack[item]
         # Not the original: a fixture may have put another one in its place.
-        sys.modules["os"].environ.pop("PYTEST_CURRENT_TEST", None)
+        of_the_suite("os").environ.pop("PYTEST_CURRENT_TEST", None)
         return
     others = [
         plugin

@@ -24,7 +24,7 @@ from pytest_nsisolate.host import Host, examine, trial
 from pytest_nsisolate.host import probe as probe_module
 from pytest_nsisolate.host.probe import HostCheck, Refusal, probe
 from pytest_nsisolate.host.trial import Denial, attempt
-from pytest_nsisolate.kernel import idmap, mounts, network, process
+from pytest_nsisolate.kernel import idmap, mounts, network, originals, process
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.remedies.table import UserMode
 from tests.hostile import NEEDS_HOSTS, NEEDS_ROOT, run_on
@@ -378,7 +378,7 @@ def test_what_fails_in_the_runner_is_a_refusal_too(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "injected")
 
-    owner = {"socketpair": trial, "pidfd_open": os, "fork": trial}[call]
+    owner = {"socketpair": trial, "pidfd_open": originals.os, "fork": trial}[call]
     monkeypatch.setattr(owner, call, fail)
 
     denial = attempt(ALL, "map", host)
