@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from tests.hostile import MASK_OTHERS
 from tests.seccomp import deny
 
 #: What a container's root may do where nothing was added or dropped.
@@ -89,6 +90,7 @@ mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys
 mount -t cgroup2 -o ro,nosuid,nodev,noexec cgroup /sys/fs/cgroup 2>/dev/null || true
 """
 _MASK: Final = f"""
+{MASK_OTHERS}
 for path in {_READ_ONLY}; do
     [ ! -e $path ] || {{ mount --bind $path $path; mount -o remount,bind,ro $path; }}
 done

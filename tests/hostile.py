@@ -49,6 +49,19 @@ exec chroot /mnt/root env -C "$PWD" "$@"
 """
 
 
+#: One whole /proc or /sys anywhere is enough for the kernel to let others be mounted
+#: (mount_too_revealing): that of a chroot somewhere on this machine, say.
+MASK_OTHERS: Final = """
+while read -r _ _ _ _ point rest; do
+    case "$point $rest" in
+        "/proc "* | "/sys "*) ;;
+        *" - proc "*) mount --bind /dev/null "$point/kmsg" 2>/dev/null || true ;;
+        *" - sysfs "*) mount -t tmpfs none "$point/firmware" 2>/dev/null || true ;;
+    esac
+done < /proc/self/mountinfo
+"""
+_MASK_PROC: Final = f"{MASK_OTHERS}mount --bind /dev/null /proc/kmsg\n"
+
 _KEEP_CAPS: Final = (*_AS_USER, "--keep-caps")
 _DROP: Final = 'exec setpriv --ambient-caps=-all --inh-caps=-all "$@"'
 
@@ -114,17 +127,13 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
     "no-new-privs": (*_AS_USER, "setpriv", "--no-new-privs"),
     "apparmor": _shell(*_KEEP_CAPS, "--mount", script=_APPARMOR),
     # What a container does to /proc, /sys and the root.
-    "masked-proc": _shell(
-        *_AS_ROOT, "--mount", script='mount --bind /dev/null /proc/kmsg; exec "$@"'
-    ),
-    "masked-proc-user": _shell(
-        *(*_KEEP_CAPS, "--mount"), script=f"mount --bind /dev/null /proc/kmsg; {_DROP}"
-    ),
-    "masked-proc-root": _shell(
-        "unshare", "--mount", script='mount --bind /dev/null /proc/kmsg; exec "$@"'
-    ),
+    "masked-proc": _shell(*_AS_ROOT, "--mount", script=f'{_MASK_PROC}exec "$@"'),
+    "masked-proc-user": _shell(*_KEEP_CAPS, "--mount", script=_MASK_PROC + _DROP),
+    "masked-proc-root": _shell("unshare", "--mount", script=f'{_MASK_PROC}exec "$@"'),
     "masked-sys": _shell(
-        *_AS_ROOT, "--mount", script='mount -t tmpfs none /sys/firmware; exec "$@"'
+        *_AS_ROOT,
+        "--mount",
+        script=f'{MASK_OTHERS}mount -t tmpfs none /sys/firmware; exec "$@"',
     ),
     "read-only-proc": _shell(
         *_AS_ROOT, "--mount", script='mount -o remount,bind,ro /proc; exec "$@"'

@@ -19,7 +19,7 @@ from pytest_nsisolate.host import doctor as doctor_module
 from pytest_nsisolate.host import probe as probe_module
 from pytest_nsisolate.host.doctor import doctor
 from pytest_nsisolate.host.trial import Denial
-from tests.hostile import NEEDS_HOSTS, run_on
+from tests.hostile import HOSTS, NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 
 DOCTOR = (sys.executable, "-m", "pytest_nsisolate", "doctor")
@@ -92,6 +92,18 @@ def test_without_user_namespaces_root_has_the_rest() -> None:
     assert status == 1
     assert results["net set lo up"] == "ok"
     assert results["all everything at once"] == "only without user"
+
+
+@NEEDS_HOSTS
+@NEEDS_ROOT
+@ON_THE_HOST
+def test_this_machine_need_not_be_empty() -> None:
+    """A second whole /proc, in somebody's chroot, does not unmask the emulated hosts."""
+    chroot = ("unshare", "--mount", "sh", "-ec", 'mount -t proc none /mnt; exec "$@"', "sh")
+    for host in ("masked-proc", "masked-proc-user"):
+        prefix = (*chroot, *HOSTS[host])
+        done = subprocess.run([*prefix, *DOCTOR], capture_output=True, text=True, timeout=60)
+        assert rows(done.stdout)["pid mount proc"] in ("EPERM", "only without user"), done.stdout
 
 
 @NEEDS_HOSTS

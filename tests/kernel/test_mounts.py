@@ -422,6 +422,13 @@ class TestWithMessageQueues:
         assert seen == ("mount /dev/mqueue", "ipc", errno.EPERM)
 
 
+def other_procs() -> list[str]:
+    """One whole /proc anywhere, in a chroot say, lets a user namespace have a new one."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    whole = [line.split() for line in lines if " - proc " in line]
+    return [point for _, _, _, root, point, *_ in whole if (root, point != "/proc") == ("/", True)]
+
+
 @NEEDS_ROOT
 class TestAsInAContainer:
     """``/proc`` as Docker leaves it: parts of it are read-only, others are masked."""
@@ -435,7 +442,8 @@ class TestAsInAContainer:
                     syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
                     syscalls.mount_setattr(path, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
             syscalls.mount("tmpfs", "/proc/fs", "tmpfs", syscalls.MS_RDONLY)
-            syscalls.mount("/dev/null", "/proc/keys", None, syscalls.MS_BIND)
+            for proc in ("/proc", *other_procs()):
+                syscalls.mount("/dev/null", f"{proc}/keys", None, syscalls.MS_BIND)
 
         world.prepare = prepare
         return world
