@@ -62,6 +62,21 @@ def assert_as_promised(result: Result) -> None:
     assert (result.returncode, result.warnings) == (0, [])
 
 
+def calls_of(source: str) -> list[str]:
+    """The calls and assertions of a module, whatever its docstrings and types say."""
+    kinds = ast.Call | ast.Assert | ast.With
+    return [ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
+
+
+def test_the_example_of_the_readme_is_the_one_that_the_demo_shows() -> None:
+    """``./demo`` runs ``examples/world``."""
+    readme = (DEMO.parents[1] / "README.md").read_text("utf-8")
+    shown = readme.partition("```python\n")[2].partition("```")[0]
+    (example,) = (DEMO.parent / "world").glob("*.py")
+
+    assert calls_of(shown) == calls_of(example.read_text("utf-8"))
+
+
 @NEEDS_NAMESPACES
 @pytest.mark.parametrize("side", SIDES)
 def test_green_in_one_process(side: Side) -> None:

@@ -6,6 +6,9 @@
 # What is installed is what runs: no other checkout, plugin list or option slips in from outside.
 unset PYTHONPATH PYTHONHOME PYTEST_ADDOPTS PYTEST_PLUGINS PYTEST_DISABLE_PLUGIN_AUTOLOAD
 
+# Redirected, too, output comes as it happens.
+export PYTHONUNBUFFERED=1
+
 say() { printf '\n==> %s\n' "$*"; }
 
 die() {
@@ -188,6 +191,25 @@ ensure_system() {
 
 # --- Environments ------------------------------------------------------------------------------
 
+# Sets `place`, the folder of all that is made, and `pytest_cache`: this one where it is ours, else one where this
+# user keeps such things. Root and an ordinary user can use one clone, and neither is in the other's
+# way. Root's is for all to read, because its tests run as an ordinary user too.
+choose_place() {
+    place=. pytest_cache=.pytest_cache
+    if [[ -O . && -w . ]] && [[ ! -e .venv || -O .venv ]]; then
+        return
+    fi
+    local caches=/var/cache
+    ((EUID == 0)) || caches=${XDG_CACHE_HOME:-${HOME:-/}/.cache}
+    place=$caches/pytest-nsisolate/$(cksum <<<"$PWD" | cut -d ' ' -f 1)
+    mkdir -p "$place" 2>/dev/null ||
+        die "this clone belongs to $(stat -c %U .), and $place cannot be made for $(id -un)." \
+            "Name a folder of your own: XDG_CACHE_HOME=/path/to/folder ./${0##*/}"
+    say "This clone is not $(id -un)'s: environments and caches go to $place"
+    export RUFF_CACHE_DIR=$place/ruff MYPY_CACHE_DIR=$place/mypy
+    pytest_cache=$place/pytest
+}
+
 base_of() {
     "$1" -c 'import os, sys; print(os.path.realpath(sys.base_prefix), *sys.version_info[:3])' 2>/dev/null
 }
@@ -195,10 +217,6 @@ base_of() {
 # make_environment DIR: a virtual environment of the chosen Python; one of another is replaced.
 make_environment() {
     local folder=$1
-    if [[ ! -w . || ( -e $folder && ! -w $folder ) ]]; then
-        die "$PWD/$folder cannot be written by $(id -un)." \
-            "Run ${0##*/} as the owner, or in a clone of your own."
-    fi
     if [[ -x $folder/bin/python && -x $folder/bin/pip ]] &&
         [[ $(base_of "$folder/bin/python") == "$(base_of "$python")" ]] &&
         "$folder/bin/pip" --version >/dev/null 2>&1; then
