@@ -18,6 +18,7 @@ import pytest
 
 from pytest_nsisolate import adapters, phases, reporting, sight, tracebacks
 from pytest_nsisolate.run import Run
+from pytest_nsisolate.streams import StandardStreams
 
 
 @contextmanager
@@ -28,6 +29,7 @@ def registered(config: pytest.Config, run: Run) -> Iterator[None]:
     run.home = sight.prepare(run.requests)
     run.keeps_calls = adapters.keeps_calls(config)
     run.preload(config)
+    run.streams = StandardStreams(config)
     if config.getoption("setupshow", False):
         config.pluginmanager.register(SetupShowHooks(run), "nsisolate-setup-show")
     # Now, when every conftest has been loaded: the last one registered is the outermost.

@@ -330,6 +330,8 @@ def make_report(
         if value is not None:
             tracebacks.hide_machinery(value)
         return (yield)
+    assert run.streams is not None
+    run.streams.restore()
     report = value.report
     error = value.error
     call_info.excinfo = None if error is None else replay.raised(error)

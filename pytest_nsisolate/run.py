@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.mount_plans import MountPlans
     from pytest_nsisolate.request import IsolationRequest
     from pytest_nsisolate.settings import Settings
+    from pytest_nsisolate.streams import StandardStreams
     from pytest_nsisolate.supervise import Attempt
     from pytest_nsisolate.warden import Warden
 
@@ -61,6 +62,7 @@ class Run:
     :param nested: not the runner's, but of a child that isolates calls of its own.
     :param tasks: the calls by ``isolate`` that are at work.
     :param calls_lock: held while a call forks, and while one closes what it holds of its child.
+    :param streams: what a test must not have changed.
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -80,6 +82,7 @@ class Run:
     nested: bool = False
     tasks: list[Charge] = field(default_factory=list)
     calls_lock: threading.RLock = field(default_factory=threading.RLock)
+    streams: StandardStreams | None = None
     first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
     _host: Host | None = None
     _host_check: HostCheck | None = None

@@ -12,6 +12,7 @@ from pytest_nsisolate.pytest_internals.capture import (
     global_captures,
     report_log_handler,
     standard_input,
+    standard_streams,
 )
 from pytest_nsisolate.pytest_internals.fixtures import (
     ClassCleanups,
@@ -121,6 +122,7 @@ __all__ = [
     "shows_subtests",
     "silent_terminal",
     "standard_input",
+    "standard_streams",
     "tear_down_runner",
     "tear_everything_down",
     "terminal_state",

@@ -21,10 +21,16 @@ def global_captures(config: pytest.Config) -> list[Any]:
 
 def standard_input(config: pytest.Config) -> int:
     """The descriptor of standard input as it is without capture."""
+    return standard_streams(config)[0]
+
+
+def standard_streams(config: pytest.Config) -> list[int]:
+    """The descriptors of standard input, output and error as they are without capture."""
     manager: Any = config.pluginmanager.getplugin("capturemanager")
-    capture = getattr(getattr(manager, "_global_capturing", None), "in_", None)
-    saved = getattr(capture, "targetfd_save", 0)
-    return saved if isinstance(saved, int) else 0
+    capturing = getattr(manager, "_global_capturing", None)
+    captures = (getattr(capturing, name, None) for name in ("in_", "out", "err"))
+    saved = (getattr(capture, "targetfd_save", None) for capture in captures)
+    return [fd if isinstance(fd, int) else number for number, fd in enumerate(saved)]
 
 
 def capture_disabled(config: pytest.Config) -> AbstractContextManager[None]:
