@@ -34,7 +34,7 @@ def pid1(request: pytest.FixtureRequest) -> Pid1View:
         text = _NOT_ISOLATED.format(name=request.node.name)
         pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
     assert run.request is not None
-    return make_view(run.request, run.home)
+    return make_view(run.request, run.home, run.helpers)
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,8 @@ def _set_up(
     run.child, run.request = child, isolation.request
     child.settle_in(writer)
     if announced:
-        item.ihook.pytest_nsisolate_ready(item=item, pid1=make_view(isolation.request, run.home))
+        view = make_view(isolation.request, run.home, run.helpers)
+        item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
     original()
 
 

@@ -23,6 +23,7 @@ from pytest_nsisolate.remarks import Remarks
 
 if TYPE_CHECKING:
     from pytest_nsisolate.calls.custody import Charge
+    from pytest_nsisolate.calls.home import Home
     from pytest_nsisolate.channel import Shared
     from pytest_nsisolate.child import Child
     from pytest_nsisolate.coverage import Measurement
@@ -60,6 +61,7 @@ class Run:
     :param remarks: what cannot be the same in isolated tests, as far as it was noticed.
     :param stopping: what Ctrl-Z does while there is a current attempt.
     :param nested: not the runner's, but of a child that isolates calls of its own.
+    :param calls: what the fixture ``isolate`` keeps, once it is set up.
     :param tasks: the calls by ``isolate`` that are at work.
     :param calls_lock: held while a call forks, and while one closes what it holds of its child.
     :param streams: what a test must not have changed.
@@ -80,6 +82,7 @@ class Run:
     remarks: Remarks = field(default_factory=Remarks)
     stopping: ExitStack = field(default_factory=ExitStack)
     nested: bool = False
+    calls: Home | None = None
     tasks: list[Charge] = field(default_factory=list)
     calls_lock: threading.RLock = field(default_factory=threading.RLock)
     streams: StandardStreams | None = None
@@ -242,6 +245,10 @@ class Run:
         if self.outstanding is not None:
             held.append(self.outstanding.end.forked_pidfd)
         return tuple(held)
+
+    def helpers(self) -> dict[int, str]:
+        """Processes that this one's calls keep beside their functions, and what to call them."""
+        return {} if self.calls is None else self.calls.helpers()
 
     def bury_outstanding(self) -> None:
         """Reap the child that was not waited for. Bounded."""

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from pytest_nsisolate.view import Pid1View
 
 
-def make_view(request: IsolationRequest, home: Mapping[str, int]) -> Pid1View:
+def make_view(
+    request: IsolationRequest,
+    home: Mapping[str, int],
+    helpers: Callable[[], Mapping[int, str]] = dict,
+) -> Pid1View:
     """In a child: its world, seen with what only the runner knew.
 
     :param request: what the test asked for.
     :param home: the runner's namespaces.
+    :param helpers: see :meth:`~pytest_nsisolate.run.Run.helpers`.
     """
     from pytest_nsisolate.view import Origin, Pid1View
     from pytest_nsisolate.view.processes import parent_of
@@ -31,7 +36,7 @@ def make_view(request: IsolationRequest, home: Mapping[str, int]) -> Pid1View:
         usher = os.getppid()
         if request.init:
             reaper, usher = usher, parent_of(usher)
-    return Pid1View(Origin(home, request.namespaces, reaper, usher))
+    return Pid1View(Origin(home, request.namespaces, reaper, usher, helpers))
 
 
 def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:

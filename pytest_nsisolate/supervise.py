@@ -132,6 +132,14 @@ class Attempt:
 
     # What the rest of the runner uses -----------------------------------------------------------
 
+    def helpers(self) -> dict[int, str]:
+        """The processes that stand beside the child's own, as far as they are known by now."""
+        end = self.end
+        found = {} if end.direct else {end.forked: "(supervisor of a call)"}
+        if self._init and end.pid1 is not None:
+            found[end.pid1] = "(reaper of a call)"
+        return found
+
     def next_frame(self) -> Frame | None:
         """The next frame of the child, or None when there will be no other.
 

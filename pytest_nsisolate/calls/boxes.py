@@ -160,6 +160,11 @@ class Box:
         for task in self._tasks:
             task.end()
 
+    def helpers(self) -> dict[int, str]:
+        """The processes that hold it open, and what to call them."""
+        pid1 = self.attempt.end.pid1
+        return {**self.attempt.helpers(), **({} if pid1 is None else {pid1: "(PID 1 of a box)"})}
+
     #: What a custody does with a box that nobody has closed.
     end = close
 

@@ -34,6 +34,8 @@ class Charge(Protocol):
 
     def end(self) -> None: ...
 
+    def helpers(self) -> dict[int, str]: ...
+
 
 class Custody:
     """The charges of this process."""

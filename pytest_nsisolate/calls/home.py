@@ -67,3 +67,9 @@ class Home:
                 self._of = here()
                 self.custody.forget()
             return self._run
+
+    def helpers(self) -> dict[int, str]:
+        """Processes that this one's calls keep beside their functions, and what to call them."""
+        if self._of is not here():  # it has not called yet
+            return {}
+        return {pid: name for task in [*self._run.tasks] for pid, name in task.helpers().items()}

@@ -28,7 +28,8 @@ def make(config: pytest.Config, run: Run) -> Isolate:
     custody = Custody()
     # Its own ends with the last test.
     config.pluginmanager.register(custody)
-    return Isolate(Home(config, run, custody), {}, trusted=False)
+    run.calls = Home(config, run, custody)
+    return Isolate(run.calls, {}, trusted=False)
 
 
 def custody_of(made: Isolate) -> Custody:

@@ -157,6 +157,10 @@ class Task(Generic[T]):
             while not self.over:
                 self._advance()
 
+    def helpers(self) -> dict[int, str]:
+        """The processes beside that of the function, and what to call them."""
+        return self.attempt.helpers()
+
     def __await__(self) -> Generator[Any, Any, T]:
         return self._wait().__await__()
 

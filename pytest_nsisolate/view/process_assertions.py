@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from pytest_nsisolate.kernel.originals import os
@@ -113,7 +113,7 @@ class ProcessAssertions(Readings):
 
         :param which: its name, number, a condition (``lambda p: p.uid == 33``), or an object that
             has a ``pid``. A name is that of the program or of the file that was started, without
-            its folder.
+            its folder. A name or a condition never means the test itself or its reaper.
         :param count: there are exactly so many, one or more.
         :param within: seconds to wait for it.
         :returns: the first one, by number.
@@ -127,20 +127,19 @@ class ProcessAssertions(Readings):
         def look() -> bool:
             nonlocal everybody
             everybody = self.processes
-            found[:] = _alive(everybody, which)
+            found[:] = self._alive(everybody, which)
             return bool(found) if count is None else len(found) == count
 
         if waiting.until(look, within):
             return found[0]
         wanted = "a process" if count is None else f"exactly {count}"
-        ended = [p for p in everybody if p.is_zombie and matches(p, which)]
         raise failure(
             f"{counted(len(found), 'process') if found else 'no process'} {_described(which)}",
             expected=f"{wanted} {_described(which)}{bound(within)}",
             seen=number_of(everybody, "process"),
             rows=everybody,
             labels=self._labels,
-            hint="it has ended, and nobody has waited for it" if ended else None,
+            hint=self._why_absent(everybody, which),
         )
 
     def assert_no_process(self, which: Which, *, within: float = 0) -> None:
@@ -150,7 +149,7 @@ class ProcessAssertions(Readings):
         :param within: seconds to wait for its end.
         """
         __tracebackhide__ = True
-        found = self._until_none(lambda: _alive(self.processes, which), within)
+        found = self._until_none(lambda: self._alive(self.processes, which), within)
         if found:
             raise failure(
                 f"there is a process {_described(which)}",
@@ -179,7 +178,7 @@ class ProcessAssertions(Readings):
         def look() -> Process | None:
             nonlocal everybody
             everybody = self.processes
-            found[:] = _alive(everybody, which)
+            found[:] = self._alive(everybody, which)
             for process in found:
                 wrong[:] = _short_of_daemon(process, adopter, session, cwd)
                 if not wrong:
@@ -195,9 +194,33 @@ class ProcessAssertions(Readings):
             seen="; ".join(wrong) if found else "no such process",
             rows=found or everybody,
             labels=self._labels,
+            hint=None if found else self._why_absent(everybody, which),
         )
 
     # Shared --------------------------------------------------------------------------------------
+
+    def _meant(self, everybody: tuple[Process, ...], which: Which) -> list[Process]:
+        """Those that are meant. A name or a condition never means the test, or the machinery.
+
+        The test's name is that of the interpreter, and so is that of much of what it starts.
+        """
+        # Each is asked first: the argument may be wrong.
+        found = [process for process in everybody if matches(process, which)]
+        if not found or _is_definite(which):
+            return found
+        machinery = self._machinery(everybody)
+        return [process for process in found if process.pid not in machinery]
+
+    def _alive(self, everybody: tuple[Process, ...], which: Which) -> list[Process]:
+        return [process for process in self._meant(everybody, which) if not process.is_zombie]
+
+    def _why_absent(self, everybody: tuple[Process, ...], which: Which) -> str | None:
+        meant = self._meant(everybody, which)
+        if any(process.is_zombie for process in meant):
+            return "it has ended, and nobody has waited for it"
+        if not meant and any(matches(process, which) for process in everybody):
+            return "only this test or its reaper is such a process; a number means them: pid1.pid"
+        return None
 
     def _until_none(self, look: Callable[[], list[Process]], within: float) -> list[Process]:
         last: list[Process] = []
@@ -208,10 +231,6 @@ class ProcessAssertions(Readings):
 
         waiting.until(none, within)
         return last
-
-
-def _alive(processes: Iterable[Process], which: Which) -> list[Process]:
-    return [p for p in processes if not p.is_zombie and matches(p, which)]
 
 
 def matches(process: Process, which: Which) -> bool:
@@ -237,6 +256,11 @@ def matches(process: Process, which: Which) -> bool:
     if callable(which):
         return bool(which(process))
     raise TypeError(f"no name, number, object with a pid, or condition: {which!r}")
+
+
+def _is_definite(which: Which) -> bool:
+    """Whether it is one process, by its number, and not whoever fits."""
+    return isinstance(which, int | Process) or getattr(which, "pid", None) is not None
 
 
 def _described(which: Which) -> str:

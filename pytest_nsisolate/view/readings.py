@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pytest_nsisolate.kernel import namespaces
@@ -37,12 +37,15 @@ class Origin:
     :param reaper: the one between the test and its supervisor or the kernel, if there is one.
     :param usher: without a PID namespace of its own: the process that everything is below that
         the test starts and leaves behind.
+    :param helpers: gives the processes that the fixture ``isolate`` keeps beside its functions, by
+        number, and what to call them.
     """
 
     home: Mapping[str, int] = field(default_factory=lambda: ReadOnlyMapping({}))
     asked: frozenset[str] = frozenset()
     reaper: int | None = None
     usher: int | None = None
+    helpers: Callable[[], Mapping[int, str]] = dict
 
 
 class Readings:
@@ -251,21 +254,44 @@ class Readings:
     @property
     def _adopter(self) -> int:
         """Who gets the orphans of the test's world."""
-        return 1 if self._origin.usher is None else self._origin.usher
+        return self._usher or 1
 
     @property
     def _own_pids(self) -> frozenset[int]:
         """The test, and its reaper if it has one."""
-        return frozenset({os.getpid(), self._origin.reaper or os.getpid()})
+        origin = self._origin
+        known = origin.usher is None or self._usher is not None
+        return frozenset({os.getpid(), (known and origin.reaper) or os.getpid()})
+
+    @property
+    def _usher(self) -> int | None:
+        """That of the origin; None in a call by ``isolate`` with a PID namespace of its own."""
+        usher = self._origin.usher
+        return None if usher is None or "pid" in self.isolated else usher
 
     def _in_world(self, everybody: tuple[Process, ...]) -> tuple[Process, ...]:
-        usher = self._origin.usher
+        usher = self._usher
         return everybody if usher is None else below(everybody, usher)
+
+    def _machinery(self, everybody: Iterable[Process]) -> frozenset[int]:
+        """The test and what is there only because it is isolated: nothing of it was started by it.
+
+        PID 1 is the test, its reaper or that of a box. What stands above the process that looks is
+        the test, where this is a copy of it or a function of ``isolate``, and their reapers.
+        """
+        parents = {process.pid: process.ppid for process in everybody}
+        found = {1, *self._own_pids, *self._origin.helpers()}
+        above = parents.get(os.getpid(), 0)
+        while above and above not in found:
+            found.add(above)
+            above = parents.get(above, 0)
+        return frozenset(found)
 
     @property
     def _labels(self) -> dict[int, str]:
         """What to call the machinery's own processes in a table."""
-        return dict.fromkeys(self._own_pids, "(the reaper)") | {os.getpid(): "(this test)"}
+        own = dict.fromkeys(self._own_pids, "(the reaper)")
+        return {**self._origin.helpers(), **own, os.getpid(): "(this test)"}
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of process {self.pid}>"

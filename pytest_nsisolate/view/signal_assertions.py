@@ -9,7 +9,7 @@ from pytest_nsisolate.kernel.originals import signal as signals
 from pytest_nsisolate.view import waiting
 from pytest_nsisolate.view.failures import failure
 from pytest_nsisolate.view.identity import read_status
-from pytest_nsisolate.view.process_assertions import ProcessAssertions, Which, matches
+from pytest_nsisolate.view.process_assertions import ProcessAssertions, Which
 from pytest_nsisolate.view.processes import Process
 
 #: What /proc/PID/status says of a signal, and what that means.
@@ -81,7 +81,7 @@ class SignalAssertions(ProcessAssertions):
 
     def _ended(self, which: Which) -> tuple[bool, int | None]:
         """Whether one that was there ended before anybody asked, and how, as far as is known."""
-        meant = [process for process in self.processes if matches(process, which)]
+        meant = self._meant(self.processes, which)
         if meant:
             if not all(process.is_zombie for process in meant):
                 return False, None
