@@ -8,9 +8,9 @@ A marker is checked for itself here, and merged with the others of its test in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 from math import isfinite
 from typing import Any
 
@@ -27,6 +27,12 @@ MARKER_LINE = (
     "hostname=..., timeout=..., inside=..., leftovers=..., init=..., missing=..., limits=..., "
     "devices=..., caps=..., no_new_privs=...): run this test as PID 1 of fresh Linux namespaces "
     "(pytest-nsisolate); isolated(False) keeps it in the runner."
+)
+
+#: Of the same stem, or this plugin's name: as a marker that nothing has registered, each of them
+#: means ``isolated``. The first one is the marker of pytest-isolate, which registers it.
+_RELATIVES = frozenset(
+    {"isolate", "isolates", "isolating", "isolation", "nsisolate", "nsisolated", "nsisolation"}
 )
 
 #: __NEW_UTS_LEN, gethostname(2).
@@ -228,6 +234,67 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "no_new_privs": _flag,
     "missing": _missing,
 }
+
+
+def near_misses(items: Iterable[pytest.Item]) -> dict[str, list[pytest.Item]]:
+    """Markers that were meant to be ``isolated``, each with the tests that have it.
+
+    pytest only warns of a marker that it does not know, and the test would run on the host. What
+    is registered (``pytest --markers``) is somebody's, and is left alone.
+
+    :returns: one sentence for each such marker.
+    """
+    found: dict[str, list[pytest.Item]] = {}
+    wrong: dict[str, bool] = {}
+    above: dict[Any, frozenset[str]] = {None: frozenset()}
+
+    def misspelt(node: Any) -> frozenset[str]:
+        names = frozenset(mark.name for mark in node.own_markers)
+        for name in names - wrong.keys():
+            wrong[name] = _is_near_miss(name) and name not in _registered(node.config)
+        return frozenset(name for name in names if wrong[name])
+
+    for item in items:
+        lineage = []
+        parent: Any = item.parent
+        while parent not in above:
+            lineage.append(parent)
+            parent = parent.parent
+        for node in reversed(lineage):
+            above[node] = above[node.parent] | misspelt(node)
+        for name in sorted(above[item.parent] | misspelt(item)):
+            found.setdefault(_NOT_REGISTERED.format(name=name), []).append(item)
+    return found
+
+
+_NOT_REGISTERED = (
+    "@pytest.mark.{name}: nothing has registered this marker, did you mean 'isolated'? "
+    "If it is a marker of your own, register it by the ini key markers"
+)
+
+
+def _registered(config: pytest.Config) -> set[str]:
+    """The names of all markers, read as pytest reads them (``--strict-markers``)."""
+    lines: list[str] = config.getini("markers")
+    return {line.partition(":")[0].partition("(")[0].strip() for line in lines}
+
+
+def _is_near_miss(name: str) -> bool:
+    """Whether it differs by its case or by one slip: a letter missing, too many, wrong or early.
+
+    Two slips would take in other words: insulated, violated. Nor is ``isolated_db`` meant.
+    """
+    said, meant = name.casefold(), "isolated"
+    if name == meant or not name.isalpha():
+        return False
+    at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(said, meant, strict=False)))
+    left, right = said[at:], meant[at:]
+    return (
+        said in _RELATIVES
+        or left[1:] in (right, right[1:])
+        or left == right[1:]
+        or (left[1::-1], left[2:]) == (right[:2], right[2:])
+    )
 
 
 def closest_first(item: pytest.Item) -> list[pytest.Mark]:

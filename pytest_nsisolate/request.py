@@ -17,7 +17,14 @@ import pytest
 from pytest_nsisolate import powers
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.limits import Limits, merged
-from pytest_nsisolate.marker import SWITCHES, TimeOffsets, check_keywords, check_mark, closest_first
+from pytest_nsisolate.marker import (
+    SWITCHES,
+    TimeOffsets,
+    check_keywords,
+    check_mark,
+    closest_first,
+    near_misses,
+)
 from pytest_nsisolate.settings import Settings
 from pytest_nsisolate.usage import MarkerProblem, listing, spelled, suggestion
 
@@ -314,7 +321,7 @@ def resolve_all(
     :raises pytest.UsageError: once, with every problem and every test that has it.
     """
     requests: list[IsolationRequest | None] = []
-    problems: dict[str, list[pytest.Item]] = {}
+    problems = near_misses(items)
     for item in items:
         try:
             requests.append(resolve(item, settings, known_fixtures))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -191,6 +192,65 @@ def test_bad_markers_are_one_usage_error_that_names_every_test(tmp_path: Path) -
     assert "INTERNALERROR" not in result.text
     for name in ("test_typo", "test_budget[1]", "test_budget[2]"):
         assert f"test_it.py::{name}" in result.text
+
+
+MISSPELT = """
+    import pytest
+    from journal import note
+    @pytest.mark.isolate
+    @pytest.mark.filterwarnings("ignore")
+    def test_function(): note("ran")
+    class TestIt:
+        pytestmark = [pytest.mark.isolatd(net=True)]
+        def test_method(self): note("ran")
+    @pytest.mark.parametrize("n", [1, pytest.param(2, marks=pytest.mark.Isolated)])
+    def test_parameter(n): note("ran")
+    def test_fine(): note("ran")
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("-k", "fine"), ("--nsisolate=all", "-p", "xdist", "-n", "2"), ("--nsisolate=none",)],
+    ids=" ".join,
+)
+def test_a_misspelt_marker_is_a_usage_error(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """pytest would only warn, and the test would run on the host."""
+    result = run_source(tmp_path, MISSPELT, *options)
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    assert (result.journal, result.reports) == ([], [])
+    assert "INTERNALERROR" not in result.text
+    (error,) = re.findall(r"^ERROR: (.*?)\n\n\n?$", f"{result.stderr}\n", re.DOTALL | re.MULTILINE)
+    head, *found = error.split("\n\n")
+    assert head == "3 tests cannot be isolated as marked, nothing was run"
+    guess = "nothing has registered this marker, did you mean 'isolated'? "
+    own = "If it is a marker of your own, register it by the ini key markers"
+    assert found == [
+        f"@pytest.mark.{name}: {guess}{own} (1 test)\n  test_it.py::{test}"
+        for name, test in (
+            ("isolate", "test_function"),
+            ("isolatd", "TestIt::test_method"),
+            ("Isolated", "test_parameter[2]"),
+        )
+    ]
+
+
+def test_a_marker_of_that_name_that_is_registered_is_left_alone(tmp_path: Path) -> None:
+    """That of pytest-isolate, by its plugin; one's own, by the ini key or in a conftest."""
+    files = {
+        "pytest.ini": "[pytest]\nmarkers =\n    isolatd(n): mine\n",
+        "conftest.py": """
+            def pytest_configure(config):
+                config.addinivalue_line("markers", "isolate: as pytest-isolate does")
+        """,
+        "below/conftest.py": """
+            def pytest_configure(config):
+                config.addinivalue_line("markers", "Isolated: mine")
+        """,
+        "below/test_it.py": MISSPELT,
+    }
+    result = run_suite(write_files(tmp_path, files), "--strict-markers")
+    assert (result.returncode, result.journal) == (0, ["runner ran"] * 5), result.text
 
 
 @pytest.mark.parametrize("option", ["--nsisolate=some", "--nsisolate-timeout=-3"])

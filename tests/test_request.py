@@ -11,6 +11,7 @@ from typing import TypeAlias, cast
 
 import pytest
 
+from pytest_nsisolate.marker import near_misses
 from pytest_nsisolate.request import (
     IsolationRequest,
     MarkerProblem,
@@ -511,6 +512,92 @@ class TestResolveAll:
         assert listed == [item.name for item in items]
         assert len(lines) < 100
         assert max(map(len, lines)) <= 100
+
+
+class Node:
+    """A test with one marker, in a run that has registered these."""
+
+    def __init__(self, name: str, *registered: str, parent: Node | None = None) -> None:
+        self.own_markers = [SimpleNamespace(name=name)]
+        self.config = SimpleNamespace(getini=lambda key: list(registered))
+        self.parent = parent
+
+
+def near(name: str, *registered: str) -> bool:
+    return bool(near_misses([cast("pytest.Item", Node(name, *registered))]))
+
+
+class TestNearMisses:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "isolate",
+            "isolates",
+            "isolating",
+            "isolation",
+            "nsisolate",
+            "nsisolated",
+            "Isolated",
+            "ISOLATED",
+            "Isolate",
+            "isolatd",
+            "islated",
+            "solated",
+            "isolatted",
+            "isolatedd",
+            "isolsted",
+            "osolated",
+            "isloated",
+            "siolated",
+            "isolatde",
+        ],
+    )
+    def test_a_relative_and_a_slip_of_the_hand(self, name: str) -> None:
+        assert near(name)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "isolated",
+            "integration",
+            "insulated",
+            "violated",
+            "unisolated",
+            "dislocated",
+            "related",
+            "isolator",
+            "islands",
+            "isolation_level",
+            "isolated_db",
+            "isolate_fs",
+            "db_isolation",
+            "isolated2",
+            "forked",
+            "slow",
+            "i",
+            "is",
+            "x",
+        ],
+    )
+    def test_another_word_is_none(self, name: str) -> None:
+        assert not near(name)
+
+    @pytest.mark.parametrize(
+        "line",
+        ["isolate", "isolate: mine", "isolate(timeout=None): of pytest-isolate", " isolate : x"],
+    )
+    def test_what_is_registered_belongs_to_somebody(self, line: str) -> None:
+        assert not near("isolate", "slow: takes its time", line)
+        assert near("isolates", line)
+
+    def test_each_test_of_a_module_is_named(self) -> None:
+        module = Node("isolates")
+        nodes = [Node("isolate", parent=module), Node("slow", parent=module)]
+        both = cast("list[pytest.Item]", nodes)
+
+        found = near_misses(both)
+
+        assert list(found.values()) == [both[:1], both]
 
 
 class TestReplace:
