@@ -37,6 +37,7 @@ __all__ = [
     "Box",
     "Difference",
     "Isolate",
+    "IsolateKeywords",
     "IsolatedCrash",
     "IsolatedError",
     "IsolatedExit",
@@ -60,12 +61,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from pytest_nsisolate.calls.boxes import Box
-    from pytest_nsisolate.calls.isolate import Isolate
+    from pytest_nsisolate.calls.isolate import Isolate, IsolateKeywords
     from pytest_nsisolate.calls.tasks import Task
     from pytest_nsisolate.view import Difference, Pid1View, Snapshot
 
 _IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})
-_CALLS = {"Box": "boxes", "Isolate": "isolate", "Task": "tasks"}
+_CALLS = {"Box": "boxes", "Isolate": "isolate", "IsolateKeywords": "isolate", "Task": "tasks"}
 
 
 def __getattr__(name: str) -> object:

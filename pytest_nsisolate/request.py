@@ -34,7 +34,7 @@ __all__ = ["IsolationRequest", "MarkerProblem", "TimeOffsets", "resolve", "resol
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
 
 #: Keywords about fixtures and about what a test has left.
-_MARKER_ONLY = frozenset({"inside", "leftovers"})
+MARKER_ONLY = frozenset({"inside", "leftovers"})
 
 _STAY = "isolated(False) keeps a test in the runner"
 
@@ -270,7 +270,7 @@ def from_keywords(keywords: Mapping[str, object], settings: Settings) -> Isolati
     """
     merged = _Merged()
     try:
-        merged.add(check_keywords(keywords, _MARKER_ONLY), settings.namespaces)
+        merged.add(check_keywords(keywords, MARKER_ONLY), settings.namespaces)
         # What a call leaves behind ends with it, unsaid.
         return replace(merged.request(settings), leftovers="ignore")
     except MarkerProblem as found:

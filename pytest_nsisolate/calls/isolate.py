@@ -3,8 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Final,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    cast,
+)
 
 import pytest
 
@@ -13,14 +23,49 @@ from pytest_nsisolate.calls.boxes import Box
 from pytest_nsisolate.calls.custody import Custody
 from pytest_nsisolate.calls.home import Home
 from pytest_nsisolate.calls.tasks import Task
-from pytest_nsisolate.request import from_keywords
-from pytest_nsisolate.usage import MarkerProblem
+from pytest_nsisolate.request import MARKER_ONLY, from_keywords
+from pytest_nsisolate.usage import MarkerProblem, short, suggestion
 
 if TYPE_CHECKING:
     from pytest_nsisolate.run import Run
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: One name, or several.
+Names: TypeAlias = "str | list[str] | tuple[str, ...] | set[str] | frozenset[str]"
+
+
+class Clocks(TypedDict, total=False):
+    """Seconds by which each clock of a time namespace runs ahead."""
+
+    monotonic: float
+    boottime: float
+
+
+class IsolateKeywords(TypedDict, total=False):
+    """What ``isolate.using(...)`` takes: the keywords of the marker, but no ``inside`` and no
+    ``leftovers``. For annotations of a dict of them."""
+
+    pid: bool
+    mount: bool
+    net: bool
+    uts: bool
+    ipc: bool
+    cgroup: bool
+    user: bool | Literal["same"]
+    time: float | Clocks
+    hostname: str
+    timeout: float | None
+    init: bool
+    missing: Literal["fail", "skip"]
+    limits: Mapping[str, float | str | None] | None
+    devices: Names
+    caps: Names
+    no_new_privs: bool
+
+
+_KNOWN: Final = frozenset({*IsolateKeywords.__annotations__, "trusted"})
 
 
 def make(config: pytest.Config, run: Run) -> Isolate:
@@ -40,8 +85,14 @@ def custody_of(made: Isolate) -> Custody:
 class Isolate:
     """Calls functions in fresh children. The value of the fixture ``isolate``."""
 
-    def __init__(self, home: Home, keywords: dict[str, object], *, trusted: bool) -> None:
+    def __init__(self, home: Home, keywords: IsolateKeywords, *, trusted: bool) -> None:
         __tracebackhide__ = True
+        for name, value in keywords.items():
+            if name not in _KNOWN:
+                said = f"isolate.using({name}={short(value)})"
+                if name in MARKER_ONLY:
+                    raise TypeError(f"{said}: {name} is for the marker of a test, not for a call")
+                raise TypeError(f"{said}: unknown keyword, {suggestion(name, _KNOWN)}")
         self._home = home
         self._keywords = keywords
         self._trusted = trusted
@@ -50,18 +101,20 @@ class Isolate:
         except MarkerProblem as problem:
             raise pytest.UsageError(str(problem)) from None
 
-    def using(self, *, trusted: bool | None = None, **keywords: object) -> Isolate:
+    def using(self, *, trusted: bool | None = None, **keywords: Unpack[IsolateKeywords]) -> Isolate:
         """The same with other namespaces, by the keywords of the marker.
 
         :param trusted: the value crosses by pickle: whatever the function returns, and at the risk
             of what a child that was taken over has made of it.
         :param keywords: those of the marker but ``inside`` and ``leftovers``; they add to earlier
             ones.
-        :raises pytest.UsageError: for keywords that the marker would not take either.
+        :raises TypeError: for an unknown keyword.
+        :raises pytest.UsageError: for a value that the marker would not take either.
         """
         __tracebackhide__ = True
         trust = self._trusted if trusted is None else trusted
-        return Isolate(self._home, {**self._keywords, **keywords}, trusted=trust)
+        added = cast("IsolateKeywords", {**self._keywords, **keywords})
+        return Isolate(self._home, added, trusted=trust)
 
     def __call__(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``func(*args, **kwargs)`` in a child, and wait for it.

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import Isolate, Pid1View
+from pytest_nsisolate import Isolate, IsolateKeywords, Pid1View
 from pytest_nsisolate.view import Process
 from pytest_nsisolate.view.process_assertions import Which
 from tests.support import NEEDS_NAMESPACES, inner_environment, write_files
@@ -91,7 +91,7 @@ class TestWhatIsThereAnyway:
 
     @CALLS
     def test_the_function_of_a_call(
-        self, pid1: Pid1View, isolate: Isolate, world: dict[str, bool], call: dict[str, bool]
+        self, pid1: Pid1View, isolate: Isolate, world: dict[str, bool], call: IsolateKeywords
     ) -> None:
         """It is the test's own process there; its caller is none that it has started either."""
         isolate.using(**call)(find_nothing, pid1)
@@ -106,7 +106,7 @@ class TestWhatIsThereAnyway:
 
     @CALLS
     def test_beside_a_function_that_is_at_work(
-        self, pid1: Pid1View, isolate: Isolate, world: dict[str, bool], call: dict[str, bool]
+        self, pid1: Pid1View, isolate: Isolate, world: dict[str, bool], call: IsolateKeywords
     ) -> None:
         """The test has started that, and nothing else that is there for it."""
         task = isolate.using(**call).start(time.sleep, 60)
