@@ -192,13 +192,16 @@ class IsolatedRefusal(IsolatedCrash):
     :param step: the failing step, with its namespace and the error number.
     :param cause: what about this host makes the kernel refuse.
     :param remedy: what to type or to change.
+    :param what: the function or the command that was to run; may be empty.
     """
 
     __module__ = "pytest_nsisolate"
 
-    def __init__(self, step: StepError, cause: str, remedy: str) -> None:
-        super().__init__(f"isolation refused: {step}\ncause: {cause}\nremedy: {remedy}")
-        self.args = (step, cause, remedy)
+    def __init__(self, step: StepError, cause: str, remedy: str, what: str = "") -> None:
+        head = f"{what}: isolation refused: {step}" if what else f"isolation refused: {step}"
+        super().__init__(f"{head}\ncause: {cause}\nremedy: {remedy}")
+        self.args = (step, cause, remedy, what)
+        self.what = what
         self.step = step
         self.cause = cause
         self.remedy = remedy

@@ -198,11 +198,11 @@ def _refusals(reports: Iterable[Any]) -> list[tuple[str, int]]:
 def _refusal(longrepr: object) -> str | None:
     if isinstance(longrepr, tuple):
         head, _, rest = headline(longrepr).partition(REFUSED)
-        return None if head else rest
+        return rest if not head or head.endswith(": ") else None
     text = getattr(getattr(longrepr, "reprcrash", None), "message", longrepr)
     first, _, rest = text.partition("\n") if isinstance(text, str) else ("", "", "")
     before, found, step = first.partition(REFUSED)
-    if not found or before not in ("", "pytest_nsisolate.IsolatedRefusal: "):
+    if not found or not f"{before}:".startswith((":", "pytest_nsisolate.IsolatedRefusal: ")):
         return None
     cause = re.search(r"^ *cause: (.*)", rest or str(longrepr), re.MULTILINE)
     return step if cause is None else f"{step} ({cause[1]})"

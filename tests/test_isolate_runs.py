@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -52,6 +53,91 @@ def test_a_host_that_refuses(tmp_path: Path) -> None:
     must = run_source(tmp_path, source, "--nsisolate-missing=skip", prefix=HOSTS["no-net"], env=env)
     assert must.summary == "1 failed", must.text
     assert not (tmp_path / "ran").exists()
+
+
+FAILING = """
+    import time
+    from pathlib import Path
+    import pytest
+
+    FAILS = ["sh", "-c", "echo done; seq 100 >&2; exit 3"]
+    HANGS = ["sh", "-c", "echo waits >&2; sleep 1000"]
+
+    def wait():
+        time.sleep(1000)
+
+    @pytest.fixture
+    def refusing():
+        # In the test's own user namespace, whose limits it may set.
+        Path("/proc/sys/user/max_uts_namespaces").write_text("0")
+
+    def test_timeout(isolate): isolate.using(timeout=0.2)(wait)
+    def test_box_timeout(isolate):
+        with isolate.using(timeout=0.2).open() as box: box.run(wait)
+    def test_command_timeout(isolate):
+        with isolate.using(timeout=0.5).open() as box: box.command(HANGS)
+    def test_command_late(isolate):
+        with isolate.open() as box: box.command(HANGS, timeout=0.5)
+    def test_command_fails(isolate):
+        with isolate.open() as box: box.command(FAILS, check=True)
+    def test_command_killed(isolate):
+        with isolate.open() as box: box.command(["sh", "-c", "echo dying >&2; kill -9 -1"])
+    def test_command_missing(isolate):
+        with isolate.open() as box: box.command(["/no where"])
+    def test_command_text(isolate):
+        with isolate.open() as box: box.command("ls /")
+    @pytest.mark.isolated(mount=True)
+    def test_refused(isolate, refusing): isolate.using(uts=True)(wait)
+    @pytest.mark.isolated(mount=True)
+    def test_start_refused(isolate, refusing): isolate.using(uts=True).start(wait)
+    @pytest.mark.isolated(mount=True)
+    def test_box_refused(isolate, refusing): isolate.using(uts=True).open()
+    @pytest.mark.isolated(mount=True)
+    def test_skipped(isolate, refusing): isolate.using(uts=True, missing="skip")(wait)
+"""
+
+#: Test to what stands in the first line of its failure, and in the others.
+TOLD = {
+    "timeout": ("IsolatedTimeout: wait() timed out after 0.2 s", "in wait"),
+    "box_timeout": ("IsolatedTimeout: wait() timed out after 0.2 s", "in wait"),
+    "command_timeout": (
+        "IsolatedTimeout: sh -c 'echo waits >&2; sleep 1000' timed out after 0.5 s",
+        "S  sleep 1000",
+        "Standard error:\nE       waits\n",
+    ),
+    "command_late": ("TimeoutExpired: Command ", "Standard error:\nE       waits\n"),
+    "command_fails": (
+        "CalledProcessError: Command ",
+        "Standard output:\nE       done\n",
+        "Standard error (its end):\nE       61\nE       62\n",
+    ),
+    "command_killed": (
+        "IsolatedSignal: sh -c 'echo dying >&2; kill -9 -1' was killed by SIGKILL",
+        "Standard error:\nE       dying\n",
+    ),
+    "command_missing": ("FileNotFoundError: [Errno 2] No such file or directory: '/no where'",),
+    "command_text": ("TypeError: a command is a list of its words, ['ls /', ...], not 'ls /'",),
+    "refused": (
+        "IsolatedRefusal: wait(): isolation refused: unshare(CLONE_NEWUTS) for the uts namespace:",
+        "remedy: ",
+    ),
+    "start_refused": ("IsolatedRefusal: wait(): isolation refused: unshare(CLONE_NEWUTS)",),
+    "box_refused": ("IsolatedRefusal: isolate.using(uts=True).open(): isolation refused: unshare",),
+}
+
+
+def test_what_went_wrong_is_named_without_our_frames(tmp_path: Path) -> None:
+    """The function or the command, and what it wrote; the test's own line is the last one."""
+    result = run_source(tmp_path, FAILING, "-p", "no:randomly")
+    for name, (first, *others) in TOLD.items():
+        text = result.failure(f"test_{name}")
+        assert re.search(rf"^E +(\w+\.)?{re.escape(first)}", text, re.MULTILINE), text
+        for other in others:
+            assert other in text
+        assert not re.search(r"\bcalls/\w+\.py|_execute|subprocess\.py|spawning", text), text
+    (skipped,) = (r["skip"] for r in result.of("test_skipped") if r["outcome"] == "skipped")
+    assert "wait(): isolation refused: unshare(CLONE_NEWUTS)" in skipped
+    assert "nsisolate: 4 tests refused: unshare(" in result.stdout, result.text
 
 
 def test_with_workers_everywhere_and_without_capture(tmp_path: Path) -> None:

@@ -44,16 +44,20 @@ class Function:
     """What is called, and how its answer crosses.
 
     :param trusted: by pickle, whatever it does when it is read (law 7 waived by name).
+    :param command: the command that it runs, if that is what it is there for.
     """
 
     function: Callable[..., object]
     args: tuple[object, ...]
     kwargs: dict[str, object]
     trusted: bool = False
+    command: str = ""
 
     @property
     def name(self) -> str:
-        """``"serve()"``, for messages."""
+        """``"serve()"`` or the command, for messages."""
+        if self.command:
+            return self.command
         found = getattr(self.function, "__qualname__", None) or repr(self.function)
         return f"{found.rpartition('<locals>.')[2]}()"
 

@@ -16,18 +16,20 @@ until the box is closed. The host's processes are not in the box, but it sees th
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from pytest_nsisolate import outcome
 from pytest_nsisolate.calls.body import Function
 from pytest_nsisolate.calls.home import Home, here
 from pytest_nsisolate.calls.spawning import admitted, refusal, spawn
 from pytest_nsisolate.calls.tasks import Task
-from pytest_nsisolate.errors import IsolatedLoss
+from pytest_nsisolate.errors import IsolatedCrash, IsolatedLoss, StepError, failing
 from pytest_nsisolate.kernel import namespaces, process
-from pytest_nsisolate.kernel.originals import open, os, posix, select, signal, subprocess
+from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.wire import FrameWriter, Kind
 
@@ -37,6 +39,13 @@ T = TypeVar("T")
 #: What ``subprocess.run`` takes as a command.
 Command = Sequence[str | bytes | os.PathLike[str]]
 
+#: Of what a failed command has written, a message shows the end.
+_MOST_LINES: Final = 40
+_MOST_CHARACTERS: Final = 4000
+
+#: Characters of a command that name it in a message.
+_MOST_NAMED: Final = 100
+
 
 class Box:
     """Open namespaces, by their keeper. Made by ``isolate.open()``; a context manager.
@@ -44,7 +53,7 @@ class Box:
     Everything in it ends when it is closed.
     """
 
-    def __init__(self, home: Home, request: IsolationRequest, *, trusted: bool) -> None:
+    def __init__(self, home: Home, request: IsolationRequest, name: str, *, trusted: bool) -> None:
         __tracebackhide__ = True
         self._home = home
         self._of = here()
@@ -55,17 +64,17 @@ class Box:
         self._tasks: list[Task[Any]] = []
         self._closed = False
         with self._run.calls_lock:
-            self._request = admitted(self._run, request.replace(namespaces=named))
+            self._request = admitted(self._run, request.replace(namespaces=named), name)
             keeping = self._request.replace(timeout=None, init=False)
-            self.attempt = spawn(self._run, home.config, keeping, lambda files: _keep)
+            self.attempt = spawn(self._run, home.config, keeping, lambda files: _keep, what=name)
             self._run.tasks.append(self)
         try:
             self.attempt.get_ready()
             ended = self.attempt.outcome
             if isinstance(ended, outcome.Refused):
-                raise refusal(self._run, ended, keeping)
+                raise refusal(self._run, ended, keeping, name)
             if ended is not None:
-                raise IsolatedLoss("the keeper of a box", str(ended))
+                raise IsolatedLoss(f"PID 1 of {name}", str(ended))
         except BaseException:
             self.close()
             raise
@@ -119,8 +128,9 @@ class Box:
         """Run a program in the box and wait for its end, as :func:`subprocess.run` does.
 
         What it leaves running may hold its output for as long as it likes: that is waited for by
-        nobody.
+        nobody. An exception that tells of its end has the last lines that it wrote as notes.
 
+        :param args: the program and its arguments, as a list.
         :param check: a status other than 0 is a :class:`subprocess.CalledProcessError`.
         :param input: its standard input; without, there is nothing to read.
         :param text: whether ``input`` and the output are text, or bytes.
@@ -130,19 +140,36 @@ class Box:
         """
         __tracebackhide__ = True
         data = input.encode() if isinstance(input, str) else input
-        command = [os.fspath(arg) for arg in args]
-        work = Function(_execute, (command, data, timeout, env, cwd), {})
-        status, out, err = self._task(work).result()
-        if text:
-            out, err = (part.decode(errors="replace") for part in (out, err))
-        if status is None:
-            assert timeout is not None
-            raise subprocess.TimeoutExpired(command, timeout, out, err)
-        completed: subprocess.CompletedProcess[Any]
-        completed = subprocess.CompletedProcess(command, status, out, err)
-        if check:
-            completed.check_returncode()
-        return completed
+        command = _listed(args)
+        name = _in_one_line(command)
+        where = None if cwd is None else os.fspath(cwd)
+        error: Exception
+        try:
+            streams = _Streams.create(data)
+        except StepError as step:
+            refused = outcome.refused_by(step)
+            raise refusal(self._run, refused, self._request, name) from None
+        try:
+            work = Function(_execute, (command, streams, timeout, env, where), {}, command=name)
+            try:
+                status, failure = self._task(work).result()
+            except IsolatedCrash as crash:
+                streams.explain(crash)
+                raise
+            out, err = streams.written(text=text)
+            if failure is not None:
+                raise OSError(*failure)
+            if status is None:
+                assert timeout is not None
+                error = subprocess.TimeoutExpired(command, timeout, out, err)
+            elif status and check:
+                error = subprocess.CalledProcessError(status, command, out, err)
+            else:
+                return subprocess.CompletedProcess(command, status, out, err)
+            streams.explain(error)
+            raise error
+        finally:
+            streams.close()
 
     def close(self) -> None:
         """End everything in the box, and the box. May be called again."""
@@ -215,34 +242,96 @@ def _keep(writer: FrameWriter) -> NoReturn:
         posix._exit(1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """What a command reads and writes: files of the caller's, which outlive whoever writes.
+
+    Not pipes, whose end a daemon would hold back.
+
+    :param given: None for nothing to read.
+    """
+
+    given: int | None
+    out: int
+    err: int
+
+    @classmethod
+    def create(cls, data: bytes | None) -> _Streams:
+        """
+        :raises StepError: when there is no descriptor, or no memory, left.
+        """
+        made: list[int] = []
+        try:
+            with failing("memfd_create", None):
+                for _ in range(2 if data is None else 3):
+                    made.append(os.memfd_create("nsisolate-command", os.MFD_CLOEXEC))
+            if data is None:
+                return cls(None, *made)
+            with failing("write the input of a command", None):
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.pwrite(made[2], rest, len(data) - len(rest)) :]
+            return cls(made[2], made[0], made[1])
+        except BaseException:
+            for fd in made:
+                os.close(fd)
+            raise
+
+    def close(self) -> None:
+        for fd in (self.given, self.out, self.err):
+            if fd is not None:
+                os.close(fd)
+
+    def written(self, *, text: bool) -> tuple[Any, Any]:
+        """Standard output and standard error, as far as they have come."""
+        found: list[Any] = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in (self.out, self.err)]
+        out, err = (part.decode(errors="replace") for part in found) if text else found
+        return out, err
+
+    def explain(self, error: Exception) -> None:
+        """Give the end of both to an exception that tells of the command, as notes."""
+        for name, text in zip(("output", "error"), self.written(text=True), strict=True):
+            whole = text.rstrip()
+            end = "\n".join(whole.split("\n")[-_MOST_LINES:])[-_MOST_CHARACTERS:]
+            if end:
+                cut = " (its end)" if len(end) < len(whole) else ""
+                error.add_note(f"Standard {name}{cut}:\n{end}")
+
+
+def _listed(args: Command) -> list[str | bytes]:
+    __tracebackhide__ = True
+    if isinstance(args, str | bytes | os.PathLike):
+        raise TypeError(f"a command is a list of its words, [{args!r}, ...], not {args!r}")
+    if not args:
+        raise ValueError("a command is a list of its words, and this one is empty")
+    return [os.fspath(arg) for arg in args]
+
+
+def _in_one_line(command: list[str | bytes]) -> str:
+    """As one would type it; a long one shortened."""
+    line = " ".join(shlex.join(os.fsdecode(part) for part in command).split())
+    return line if len(line) <= _MOST_NAMED else f"{line[:_MOST_NAMED]}..."
+
+
 def _execute(
     command: list[str | bytes],
-    data: bytes | None,
+    streams: _Streams,
     timeout: float | None,
     env: Mapping[str, str] | None,
     cwd: str | None,
-) -> tuple[int | None, bytes, bytes]:
-    """In the box: (wait status, output, errors) of a program; no status if it was too slow.
+) -> tuple[int | None, tuple[object, ...] | None]:
+    """In the box: wait status of a program, and why it could not be started.
 
-    Through files and not pipes, whose end a daemon would hold back.
+    No status if it was too slow.
     """
-    with _memory() as given, _memory() as out, _memory() as err:
-        if data is not None:
-            given.write(data)
-            given.seek(0)
-        stdin = subprocess.DEVNULL if data is None else given
-        child = subprocess.Popen(command, stdin=stdin, stdout=out, stderr=err, env=env, cwd=cwd)
-        status = _wait(child, timeout)
-        return status, _content(out), _content(err)
-
-
-def _memory() -> IO[bytes]:
-    return open(os.memfd_create("nsisolate-command"), "r+b", buffering=0)
-
-
-def _content(file: IO[bytes]) -> bytes:
-    fd = file.fileno()
-    return os.pread(fd, os.fstat(fd).st_size, 0)
+    stdin = subprocess.DEVNULL if streams.given is None else streams.given
+    try:
+        child = subprocess.Popen(
+            command, stdin=stdin, stdout=streams.out, stderr=streams.err, env=env, cwd=cwd
+        )
+    except OSError as error:
+        return None, (error.errno, error.strerror, error.filename)
+    return _wait(child, timeout), None
 
 
 def _wait(child: subprocess.Popen[bytes], timeout: float | None) -> int | None:

@@ -155,7 +155,7 @@ class Isolate:
         if self._request.limits is not None:
             text = "limits are of a test or a call, not of a box: isolate.using(limits=None).open()"
             raise pytest.UsageError(text)
-        box = Box(self._home, self._request, trusted=self._trusted)
+        box = Box(self._home, self._request, f"{self!r}.open()", trusted=self._trusted)
         with self._home.run.calls_lock:
             self._home.custody.take(box)
         return box

@@ -35,22 +35,25 @@ def spawn(
     request: IsolationRequest,
     prepare: Prepare,
     *,
+    what: str,
     join: int | None = None,
     measured: bool = False,
 ) -> Attempt:
     """Fork a child into new namespaces, or into those of another process.
 
     :param prepare: gives what the child runs, and never returns from.
+    :param what: the function, the command or the box that it is for.
     :param join: a pidfd of that process.
     :raises IsolatedRefusal: when the child cannot be born.
     """
+    __tracebackhide__ = True
     attempt: Attempt | None = None
     files: Output | None = None
     limits: Enforcement | None = None
     try:
         with failing("prepare the launch", None):
             if join is None:
-                request = admitted(run, request)
+                request = admitted(run, request, what)
             files = Output.create()
             shared = run.shared(config)
             plan = _plan(config, request, run, join)
@@ -87,7 +90,7 @@ def spawn(
                 finally:
                     attempt.bury()
         if isinstance(error, StepError):
-            raise refusal(run, outcome.refused_by(error), request) from None
+            raise refusal(run, outcome.refused_by(error), request, what) from None
         raise
     if writer is not None:
         body(writer)
@@ -95,20 +98,22 @@ def spawn(
     return attempt
 
 
-def admitted(run: Run, request: IsolationRequest) -> IsolationRequest:
+def admitted(run: Run, request: IsolationRequest, what: str) -> IsolationRequest:
     """What this host gives of it: everything, but perhaps an implied user namespace.
 
+    :param what: see :func:`spawn`.
     :raises IsolatedRefusal: if it refuses.
     """
+    __tracebackhide__ = True
     try:
         with failing("examine this host", None):
             verdict = run.host_check.probe(request.namespaces, request.user, request.named)
     except StepError as error:
-        raise refusal(run, outcome.refused_by(error), request) from None
+        raise refusal(run, outcome.refused_by(error), request, what) from None
     if verdict.refusal is not None:
         found = verdict.refusal
         why = Explanation(found.cause, found.remedy)
-        raise refusal(run, outcome.refused_by(found), request, why)
+        raise refusal(run, outcome.refused_by(found), request, what, why)
     return request.without_user_namespace() if verdict.leave_out_user else request
 
 
@@ -138,11 +143,12 @@ def refusal(
     run: Run,
     refused: outcome.Refused,
     request: IsolationRequest,
+    what: str,
     why: Explanation | None = None,
 ) -> BaseException:
     """What a call raises that this host does not let in."""
     step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
     why = why or explain(step.step, step.namespace, step.errno, run.host, user=request.user)
     if may_be_skipped(request) and not refused.late:
-        return pytest.skip.Exception(f"{outcome.REFUSED}{step} ({why.cause})")
-    return IsolatedRefusal(step, why.cause, why.remedy)
+        return pytest.skip.Exception(f"{what}: {outcome.REFUSED}{step} ({why.cause})")
+    return IsolatedRefusal(step, why.cause, why.remedy, what)

@@ -63,6 +63,7 @@ class Task(Generic[T]):
         __tracebackhide__ = True
         self.name = function.name
         self._trusted = function.trusted
+        self._command = bool(function.command)
         self._run = run = home.run
         self._home = here()
         self._request = request
@@ -91,7 +92,15 @@ class Task(Generic[T]):
             self._measurement: Measurement | None = run.measurement(home.config)
             home.calls += 1
             measured = self._measurement is not None
-            self.attempt = spawn(run, home.config, request, prepare, join=join, measured=measured)
+            self.attempt = spawn(
+                run,
+                home.config,
+                request,
+                prepare,
+                what=self.name,
+                join=join,
+                measured=measured,
+            )
             run.tasks.append(self)
         self._guarded(self.attempt.get_ready)
         if isinstance(self.attempt.outcome, outcome.Refused | outcome.Broken):
@@ -135,6 +144,7 @@ class Task(Generic[T]):
 
     def done(self) -> bool:
         """Whether :meth:`result` would not wait."""
+        __tracebackhide__ = True
         self._check_home()
         self._guarded(self.attempt.catch_up)
         until = monotonic() + _LOOK_SECONDS
@@ -146,6 +156,7 @@ class Task(Generic[T]):
 
     def kill(self) -> None:
         """End the child now, by SIGKILL; it is gone afterwards."""
+        __tracebackhide__ = True
         self._check_home()
         self._asked = True
         self.end()
@@ -180,6 +191,7 @@ class Task(Generic[T]):
     # What the child says --------------------------------------------------------------------------
 
     def _check_home(self) -> None:
+        __tracebackhide__ = True
         if self._home is not here():
             raise RuntimeError(f"{self!r} belongs to the process that has started it")
 
@@ -265,13 +277,16 @@ class Task(Generic[T]):
                 self._error = IsolatedExit(self.name, status)
             case outcome.TimedOut(seconds=seconds, evidence=evidence):
                 found = _without_caller(evidence)
+                if self._command:
+                    # The stacks are those of what waits for it.
+                    found = found.rpartition("\n\n")[2]
                 self._error = IsolatedTimeout(self.name, seconds, found)
                 self._error.add_note(found)
                 return
             case outcome.Broken(reason=reason):
                 self._error = IsolatedLoss(self.name, reason)
             case outcome.Refused():
-                self._error = refusal(self._run, ended, self._request)
+                self._error = refusal(self._run, ended, self._request, self.name)
         if faults and self._error is not None:
             self._error.add_note(faults)
 

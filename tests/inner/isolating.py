@@ -792,8 +792,14 @@ def test_command(isolate: Any, monkeypatch: Any) -> None:
         with pytest.raises(subprocess.TimeoutExpired) as late:
             box.command(["sh", "-c", "echo early; sleep 100"], timeout=0.2)
         assert str(late.value.stdout) == "early\n"
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as absent:
             box.command(["/nowhere"])
+        assert (absent.value.filename, getattr(absent.value, "__notes__", [])) == ("/nowhere", [])
+        with pytest.raises(FileNotFoundError) as absent:
+            box.command(["true"], cwd=Path("/nowhere"))
+        assert absent.value.filename == "/nowhere"
+        big = b"x" * (1 << 23)
+        assert box.command(["cat"], input=big, text=False).stdout == big
         # A daemon holds its output: nobody waits for that.
         assert box.command(["sh", "-c", "sleep 1000 & echo up"]).stdout == "up\n"
 
