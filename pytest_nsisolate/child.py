@@ -126,7 +126,9 @@ class Child:
         self._stashed = remarks.stashed(item)
         self._stop = (session.shouldstop, session.shouldfail)
         self._pauses = bool(config.getoption("--nsisolate-pause"))
+        #: A failure that nobody has looked at in a pause.
         self._failed = False
+        self._has_failed = False
 
     # Before the first fixture ---------------------------------------------------------------------
 
@@ -238,11 +240,17 @@ class Child:
     def look_round(self, error: BaseException | None) -> None:
         """The last hook of the tear-down has ended: what is alive now is left over.
 
-        :param error: of the phase, which keeps it; its report gets a section then.
+        A test that has failed is not told off again: often it was the failure that kept it from
+        ending what it had started. The report gets a section then.
+
+        :param error: of the phase, which keeps it.
         """
         if self._stray or isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
             return
         if left := self._lookout.look():
+            if self._has_failed:
+                self._left = left
+                return
             try:
                 self._lookout.judge(left)
             except (pytest.fail.Exception, NsisolateLeftoversWarning):
@@ -256,6 +264,7 @@ class Child:
         output.flush_streams()
         self._phases.append(call.when)
         self._failed |= report.failed
+        self._has_failed |= report.failed
         if self._measurement is not None:
             self._measurement.hand_over()
         self.stage.say_done()

@@ -35,8 +35,9 @@ from pytest_nsisolate.settings import Leftovers
 #: Milliseconds that a process has to come to its end; they pass only where one is alive.
 GRACE_MS: Final = 200
 
-#: The title of the section in the report of a tear-down that had failed before.
-SECTION: Final = "Processes alive after the test"
+#: The title of the section in the report of the tear-down of a test that had failed before. pytest
+#: shows those of "teardown" below the failure of the call.
+SECTION: Final = "Processes alive after teardown"
 
 _TRACKER: Final = "from multiprocessing.resource_tracker import main"
 _FORK_SERVER: Final = "from multiprocessing.forkserver import main"

@@ -56,6 +56,26 @@ def test_warning_of_a_marked_test(tmp_path_factory: pytest.TempPathFactory, side
     assert "leftovers='warn': end what a test starts" in warning["text"]
 
 
+def test_a_failed_test_shows_them_below_its_failure(tmp_path: Path) -> None:
+    """Once, at the terminal, also from a worker; it is no warning, and no second failure."""
+    source = """
+        import subprocess, pytest
+        kept = []
+        @pytest.mark.isolated
+        @pytest.mark.parametrize("policy", ["warn", "fail"])
+        def test_it(policy):
+            kept.append(subprocess.Popen(["sleep", "600"]))
+            assert policy == "ignore"
+        """
+    for options in ((), ("-p", "xdist", "-n", "2"), ("--nsisolate-leftovers=fail",)):
+        result = run_source(tmp_path, source, "-W", "error", *options)
+        assert result.summary == "2 failed", result.text
+        _, first, second = result.stdout.split("\n" + "_" * 20)
+        for failure in (first, second):
+            assert failure.count(f" {leftovers.SECTION} ---") == 1, result.text
+            assert failure.count(leaking.ONE) == 1
+
+
 # Filters, options, other plugins --------------------------------------------------------------
 
 

@@ -227,8 +227,18 @@ class TestSomething:
 
 
 @pytest.fixture
+def forgotten() -> None:
+    start("sleep", "600")
+
+
+@pytest.fixture
 def broken() -> Iterator[None]:
     yield
+    raise ValueError("the fixture's own error")
+
+
+@pytest.fixture
+def breaks() -> None:
     raise ValueError("the fixture's own error")
 
 
@@ -240,7 +250,7 @@ def skips() -> Iterator[None]:
 
 @pytest.mark.isolated(leftovers="fail")
 class TestReport:
-    @expect("teardown failed", "the fixture's own error", f"alive after the test ---\n{ONE}")
+    @expect("teardown failed", "the fixture's own error", f"alive after teardown ---\n{ONE}")
     def test_an_error_stays(self, broken: None) -> None:
         start("sleep", "600")
 
@@ -248,8 +258,18 @@ class TestReport:
     def test_a_skip_does_not(self, skips: None) -> None:
         start("sleep", "600")
 
-    @expect("call failed, teardown failed", "the test's own error", ONE)
+    @expect("call failed", "the test's own error", f"alive after teardown ---\n{ONE}")
     def test_after_a_failure(self) -> None:
+        start("sleep", "600")
+        raise ValueError("the test's own error")
+
+    @expect("setup failed", "the fixture's own error", f"alive after teardown ---\n{ONE}")
+    def test_after_a_failed_setup(self, forgotten: None, breaks: None) -> None:
+        pass
+
+    @expect("call failed", "the test's own error", f"alive after teardown ---\n{ONE}")
+    @pytest.mark.isolated(leftovers="warn")
+    def test_nor_a_warning(self) -> None:
         start("sleep", "600")
         raise ValueError("the test's own error")
 
@@ -274,11 +294,6 @@ def service() -> Iterator[int]:
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process.pid
         process.kill()
-
-
-@pytest.fixture
-def forgotten() -> None:
-    start("sleep", "600")
 
 
 @pytest.mark.isolated(leftovers="fail")
