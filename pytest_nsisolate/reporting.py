@@ -26,6 +26,9 @@ _WORKER_ERROR: Final = "nsisolate_usage_error"
 #: And under this one of what its host has not given.
 _WORKER_NOTES: Final = "nsisolate_notes"
 
+#: Step and cause of each refusal of the run, with the number of its tests.
+_REFUSALS: Final = pytest.StashKey[list[tuple[str, int]]]()
+
 #: In the controller: what its workers have told, each sentence once.
 _NOTES: Final = pytest.StashKey[dict[str, None]]()
 
@@ -152,7 +155,8 @@ def explain_comparison(operator: str, left: object, right: object) -> list[str] 
 
 
 def dress(config: pytest.Config) -> None:
-    """Reports of xdist's workers are shown with the colours of the controller's terminal.
+    """Before the summary: what refusals have in common stands there once, and reports of xdist's
+    workers are shown with the colours of the controller's terminal.
 
     A worker hands over what its host has not given.
     """
@@ -160,7 +164,14 @@ def dress(config: pytest.Config) -> None:
     if output is not None:
         output[_WORKER_NOTES] = _notes(config.stash[RUN])
     reporter: Any = config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None and config.pluginmanager.hasplugin("dsession"):
+    if reporter is None:
+        return
+    config.stash[_REFUSALS] = refusals = _refusals(_unlucky(reporter))
+    if refusals:
+        from pytest_nsisolate import as_above
+
+        as_above.shorten(reporter.stats)
+    if config.pluginmanager.hasplugin("dsession"):
         from pytest_nsisolate.postmortem import section
 
         for key in ("failed", "error"):
@@ -169,15 +180,14 @@ def dress(config: pytest.Config) -> None:
 
 def summarize(terminalreporter: Any, run: Run) -> None:
     """The lines at the end, for all workers: left out, refused, in another way than expected."""
-    stats: dict[str, list[Any]] = terminalreporter.stats
-    reports = [report for key in ("error", "failed", "skipped") for report in stats.get(key, ())]
-    texts = [headline(getattr(report, "longrepr", None)) for report in reports]
+    config: pytest.Config = terminalreporter.config
+    texts = [headline(getattr(report, "longrepr", None)) for report in _unlucky(terminalreporter)]
     left_out = sum(text == LEFT_OUT for text in texts)
     if left_out:
         terminalreporter.write_line(f"nsisolate: {_tests(left_out)} {LEFT_OUT}", yellow=True)
-    for reason, count in _refusals(reports):
+    for reason, count in config.stash.get(_REFUSALS, ()):
         terminalreporter.write_line(f"nsisolate: {_tests(count)} refused: {reason}", red=True)
-    told = terminalreporter.config.stash.get(_NOTES, {})
+    told = config.stash.get(_NOTES, {})
     for line in dict.fromkeys((*_notes(run), *told)):
         terminalreporter.write_line(line, yellow=True)
     for line in run.remarks.lines():
@@ -187,6 +197,12 @@ def summarize(terminalreporter: Any, run: Run) -> None:
 def _notes(run: Run) -> list[str]:
     """What this process's checks of the host have to say, if it has made any."""
     return [*run.host_check.notes()] if "pytest_nsisolate.host.probe" in sys.modules else []
+
+
+def _unlucky(terminalreporter: Any) -> list[Any]:
+    """The reports of all tests that have neither passed nor failed as expected."""
+    stats: dict[str, list[Any]] = terminalreporter.stats
+    return [report for key in ("error", "failed", "skipped") for report in stats.get(key, ())]
 
 
 def _refusals(reports: Iterable[Any]) -> list[tuple[str, int]]:
