@@ -25,9 +25,34 @@ _UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --ns
 
 @pytest.fixture
 def pid1(request: pytest.FixtureRequest) -> Pid1View:
-    """What PID 1 sees: processes, sockets, mounts... as data and assertions (isolated tests only).
+    """What PID 1 sees, as data and assertions: a Pid1View (isolated tests only).
 
-    See the reference of pytest-nsisolate for all of them.
+    Data is read from the kernel when you ask for it, and cannot be changed:
+      processes    pid processes process_tree zombies orphans leftovers
+      network      interfaces routes sockets listening connections
+      files, IPC   mounts ipc
+      the test     namespaces host_namespaces isolated hostname uid_map gid_map
+                   capabilities seccomp no_new_privs limits clock_offsets
+                   cgroup cgroups environment
+      a process    capabilities_of(process) environment_of(process)
+      all of it    snapshot(), and what has changed: pid1.snapshot() - before
+
+    Assertions say what was expected and what was seen. Many have within=, the
+    seconds to wait for it:
+      processes    assert_process assert_no_process assert_daemon assert_alone
+                   assert_no_zombies assert_no_leftovers
+      signals      assert_dies assert_survives
+      sockets      assert_listening assert_not_listening assert_stays_closed
+      network      assert_interfaces assert_interface assert_route
+                   assert_no_route_to
+      files        assert_mounted assert_not_mounted
+      all of it    assert_no_leak(before)
+      the test     assert_pid1 assert_isolated assert_hostname assert_capability
+                   assert_no_capability assert_id_map
+
+    Signatures: python -m pydoc pytest_nsisolate.Pid1View
+    Each assertion with its message:
+    docs/howto/assertions.md of pytest-nsisolate
     """
     run = request.config.stash[RUN]
     if run.child is None:
@@ -39,9 +64,17 @@ def pid1(request: pytest.FixtureRequest) -> Pid1View:
 
 @pytest.fixture(scope="session")
 def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
-    """Call functions in fresh children: isolate(func, ...), isolate.using(net=True)(func, ...).
+    """Call functions in fresh children, in any test: isolate(func); an Isolate.
 
-    See the how-to of pytest-nsisolate for tasks and boxes.
+      isolate(func, *args, **kwargs)      the function's value, or its exception
+      isolate.using(net=True, timeout=5)  an Isolate, by keywords of the marker
+      isolate.start(func, ...)            a Task: result(timeout=None), done(),
+                                          kill(), await
+      isolate.open()                      a Box: run(func), start(func),
+                                          command(["ip", "link"]), close()
+
+    Signatures: python -m pydoc pytest_nsisolate.Isolate (and .Task, .Box)
+    Examples: docs/howto/isolate.md of pytest-nsisolate
     """
     run = request.config.stash[RUN]
     if run.settings.mode == "none":

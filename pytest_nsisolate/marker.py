@@ -17,17 +17,42 @@ from typing import Any
 import pytest
 
 from pytest_nsisolate import limits, powers
-from pytest_nsisolate.usage import MarkerProblem, short, spelled, suggestion
+from pytest_nsisolate.usage import DOCS, MarkerProblem, short, spelled, suggestion
 
 #: The keywords that switch one namespace on or off, and nothing else.
 SWITCHES = ("pid", "mount", "net", "uts", "ipc", "cgroup")
 
-MARKER_LINE = (
-    "isolated(pid=..., mount=..., net=..., uts=..., ipc=..., cgroup=..., user=..., time=..., "
-    "hostname=..., timeout=..., inside=..., leftovers=..., init=..., missing=..., limits=..., "
-    "devices=..., caps=..., no_new_privs=...): run this test as PID 1 of fresh Linux namespaces "
-    "(pytest-nsisolate); isolated(False) keeps it in the runner."
-)
+#: What ``pytest --markers`` shows, "@pytest.mark." before it. Its name ends at the first colon.
+MARKER_LINE = f"""\
+isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
+  isolated         with a namespace of each kind in the default set
+  isolated(False)  in the runner, whatever a farther marker or an option says
+  pid= mount= net= uts= ipc= cgroup=
+                   bool: a namespace of its own, or the runner's
+                   (default: without any True, as in the default set)
+  user=            True: power over its own namespaces only; "same": as the
+                   runner; False: the host's root powers (default: True)
+  time=            float, or dict of monotonic and boottime: seconds by which
+                   the clocks run ahead (default: no time namespace)
+  hostname=        str (default: a copy of the host's)
+  timeout=         float or None: seconds for set-up, call and teardown
+                   (default: --nsisolate-timeout)
+  inside=          str, list of names, or True: wider fixtures that are set up
+                   in the test's process (default: none)
+  init=            bool: a reaper is PID 1, and the test its child
+                   (default: --nsisolate-init)
+  missing=         "fail" or "skip": what becomes of the test where this host
+                   refuses (default: --nsisolate-missing)
+  leftovers=       "ignore", "warn" or "fail": what becomes of the test if
+                   processes are left (default: --nsisolate-leftovers)
+  limits=          dict of memory, cpu, processes, files, file_size, or None
+                   (default: --nsisolate-limits)
+  devices=         str or list of names below /dev: nodes of the host's that
+                   it has besides (default: none)
+  caps=            str or list of names: the capabilities that are kept
+                   (default: --nsisolate-caps)
+  no_new_privs=    bool: no program gains rights by its file (default: False)
+  More in {DOCS}"""
 
 #: Of the same stem, or this plugin's name: as a marker that nothing has registered, each of them
 #: means ``isolated``. The first one is the marker of pytest-isolate, which registers it.

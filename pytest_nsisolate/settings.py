@@ -19,9 +19,10 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.limits import NAMES as LIMIT_NAMES
 from pytest_nsisolate.limits import NO_LIMITS, LimitError, Limits, parse
 from pytest_nsisolate.powers import PowerError, read_caps
-from pytest_nsisolate.usage import suggestion
+from pytest_nsisolate.usage import DOCS, suggestion
 
 Mode: TypeAlias = Literal["marked", "all", "none"]
 Missing: TypeAlias = Literal["fail", "skip"]
@@ -33,6 +34,10 @@ MISSING = ("fail", "skip")
 LEFTOVERS = ("ignore", "warn", "fail")
 #: Without ``time``: its offsets are a test's own choice, and it is no part of the default.
 DEFAULT_NAMESPACES = frozenset(NAMESPACES) - {"time"}
+
+
+_NAMES = ", ".join(NAMESPACES)
+_LIMITS = ", ".join(LIMIT_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,38 +78,42 @@ def add_options(parser: pytest.Parser) -> None:
     The options have no defaults of their own, so that None means "not given" and the ini
     key decides.
     """
-    group = parser.getgroup("nsisolate", "Linux namespace isolation (pytest-nsisolate)")
-    which = "which tests are isolated: marked (default), all, none (marked tests are skipped)"
+    group = parser.getgroup("nsisolate", f"Linux namespace isolation (see {DOCS})")
+    which = "which tests are isolated: marked (default), all, or none (marked tests are skipped)"
     group.addoption("--nsisolate", choices=MODES, help=which)
     group.addoption(
         "--nsisolate-unsafe",
         action="store_true",
         help="with --nsisolate=none: run the marked tests in the runner, on the host itself",
     )
-    default = "comma list of namespaces, the default set of the marker"
+    default = f"default set of the marker, a comma list of {_NAMES} (default: all but time)"
     group.addoption("--nsisolate-namespaces", metavar="LIST", help=default)
-    missing = "a test whose namespaces this host refuses: fail (default), skip"
+    missing = "a test whose namespaces this host refuses: fail (default) or skip"
     group.addoption("--nsisolate-missing", choices=MISSING, help=missing)
-    budget = "default budget in seconds of one attempt of an isolated test"
+    budget = "budget of an isolated test: seconds for set-up, call and teardown (default: none)"
     group.addoption(
         "--nsisolate-timeout", metavar="SECONDS", help=f"{budget}; 'none' lifts an ini key's"
     )
-    reaper = "marked tests too run under a reaping init"
+    reaper = "marked tests run below a reaper, too (default: only those that are not marked)"
     group.addoption("--nsisolate-init", action="store_true", default=None, help=reaper)
     group.addoption(
         "--nsisolate-pause",
         action="store_true",
         help="hold a failed isolated test open, so that you can look inside; needs a terminal",
     )
-    left = "an isolated test that leaves processes: ignore, warn (default where marked), fail"
+    left = "an isolated test that leaves processes: ignore, warn (default where marked) or fail"
     group.addoption("--nsisolate-leftovers", choices=LEFTOVERS, help=left)
-    bounds = "default limits of an isolated test: memory=256M,cpu=10,processes=64,files=1024,..."
+    bounds = (
+        f"limits of isolated tests, a comma list of {_LIMITS}: memory=1G,cpu=10 (default: none)"
+    )
     group.addoption(
         "--nsisolate-limits", metavar="LIST", help=f"{bounds}; 'none' lifts an ini key's"
     )
-    kept = "default capabilities of an isolated test: a comma list, or -NAME,... for all but these"
-    group.addoption("--nsisolate-caps", metavar="LIST", help=f"{kept}; all; none")
-    shown = "failed tests whose report shows what PID 1 sees: marked (default), all, none"
+    kept = "capabilities that isolated tests keep, a comma list: chown,kill; or all (default), none"
+    group.addoption(
+        "--nsisolate-caps", metavar="LIST", help=f"{kept}; or all but those with a '-': -sys_admin"
+    )
+    shown = "failed tests whose report shows what PID 1 sees: marked (default), all or none"
     group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
     group.addoption(
         "--nsisolate-doctor",

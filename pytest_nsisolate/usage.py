@@ -11,6 +11,9 @@ import pytest
 
 from pytest_nsisolate.errors import NsisolateError
 
+#: Where to read on, in ``--help``, ``--markers`` and ``--fixtures -v``.
+DOCS = "docs/reference.md of pytest-nsisolate"
+
 #: More tests of one function than this are listed side by side.
 ONE_PER_LINE = 10
 WIDTH = 100
