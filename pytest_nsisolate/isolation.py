@@ -303,14 +303,18 @@ class Isolation:
         """A failed test: what it saw of its world, which comes behind its report."""
         if self.inquest is None or frame.get("view") is not True or not report.failed:
             return
-        from pytest_nsisolate.postmortem import listeners, section  # only a failure needs them
+        # Only a failure needs them.
+        from pytest_nsisolate.postmortem import listeners, outsiders, section
 
         began = monotonic()
         found = self._await_view(attempt)
         self.seconds_aside += monotonic() - began
-        own_net = "net" in self.request.namespaces
-        hint = listeners.hint(self.item, found.get("tried")) if own_net else ""
-        section.attach(report, found.get("text"), hint)
+        hints = []
+        if "net" in self.request.namespaces:
+            hints.append(listeners.hint(self.item, found.get("tried")))
+        if "pid" in self.request.namespaces:
+            hints.append(outsiders.hint(self.item, found.get("asked")))
+        section.attach(report, found.get("text"), "\n".join(filter(None, hints)))
 
     def _await_view(self, attempt: Attempt) -> dict[str, Any]:
         while attempt.wait_aside(PATIENCE):

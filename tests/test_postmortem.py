@@ -17,7 +17,7 @@ import pytest
 
 from pytest_nsisolate import deadline
 from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.postmortem import limits, listeners, refusals, section
+from pytest_nsisolate.postmortem import limits, listeners, outsiders, refusals, section
 from pytest_nsisolate.postmortem.section import HINT_TITLE, TITLE
 from tests.batch import SIDES, Side, shared_batch
 from tests.neighbours.installed import needs
@@ -286,6 +286,135 @@ def test_a_refused_test_is_told_who_listens_outside(tmp_path: Path) -> None:
     # An unmarked test was promised the behaviour of an un-isolated one, so that is all it gets.
     assert "\n" not in view_of(result, "test_unmarked")
     assert view_of(result, "test_unmarked_and_wrong") == ""
+
+
+OUTSIDERS = """
+import multiprocessing, os, signal, subprocess, time, unittest
+import psutil, pytest
+
+ITSELF = psutil.Process()
+isolated = pytest.mark.isolated
+
+@pytest.fixture(scope="module")
+def server():
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+@pytest.fixture(scope="module")
+def worker():
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    process.start()
+    yield process
+    process.kill()
+    process.join()
+
+class TestUnit(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.server = subprocess.Popen(["sleep", "600"])
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.kill()
+        cls.server.wait()
+    @isolated
+    def test_unit(self): self.assertIsNone(self.server.poll())
+    @isolated
+    def test_unit_kill(self): os.kill(self.server.pid, signal.SIGTERM)
+    @isolated(inside=True)
+    def test_unit_inside(self): os.kill(self.server.pid, signal.SIGTERM); assert 0
+
+@isolated
+def test_kill(server): os.kill(server.pid, 0)
+@isolated
+def test_number(server):
+    number = server.pid
+    os.pidfd_open(number)
+@isolated
+def test_wait(server): os.waitpid(server.pid, os.WNOHANG)
+@isolated
+def test_psutil(server): psutil.Process(server.pid)
+@isolated
+def test_proc(server): open(f"/proc/{server.pid}/status")
+@isolated
+def test_poll(server): assert server.poll() is None
+@isolated
+def test_exists(server):
+    pid = server.pid
+    assert psutil.pid_exists(pid)
+@isolated
+def test_path(server): assert os.path.exists(f"/proc/{server.pid}")
+@isolated
+def test_pid1(server, pid1): pid1.assert_process(server)
+@isolated
+def test_dies(server, pid1): pid1.assert_dies(server)
+@isolated
+def test_multiprocessing(worker): assert worker.is_alive()
+@isolated(init=True)
+def test_itself(): ITSELF.children()
+def test_unmarked(server): os.kill(server.pid, 0)
+
+@isolated(pid=False)
+def test_shares_them(server): os.kill(server.pid, 0); assert server.pid == 0
+@isolated
+def test_about_something_else(server): assert server.args == ["sleep"]
+@isolated
+def test_another_error(server): raise ValueError(f"process with number {server.pid}")
+@isolated
+def test_of_its_own(server):
+    own = subprocess.Popen(["true"])
+    own.wait()
+    os.kill(own.pid, 0)
+@isolated
+def test_unknown(): os.kill(4_000_000, 0)
+def test_unmarked_and_wrong(server): assert not server.pid
+"""
+
+OF_THE_RUNNER = {
+    **dict.fromkeys(
+        (
+            *("test_kill", "test_number", "test_wait", "test_psutil", "test_proc", "test_poll"),
+            *("test_exists", "test_path", "test_pid1", "test_dies", "test_unmarked"),
+        ),
+        'inside="server" sets that fixture up',
+    ),
+    "test_multiprocessing": 'inside="worker" sets that fixture up',
+    **dict.fromkeys(
+        ("TestUnit::test_unit", "TestUnit::test_unit_kill"),
+        "inside=True sets wider fixtures, and setUpClass, up",
+    ),
+}
+NOT_OF_THE_RUNNER = (
+    *("TestUnit::test_unit_inside", "test_shares_them", "test_about_something_else"),
+    *("test_another_error", "test_of_its_own", "test_unknown", "test_unmarked_and_wrong"),
+)
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize("options", [(), ("-p", "xdist", "-n", "1")], ids=["alone", "worker"])
+def test_a_process_of_the_runner_s_is_named(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """However the test has looked for it; not where it has failed for another reason."""
+    result = run_source(tmp_path, OUTSIDERS, "--nsisolate=all", "-p", "no:randomly", *options)
+
+    for name, inside in OF_THE_RUNNER.items():
+        assert re.match(
+            r"hint: process \d+ \((sleep|python\S*)\) is one of the runner's, and not to be seen "
+            rf"in this test's PID namespace: {re.escape(inside)} .*, isolated\(pid=False\) leaves",
+            view_of(result, name),
+        ), result.failure(name)
+    itself = view_of(result, "test_itself")
+    assert re.match(r"hint: process \d+ is the runner itself, .* called in the test, are", itself)
+    for name in NOT_OF_THE_RUNNER:
+        assert "hint" not in view_of(result, name), name
+    # An unmarked test was promised the behaviour of an un-isolated one, so that is all it gets.
+    assert "\n" not in view_of(result, "test_unmarked")
+    assert view_of(result, "test_unmarked_and_wrong") == ""
+
+
+def test_numbers_of_a_child_are_not_believed() -> None:
+    """What it sends is looked up, and only if it is a list of numbers."""
+    for numbers in (None, "12", {"a": 1}, [None, "1", -1, 0, 1 << 70, True], [(1, 2)]):
+        assert outsiders.hint(None, numbers) == ""  # type: ignore[arg-type]
 
 
 def test_addresses_are_found_in_the_texts_of_clients() -> None:

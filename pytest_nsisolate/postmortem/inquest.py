@@ -30,7 +30,7 @@ import pytest
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, resource
-from pytest_nsisolate.postmortem import limits, refusals
+from pytest_nsisolate.postmortem import limits, outsiders, refusals
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
@@ -70,7 +70,7 @@ def opened(
     if mode == "none":
         return None
     whole = mode == "all" or item.get_closest_marker("isolated") is not None
-    if not whole and "net" not in request.namespaces:
+    if not whole and request.namespaces.isdisjoint(("net", "pid")):
         return None
     return Inquest(request, home, first_mounts, whole=whole)
 
@@ -148,6 +148,10 @@ class Inquest:
             except BaseException as failure:
                 said = _excuse("the failure", failure)
                 return {"text": said} if whole else {}
+            try:
+                found["asked"] = outsiders.asked(errors)
+            except BaseException as failure:  # it reads the source, by means that may be mocks
+                _excuse("the failure", failure)
             if whole:
                 parts = [*self._parts(), ("limits", lambda: self._limits(numbers, open_files))]
                 found["text"] = "\n".join(

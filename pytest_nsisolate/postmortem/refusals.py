@@ -55,8 +55,8 @@ def chain(error: BaseException | None) -> list[BaseException]:
         if not issubclass(type(one), BaseException) or any(one is other for other in found):
             continue
         found.append(one)
-        todo += [one.__cause__, one.__context__, _attribute(one, "reason")]
-        todo += _some(_attribute(one, "exceptions")) + _some(one.args)
+        todo += [one.__cause__, one.__context__, attribute(one, "reason")]
+        todo += _some(attribute(one, "exceptions")) + _some(one.args)
     return found
 
 
@@ -64,12 +64,12 @@ def numbers(errors: Iterable[BaseException]) -> frozenset[int]:
     """The errno of each; of a MemoryError ENOMEM, of a thread that cannot start EAGAIN."""
     found = set()
     for error in errors:
-        number = _attribute(error, "errno")
+        number = attribute(error, "errno")
         if type(number) is int:
             found.add(number)
         if issubclass(type(error), MemoryError):
             found.add(errno.ENOMEM)
-        if "can't start new thread" in _text(error):
+        if "can't start new thread" in text(error):
             found.add(errno.EAGAIN)
     return frozenset(found)
 
@@ -83,7 +83,7 @@ def tried(errors: Iterable[BaseException]) -> Tried:
     for error in errors:
         # An assertion's text may be about anything, but not what has caused it.
         if not issubclass(type(error), AssertionError):
-            found += _in_text(_text(error))
+            found += _in_text(text(error))
     for error in errors:
         if _is_refusal(error):
             found += _in_frames(error)
@@ -93,12 +93,13 @@ def tried(errors: Iterable[BaseException]) -> Tried:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    if _attribute(error, "errno") in UNREACHABLE:
+    if attribute(error, "errno") in UNREACHABLE:
         return True
-    return not issubclass(type(error), AssertionError) and bool(_SAYS_SO.search(_text(error)))
+    return not issubclass(type(error), AssertionError) and bool(_SAYS_SO.search(text(error)))
 
 
-def _attribute(error: BaseException, name: str) -> Any:
+def attribute(error: BaseException, name: str) -> Any:
+    """An attribute of an exception; None for one that raises."""
     try:
         return getattr(error, name, None)
     except Exception:  # somebody's property
@@ -109,7 +110,8 @@ def _some(values: object) -> list[Any]:
     return list(values[:_MOST_ERRORS]) if type(values) in (tuple, list) else []  # type: ignore[index]
 
 
-def _text(error: BaseException) -> str:
+def text(error: BaseException) -> str:
+    """What an exception says of itself, as far as it can be told."""
     try:
         return str(error)[:_MOST_TEXT]
     except Exception:
@@ -155,7 +157,7 @@ def _in_frame(frame: FrameType) -> Iterator[tuple[str | None, int]]:
     values = [*list(local.values())[:_MOST_NAMES], *code.co_consts[:_MOST_NAMES]]
     values += [frame.f_globals.get(name) for name in used]
     for owner in list(local.values())[:_MOST_NAMES]:
-        attributes = _own_attributes(owner)
+        attributes = own_attributes(owner)
         values += [attributes[name] for name in used if name in attributes]
     for value in values:
         if type(value) is tuple and 2 <= len(value) <= 4:
@@ -166,7 +168,8 @@ def _in_frame(frame: FrameType) -> Iterator[tuple[str | None, int]]:
             yield None, value
 
 
-def _own_attributes(owner: object) -> dict[str, object]:
+def own_attributes(owner: object) -> dict[str, object]:
+    """What is in an object's own dictionary, without asking the object."""
     try:
         found = object.__getattribute__(owner, "__dict__")
     except Exception:  # it has none

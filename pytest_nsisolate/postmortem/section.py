@@ -24,7 +24,7 @@ from pytest_nsisolate.kernel.originals import re
 
 #: The titles of the whole and of a hint alone.
 TITLE: Final = "PID 1's view at the failure"
-HINT_TITLE: Final = "the test's own network"
+HINT_TITLE: Final = "the test's own world"
 
 #: Whatever a child sends, a report has no more than this of it.
 MOST_LINES: Final = 120
@@ -53,7 +53,7 @@ def attach(report: pytest.TestReport, view: object, hint: str) -> None:
     """Add the section, if there is anything to say.
 
     :param view: the text that a child has sent; anything but a text is nothing.
-    :param hint: the runner's own line.
+    :param hint: the runner's own lines.
     """
     text = bounded(view) if isinstance(view, str) else ""
     lines = [line for line in (hint, text) if line]
