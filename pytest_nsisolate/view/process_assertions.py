@@ -104,6 +104,7 @@ class ProcessAssertions(Readings):
                 expected=f"nothing alive but this test{bound(within)}",
                 seen=number_of(found, "process"),
                 rows=found,
+                labels=self._labels,
             )
 
     def assert_process(
