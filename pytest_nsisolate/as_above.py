@@ -13,11 +13,11 @@ reason, which is nothing but a text, is replaced.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, Final
 
+from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.outcome import REFUSED
 
 #: Two lines of a failure, in pytest's own style or as they are, with what stands before them.

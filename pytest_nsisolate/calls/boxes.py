@@ -16,9 +16,9 @@ until the box is closed. The host's processes are not in the box, but it sees th
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import join
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -309,7 +309,7 @@ def _listed(args: Command) -> list[str | bytes]:
 
 def _in_one_line(command: list[str | bytes]) -> str:
     """As one would type it; a long one shortened."""
-    line = " ".join(shlex.join(os.fsdecode(part) for part in command).split())
+    line = " ".join(join(os.fsdecode(part) for part in command).split())
     return line if len(line) <= _MOST_NAMED else f"{line[:_MOST_NAMED]}..."
 
 

@@ -13,17 +13,16 @@ at only where the statement has a word of the usual libraries for that.
 
 from __future__ import annotations
 
-import itertools
-import linecache
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from linecache import getline
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, Final
 
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.kernel.originals import open, os, re
 from pytest_nsisolate.postmortem import refusals
 
 _MOST_ASKED: Final = 16
@@ -83,11 +82,11 @@ def _statement(entry: TracebackType) -> str:
     """The lines of the source that were at work."""
     code = entry.tb_frame.f_code
     first = last = entry.tb_lineno
-    for start, end, *_ in itertools.islice(code.co_positions(), entry.tb_lasti // 2, None):
+    for start, end, *_ in islice(code.co_positions(), entry.tb_lasti // 2, None):
         first, last = start or first, end or last
         break
     lines = range(first, min(last, first + _MOST_LINES) + 1)
-    return "".join(linecache.getline(code.co_filename, line) for line in lines)
+    return "".join(getline(code.co_filename, line) for line in lines)
 
 
 def _behind(words: list[str], frame: FrameType) -> Iterator[int]:
