@@ -14,6 +14,7 @@ from typing import Any, Final
 import pytest
 
 import parity_allow
+import parity_compare
 from parity_compare import FIELDS, compare, neutral
 from tests.support import NEEDS_NAMESPACES, PYTEST_9, TOOLS, inner_environment, write_files
 
@@ -310,13 +311,33 @@ def test_the_same_again_is_no_difference() -> None:
         ("at 1795457266.4551573 it", "at SECONDS it"),
         ("<Thread(T-1, started daemon 140694262916800)>", "<Thread(T-1, started daemon ...)>"),
         ("===== 1 passed in 0.12s =======", "===== 1 passed in #s ====="),
+        ("200 GET /x (127.0.0.1) 2.40ms", "200 GET /x (127.0.0.1) #s"),
+        ("12 ms, 7us, 3 µs, 1.5 milliseconds, 4.5e-05 sec", "#s, #s, #s, #s, #s"),
+        ("took 0:00:00.003512, 1.25 seconds", "took #s, #s"),
         ("/tmp/tmpa1b2c3d4/x", "/tmp/tmp......../x"),
         ("pid 4711, version 1.2.3, 10 items", "pid 4711, version 1.2.3, 10 items"),
+        ("within 10 s, 2.40mss, 3 msgs, 1.5 m", "within 10 s, 2.40mss, 3 msgs, 1.5 m"),
     ],
 )
 def test_only_what_no_two_runs_have_in_common_is_taken_out(text: str, expected: str) -> None:
     """Addresses, times and random names go; numbers, and among them process ids, stay."""
     assert neutral([text]) == [expected]
+
+
+def test_durations_in_texts_are_no_difference_and_in_names_they_are_names() -> None:
+    """A server's log has one in each line; of a parameter it is the value."""
+    log = "INFO tornado.access:web.py:2344 200 GET /x (127.0.0.1) {}ms"
+    plain, isolated = (
+        REPORT | {"text": f"took {took}ms", "sections": [["Captured log call", log.format(took)]]}
+        for took in ("2.40", "0.97")
+    )
+    assert compare([plain], [isolated]) == []
+
+    ids = ["t.py::test[1ms]", "t.py::test[2ms]"]
+    one, two = (REPORT | {"nodeid": nodeid} for nodeid in ids)
+    assert parity_compare.tests([one, two]) == ids
+    (found,) = compare([one, two], [one, two | {"outcome": "failed"}])
+    assert (found.nodeid, found.field) == (ids[1], "outcome")
 
 
 # The allow-list ----------------------------------------------------------------------------------

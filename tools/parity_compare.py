@@ -57,13 +57,26 @@ _NEUTRAL: Final = (
     (re.compile(r"\b(?:\d{4}-\d\d-\d\d[T ])?\d\d:\d\d:\d\d(?:[.,]\d+)?\b"), "HH:MM:SS"),
     # The same as seconds since 1970: ten digits and a fraction.
     (re.compile(r"\b[12]\d{9}\.\d+\b"), "SECONDS"),
-    # How long something took: "in 0.12s", "0.12 seconds".
-    (re.compile(r"\b\d+\.\d+ ?s(?:ec(?:onds?)?)?\b"), "#s"),
     # The frame of pytest's titles is as wide as the time in it is short.
     (re.compile(r"={5,}"), "====="),
     # tempfile's names are random.
     (re.compile(r"\btmp[a-z0-9_]{8}\b"), "tmp........"),
 )
+
+_FINE: Final = r"(?:m|u|µ|μ|n)s|(?:m|u|n)secs?|milliseconds?|microseconds?|nanoseconds?"
+#: How long something took. In names it is a parameter, the same in both runs.
+_DURATIONS: Final = (
+    # "in 0.12s", "0.12 seconds", "2.40ms", "1.2e-05 sec".
+    (
+        re.compile(rf"\b(?:\d+\.\d+(?:e[+-]?\d+)?|\d+e-\d+) ?(?:{_FINE}|s(?:ecs?|econds?)?)(?!\w)"),
+        "#s",
+    ),
+    # Whole numbers where they are measured rather than chosen: "12 ms", but not "10 s".
+    (re.compile(rf"\b\d+ ?(?:{_FINE})(?!\w)"), "#s"),
+    # A timedelta; with two digits of hours it was taken for a time of day.
+    (re.compile(r"\b\d+:\d\d:\d\d\.\d{6}\b"), "#s"),
+)
+_NAMES: Final = {"nodeid", "location", "keywords", "counted"}
 
 
 @dataclass(frozen=True)
@@ -91,21 +104,24 @@ class Difference:
         return f"{where}: {self.field}: {self.plain!r} != {self.isolated!r}"
 
 
-def neutral(value: Any) -> Any:
-    """A value without what is different in every run, see the patterns above."""
+def neutral(value: Any, *, name: bool = False) -> Any:
+    """A value without what is different in every run, see the patterns above.
+
+    :param name: it is a name, or a list of names.
+    """
     if isinstance(value, str):
-        for pattern, instead in _NEUTRAL:
+        for pattern, instead in _NEUTRAL if name else (*_NEUTRAL, *_DURATIONS):
             value = pattern.sub(instead, value)
         return value
     if isinstance(value, (list, tuple)):
-        return [neutral(part) for part in value]
+        return [neutral(part, name=name) for part in value]
     return value
 
 
 def tests(records: Iterable[Record]) -> list[str]:
     """The node ids of all tests, in the order in which they came."""
     of_tests = (record for record in records if record["record"] in ("start", "report"))
-    return list(dict.fromkeys(neutral(record["nodeid"]) for record in of_tests))
+    return list(dict.fromkeys(neutral(record["nodeid"], name=True) for record in of_tests))
 
 
 def compare(plain: Iterable[Record], isolated: Iterable[Record]) -> list[Difference]:
@@ -122,7 +138,11 @@ def compare(plain: Iterable[Record], isolated: Iterable[Record]) -> list[Differe
 
 def _comparable(records: Iterable[Record]) -> Iterator[Record]:
     for record in records:
-        yield {key: neutral(value) for key, value in record.items() if key != "duration"}
+        yield {
+            key: neutral(value, name=key in _NAMES)
+            for key, value in record.items()
+            if key != "duration"
+        }
 
 
 def _by_nodeid(records: Iterable[Record]) -> dict[str, list[Record]]:
