@@ -7,10 +7,14 @@ comes back. A test that relies on one of these fails elsewhere and later, or pas
 Consequence: the runner looks for threads and loops of its own before a clone, the child for new
 entries of the stashes before its end, and the summary names each kind once. It is no warning:
 under ``-W error`` a suite must run as it does un-isolated.
+
+Threads that work for the run as a whole, and for no test, are passed over: a plugin's server for
+its workers, a debugger's. Nothing of theirs is missing in a test.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any, Final
 
@@ -19,7 +23,10 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.kernel.originals import threading
 
-THREADS: Final = "threads of the runner do not run in isolated tests"
+THREADS: Final = (
+    "threads of the runner do not run in isolated tests "
+    "(a fixture of function scope, or inside=, starts them in the test)"
+)
 LOOP: Final = (
     "an event loop of a wider scope is copied into each isolated test "
     "(a loop of function scope, or inside=, gives the test its own)"
@@ -27,6 +34,14 @@ LOOP: Final = (
 STASH: Final = "what a test adds to session.stash or config.stash ends with its process"
 
 _KINDS: Final = (THREADS, LOOP, STASH)
+
+#: Packages whose threads no test misses: of the plugins of ``docs/plugins.md``, and of debuggers.
+_HELPERS: Final = frozenset(
+    {
+        *("execnet", "xdist", "pytest_rerunfailures", "pytest_retry", "pytest_timeout"),
+        *("debugpy", "pydevd", "_pydev_bundle", "_pydevd_bundle"),
+    }
+)
 
 #: Under this name a worker of pytest-xdist tells the controller.
 _WORKER_REMARKS: Final = "nsisolate_remarks"
@@ -41,9 +56,7 @@ class Remarks:
 
     def look_at(self, item: pytest.Item) -> None:
         """In the runner, after the wider fixtures were set up and before the clone."""
-        if threading.active_count() > 1:
-            here = threading.current_thread()
-            names = sorted(t.name for t in threading.enumerate() if t is not here)
+        if threading.active_count() > 1 and (names := sorted(_threads())):
             self.add(THREADS, item.nodeid, *names)
         if "asyncio" in sys.modules and _has_wide_loop(item):
             self.add(LOOP, item.nodeid)
@@ -82,6 +95,33 @@ class Remarks:
 def stashed(item: pytest.Item) -> tuple[int, int]:
     """How much the stashes hold that outlive the item."""
     return len(item.session.stash), len(item.config.stash)
+
+
+def _threads() -> set[str]:
+    """Every other thread that a test may miss, by name and by the module of what it runs."""
+    here = threading.current_thread()
+    found = set()
+    for thread in threading.enumerate():
+        module = _module(thread)
+        if thread is not here and module.partition(".")[0] not in _HELPERS:
+            found.add(f"{thread.name} from {module}" if module else thread.name)
+    return found
+
+
+def _module(thread: threading.Thread) -> str:
+    """Where that is defined which it runs; empty where it cannot be known (one of a C library)."""
+    runs: Any = type(thread).run
+    if isinstance(thread, threading.Timer):
+        runs = thread.function
+    elif runs is threading.Thread.run:
+        runs = getattr(thread, "_target", None)  # no public neighbour; gone when it has ended
+    while isinstance(runs, functools.partial):
+        runs = runs.func
+    try:
+        module = getattr(runs, "__module__", None) or type(runs).__module__
+    except Exception:  # somebody's property
+        return ""
+    return module if isinstance(module, str) and runs is not None else ""
 
 
 def _has_wide_loop(item: pytest.Item) -> bool:

@@ -51,9 +51,10 @@ STASH = (
     "nsisolate: what a test adds to session.stash or config.stash ends with its process "
     "(2 tests, first: test_it.py::test_stash[0])"
 )
+WAY_OUT = "(a fixture of function scope, or inside=, starts them in the test)"
 THREADS = (
-    "nsisolate: threads of the runner do not run in isolated tests: metrics "
-    "(1 test: test_it.py::test_thread)"
+    f"nsisolate: threads of the runner do not run in isolated tests {WAY_OUT}: "
+    "metrics from threading (1 test: test_it.py::test_thread)"
 )
 
 
@@ -63,7 +64,7 @@ def said(stdout: str) -> list[str]:
 
 
 def test_each_kind_is_said_once(tmp_path: Path) -> None:
-    """With the number of tests, the first of them, and what the threads are called."""
+    """With the number of tests, the first of them, and which threads these are."""
     result = run_source(tmp_path, SUITE, "-W", "error")
     assert result.returncode == 0, result.text
     assert said(result.stdout) == [THREADS, LOOP, STASH]
@@ -104,7 +105,72 @@ def test_workers_tell_the_controller(tmp_path: Path) -> None:
     options = ("-p", "xdist", "-n", "2", "--dist", "loadfile")
     result = run_suite(write_files(tmp_path, files), *options)
     assert result.returncode == 0, result.text
-    heads = [line.partition("(")[0] for line in said(result.stdout)]
-    assert len(heads) == 3
-    assert heads[0] == "nsisolate: threads of the runner do not run in isolated tests: metrics "
-    assert "(4 tests, first: test_" in said(result.stdout)[2]
+    told = said(result.stdout)
+    assert len(told) == 3
+    assert told[0].startswith(THREADS.partition("(1 test")[0])
+    assert "(4 tests, first: test_" in told[2]
+
+
+HELPERS = """
+import functools, threading
+import pytest
+import helper
+
+STOP = threading.Event()
+
+class Poller(threading.Thread):
+    def run(self): STOP.wait()
+
+@pytest.fixture(scope="module", autouse=True)
+def threads():
+    found = [
+        threading.Thread(target=helper.serve, args=(STOP,), name="a server"),
+        threading.Thread(target=helper.Server().serve, args=(STOP,), name="a method"),
+        threading.Thread(target=functools.partial(helper.serve, STOP), name="a partial"),
+        threading.Thread(target=helper.Callable(STOP), name="an object"),
+        Poller(name="a subclass"),
+        threading.Timer(1000, helper.serve),
+    ]
+    found[-1].name = "a timer"
+    for thread in found: thread.start()
+    yield
+    STOP.set()
+    found[-1].cancel()
+    for thread in found: thread.join()
+
+@pytest.mark.isolated
+def test_it(): assert threading.active_count() == 1
+"""
+HELPER = """
+def serve(stop): stop.wait()
+class Server:
+    def serve(self, stop): stop.wait()
+class Callable:
+    def __init__(self, stop): self.stop = stop
+    def __call__(self): self.stop.wait()
+"""
+
+
+def test_threads_are_named_with_the_modules_of_what_they_run(tmp_path: Path) -> None:
+    """A function, a method, an object, a class that overrides ``run``, a timer."""
+    files = {"test_it.py": HELPERS, "helper.py": HELPER}
+    result = run_suite(write_files(tmp_path, files))
+    assert result.returncode == 0, result.text
+    told = said(result.stdout)[0]
+    expected = ("a method", "a partial", "a server")
+    assert f": {', '.join(f'{name} from helper' for name in expected)}, " in told
+    assert "a subclass from test_it, a timer from helper, ... (1 test" in told
+
+
+def test_helpers_of_known_plugins_and_debuggers_are_no_news(tmp_path: Path) -> None:
+    """By the package of what they run; whatever else runs is still told."""
+    files = {
+        "test_it.py": HELPERS.replace("import helper", "from pydevd.comm import x as helper"),
+        "pydevd/__init__.py": "",
+        "pydevd/comm/__init__.py": "from pydevd.comm import x",
+        "pydevd/comm/x.py": HELPER,
+    }
+    result = run_suite(write_files(tmp_path, files))
+    assert result.returncode == 0, result.text
+    (told,) = said(result.stdout)
+    assert ": a subclass from test_it (1 test" in told

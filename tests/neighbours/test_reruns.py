@@ -96,6 +96,20 @@ def test_each_rerun_is_a_fresh_child_and_wider_fixtures_live_on(tmp_path: Path) 
     assert "this is attempt 3" in str(calls[2][1])
 
 
+@needs("pytest-rerunfailures", "pytest-xdist")
+def test_its_server_for_workers_is_no_news(tmp_path: Path) -> None:
+    """Beside pytest-xdist it listens in a thread of every runner, and no test misses it."""
+    source = """
+        import threading
+        RUNNING = [thread.name for thread in threading.enumerate()]
+        def test_it(): assert RUNNING == ["MainThread", "Thread-1 (run_server)"]
+    """
+    options = ("-p", "xdist", "-p", "rerunfailures", "--nsisolate=all")
+    result = run_source(tmp_path, source, *options)
+    assert result.returncode == 0, result.text
+    assert "threads of the runner" not in result.stdout
+
+
 @needs("pytest-rerunfailures")
 def test_reruns_report_as_in_a_plain_run(tmp_path: Path) -> None:
     """The same reports, with and without the plugin's tests isolated."""
