@@ -57,7 +57,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    reporting.dress(session.config)
+    reporting.gather(session.config)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -69,6 +69,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     run = session.config.stash[RUN]
+    reporting.arrange_reports(session.config, run)
     if not run.requests:
         try:
             return (yield)

@@ -22,7 +22,7 @@ from warnings import warn
 
 import pytest
 
-from pytest_nsisolate import longrepr, outcome, typenames
+from pytest_nsisolate import longrepr, outcome, stacks, typenames
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.errors import BrokenStream, IsolatedCrash, StepError
 from pytest_nsisolate.remedies import Explanation
@@ -142,6 +142,7 @@ def crash_report(
     :param met: the limits that have ended it.
     """
     head, text = _tell(ended, when, faults=faults, init=init)
+    text = stacks.folded(text, item)
     if met:
         before, head = head, "; ".join([f"{head}: {met[0]}", *map(str, met[1:])])
         text = head + text.removeprefix(before)

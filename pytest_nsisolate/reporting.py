@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import pytest
@@ -154,11 +155,27 @@ def explain_comparison(operator: str, left: object, right: object) -> list[str] 
     return lines
 
 
-def dress(config: pytest.Config) -> None:
-    """Before the summary: what refusals have in common stands there once, and reports of xdist's
-    workers are shown with the colours of the controller's terminal.
+def arrange_reports(config: pytest.Config, run: Run) -> None:
+    """At the terminal of a run that isolates, itself or in workers of pytest-xdist."""
+    if run.requests or config.pluginmanager.hasplugin("dsession"):
+        internals.show_reports_inside(config, _showing)
 
-    A worker hands over what its host has not given.
+
+@contextmanager
+def _showing(report: Any, writer: Any) -> Iterator[None]:
+    told = report.longrepr
+    with ExitStack() as stack:
+        stack.enter_context(internals.red_headline(told))
+        if getattr(told, "sections", None):
+            from pytest_nsisolate.postmortem import section
+
+            stack.enter_context(section.shown_last(told, writer))
+        yield
+
+
+def gather(config: pytest.Config) -> None:
+    """Before the summary: a worker hands over what its host has not given, and what refusals have
+    in common stands there once.
     """
     output: dict[str, Any] | None = getattr(config, "workeroutput", None)
     if output is not None:
@@ -171,11 +188,6 @@ def dress(config: pytest.Config) -> None:
         from pytest_nsisolate import as_above
 
         as_above.shorten(reporter.stats)
-    if config.pluginmanager.hasplugin("dsession"):
-        from pytest_nsisolate.postmortem import section
-
-        for key in ("failed", "error"):
-            section.dress(reporter.stats.get(key, ()))
 
 
 def summarize(terminalreporter: Any, run: Run) -> None:

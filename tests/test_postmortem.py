@@ -560,6 +560,68 @@ def test_at_a_terminal_it_is_coloured(tmp_path: Path) -> None:
     assert "\x1b" not in view_of(result, "test_fails")
 
 
+PRINTS = """
+import pytest
+@pytest.fixture
+def noisy():
+    yield
+    print("its", "tear-down")
+@pytest.mark.isolated
+def test_fails(noisy):
+    print("its", "output")
+    assert 0
+"""
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize(
+    ("plugins", "options"),
+    [
+        pytest.param((), (), id="pytest"),
+        pytest.param(("xdist",), ("-n", "1"), marks=needs("pytest-xdist"), id="xdist"),
+        pytest.param(("pytest_sugar",), (), marks=needs("pytest-sugar"), id="sugar"),
+        pytest.param(
+            ("pytest_instafail",), ("--instafail",), marks=needs("pytest-instafail"), id="instafail"
+        ),
+        pytest.param(
+            ("xdist", "pytest_instafail"),
+            ("-n", "1", "--instafail"),
+            marks=needs("pytest-xdist", "pytest-instafail"),
+            id="xdist and instafail",
+        ),
+    ],
+)
+def test_it_follows_what_the_test_has_printed(
+    tmp_path: Path, plugins: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    """Whoever shows the failure: its text, its output, its world; and each of them once."""
+    loaded = [option for name in plugins for option in ("-p", name)]
+    result = run_source(tmp_path, PRINTS, *loaded, *options)
+    shown = re.findall(rf"E  .*assert 0|its output|{TITLE}", result.stdout)
+    assert [part.split()[-1] for part in shown] == ["0", "output", "failure"], result.text
+    assert ALONE in result.stdout
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--show-capture=no",), [TITLE]),
+        (("--show-capture=stderr",), [TITLE]),
+        (("--show-capture=stdout", "-rA"), ["its output", TITLE, "its tear-down"]),
+        (("--tb=short", "-q"), ["its output", TITLE, "its tear-down"]),
+        (("--tb=no", "-rA"), []),
+    ],
+    ids=" ".join,
+)
+def test_output_may_be_hidden_and_the_world_is_shown(
+    tmp_path: Path, options: tuple[str, ...], expected: list[str]
+) -> None:
+    """By ``--show-capture``; ``--tb=no`` hides both. What tear-down printed came later."""
+    result = run_source(tmp_path, PRINTS, *options)
+    assert re.findall(rf"its output|its tear-down|{TITLE}", result.stdout) == expected, result.text
+
+
 @NEEDS_NAMESPACES
 @needs("pytest-xdist", "pytest-html", "pytest-metadata")
 def test_from_a_worker_it_is_coloured_and_in_files_plain(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The section of a report: put on it, bounded, and coloured where a terminal shows it.
+"""The section of a report: put on it, bounded; at a terminal the last one, and coloured.
 
 Fact: what stands in ``report.sections`` is captured output to pytest: ``--show-capture`` hides it,
 and junit leaves out what it does not know. The text of a failure has sections of its own
@@ -8,14 +8,15 @@ and junit leaves out what it does not know. The text of a failure has sections o
 Consequence: it is one of those, as plain text. A report whose failure has no such text (a missing
 fixture, a doctest, a strict xfail that passed) has it beside its captured output.
 
-Fact: pytest asks a failure's text to write itself, and tells it whether there are colours.
-Consequence: the text gets a ``toterminal`` of its own, which does as before and colours this one
-section; what does not ask for colours gets what the class gives.
+Fact: a failure's text is shown before what was captured, and what a test has printed is nearer to
+its assertion than the state of its world.
+Consequence: while the terminal shows the report, the text is without this section, which follows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
@@ -63,17 +64,8 @@ def attach(report: pytest.TestReport, view: object, hint: str) -> None:
     told: Any = report.longrepr
     if callable(getattr(told, "addsection", None)):
         told.addsection(title, content)
-        _dress(told)
     else:
         report.sections.append((title, content))
-
-
-def dress(reports: Iterable[Any]) -> None:
-    """Before a summary: reports that have crossed from a worker of xdist are coloured as well."""
-    for report in reports:
-        told = getattr(report, "longrepr", None)
-        if getattr(told, "sections", None):
-            _dress(told)
 
 
 def bounded(text: str) -> str:
@@ -95,35 +87,26 @@ def _shortened(line: str) -> str:
 # At the terminal ---------------------------------------------------------------------------------
 
 
-def _dress(told: Any) -> None:
-    if "toterminal" not in vars(told) and any(part[0] in _TITLES for part in told.sections):
-        told.toterminal = _Dressed(told)
+@contextmanager
+def shown_last(told: Any, writer: Any) -> Iterator[None]:
+    """While this lasts a report is shown, and then the sections of its text that are ours.
 
-
-class _Dressed:
-    """In place of the method of a failure's text; an object, so that it can be pickled."""
-
-    def __init__(self, told: Any) -> None:
-        self._told = told
-
-    def __call__(self, tw: Any) -> None:
-        told = self._told
-        if not tw.hasmarkup:
-            type(told).toterminal(told, tw)
-            return
-        every = told.sections
-        told.sections = [part for part in every if part[0] not in _TITLES]
-        try:
-            type(told).toterminal(told, tw)
-        finally:
-            told.sections = every
-        for title, content, separator in every:
-            if title in _TITLES:
-                tw.sep(separator, title)
-                for line in _marked(content.split("\n")):
-                    for text, markup in line:
-                        tw.write(text, **markup)
-                    tw.line()
+    :param told: a failure's text with sections.
+    :param writer: the terminal's.
+    """
+    every = told.sections
+    told.sections = [part for part in every if part[0] not in _TITLES]
+    try:
+        yield
+    finally:
+        told.sections = every
+    for title, content, separator in every:
+        if title in _TITLES:
+            writer.sep(separator, title)
+            for line in _marked(content.split("\n")):
+                for text, markup in line:
+                    writer.write(text, **markup)
+                writer.line()
 
 
 _Piece = tuple[str, dict[str, bool]]

@@ -51,6 +51,20 @@ def wider_fixtures_of_suite(item: pytest.Item) -> list[str]:
     return found
 
 
+def own_functions(item: pytest.Item) -> list[object]:
+    """The test's function, and those of the fixtures that it is known to use.
+
+    Without those that pytest makes of the set-up methods of classes and modules.
+    Public neighbour: ``item.function``, which only some items have; none for fixtures.
+    """
+    request: Any = getattr(item, "_request", None)
+    definitions: dict[str, Any] = getattr(request, "_arg2fixturedefs", None) or {}
+    fixtures = [definition.func for found in definitions.values() for definition in found]
+    made = ("_pytest.python", "_pytest.unittest")
+    own = [found for found in fixtures if getattr(found, "__module__", None) not in made]
+    return [getattr(item, "obj", None), *own]
+
+
 def is_set_up(item: pytest.Item, name: str) -> bool:
     """Whether a fixture has its value, or its error, for this item's parameter already."""
     definitions = item._request._arg2fixturedefs.get(name)  # type: ignore[attr-defined]

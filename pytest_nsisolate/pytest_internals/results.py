@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -77,6 +79,37 @@ def text_representation(item: pytest.Item, text: str) -> ExceptionChainRepr:
     crash = ReprFileLocation(str(path), (line or 0) + 1, text.partition("\n")[0])
     entry = ReprEntryNative([f"{row}\n" for row in text.splitlines()])
     return ExceptionChainRepr([(ReprTraceback([entry], None, "native"), crash, None)])
+
+
+@contextmanager
+def red_headline(told: object) -> Iterator[None]:
+    """While this lasts, the first line of :func:`text_representation` shows itself as the line
+    of any other failure that says what is wrong: red where there are colours."""
+    entry = _text_entry(told)
+    if entry is None:
+        yield
+        return
+    entry.toterminal = partial(_show_red, entry.lines)
+    try:
+        yield
+    finally:
+        del entry.toterminal
+
+
+def _text_entry(told: Any) -> Any:
+    """A native traceback begins with other words than the line of the summary."""
+    try:
+        ((traceback, crash, _),) = told.chain
+        (entry,) = traceback.reprentries
+        is_text = traceback.style == "native" and entry.lines[0] == f"{crash.message}\n"
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None
+    return entry if is_text else None
+
+
+def _show_red(lines: list[str], tw: Any) -> None:
+    tw.line(lines[0].removesuffix("\n"), red=True, bold=True)
+    tw.write("".join(lines[1:]))
 
 
 def rendered(config: pytest.Config, representation: Any) -> tuple[str, str]:

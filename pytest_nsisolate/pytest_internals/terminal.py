@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import pytest
@@ -56,6 +58,26 @@ def adopt_line(config: pytest.Config, text: str, *, added: bool) -> None:
     reporter: Any = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
         reporter._tw._current_line = reporter._tw._current_line + text if added else text
+
+
+def show_reports_inside(
+    config: pytest.Config, around: Callable[[Any, Any], AbstractContextManager[None]]
+) -> None:
+    """Whenever the terminal shows a report, it does so inside of ``around(report, writer)``.
+
+    Public neighbour: the ``toterminal`` of what a report shows, behind which captured output
+    follows. pytest-sugar and pytest-instafail show reports by the same method.
+    """
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    show = getattr(reporter, "_outrep_summary", None)
+    if show is None:
+        return
+
+    def show_inside(report: Any) -> None:
+        with around(report, reporter._tw):
+            show(report)
+
+    reporter._outrep_summary = show_inside
 
 
 def leave_line(config: pytest.Config) -> None:
