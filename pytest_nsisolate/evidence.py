@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a test was doing when its budget ran out: Python stacks and the processes inside.
+"""What a test was doing when its budget ran out: Python stacks, processes, sockets and network.
 
 Fact: a test that hangs may block every signal, sit in C code that holds the GIL, or have stopped
 itself. A watchdog thread in the child would see it, but would also make the test's own
@@ -55,7 +55,7 @@ class Seen:
 
 
 def gather(end: RunnerEnd, *, init: bool) -> str:
-    """Stacks of the test and the list of processes, as text for a report. Takes 1 s at most.
+    """Stacks and world of the test, as text for a report. Takes 2 s at most.
 
     :param init: the test is not PID 1, but its first child.
     """
@@ -66,8 +66,10 @@ def gather(end: RunnerEnd, *, init: bool) -> str:
     level = processes[1:] if init else processes
     if not level or end.pid1_pidfd is None:
         return "The test's process was not to be seen any more."
+    # Before the signal, which a test that waits in a system call goes on with.
+    network = _network(level[0], processes)
     stacks = _python_stacks(end, level[0]) or _kernel_view(level[0].host_pid)
-    return f"{stacks}\n\n{_table(processes)}"
+    return f"{stacks}\n\n{_table(processes)}\n\n{network}"
 
 
 def cpu_seconds(pid: int) -> float | None:
@@ -150,6 +152,15 @@ def _table(processes: list[Seen]) -> str:
     if len(processes) > _MOST_PROCESSES:
         rows.append(f"... and {len(processes) - _MOST_PROCESSES} more")
     return "Processes inside at the timeout:\n" + "\n".join(rows)
+
+
+def _network(test: Seen, processes: list[Seen]) -> str:
+    try:
+        from pytest_nsisolate.postmortem import outside  # nobody else in the runner needs it
+
+        return outside.described(test.host_pid, {seen.pid: seen.host_pid for seen in processes})
+    except Exception as error:  # no descriptor left, say; that its time is over is told in any case
+        return f"sockets and network: could not be read ({error})"
 
 
 def _descendants(pid: int) -> Iterator[Seen]:

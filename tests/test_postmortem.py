@@ -23,12 +23,8 @@ from tests.batch import SIDES, Side, shared_batch
 from tests.neighbours.installed import needs
 from tests.support import NEEDS_NAMESPACES, Result, run_source, run_suite, write_files
 
-ALONE = """\
-1 process:
-  PID  PPID  STATE    UID  AGE  COMMAND
-  1    0     running  0    0 s  (this test)
-no listening sockets
-network: lo only (up, 127.0.0.1/8, ::1/128), no routes"""
+LO_ONLY = "network: lo only (up, 127.0.0.1/8, ::1/128), no routes"
+ALONE = f"no other processes; no listening sockets; {LO_ONLY}"
 
 
 def view_of(result: Result, name: str, at: int = 0) -> str:
@@ -77,7 +73,7 @@ def test_everything_that_a_test_has_made_is_shown(worlds: Result) -> None:
 
 @NEEDS_NAMESPACES
 def test_a_world_in_which_nothing_was_done_is_short(worlds: Result) -> None:
-    """No mount is taken for new: not in the first test of a run, and not in a later one."""
+    """One line; no mount is taken for new, in the first test of a run and in a later one."""
     later = view_of(worlds, "test_unspeakable")
     assert (view_of(worlds, "test_first"), later) == (ALONE, ALONE)
 
@@ -92,13 +88,14 @@ def test_a_limit_is_no_mount_of_the_test_s(worlds: Result) -> None:
 def test_a_network_that_is_not_the_test_s_own_is_not_shown(worlds: Result) -> None:
     """Neither its interfaces and routes, nor sockets of processes outside."""
     shown = view_of(worlds, "test_shares_the_network")
-    assert shown == ALONE.partition("\nnetwork")[0]
+    assert shown == ALONE.partition("; network")[0]
 
 
 @NEEDS_NAMESPACES
 def test_each_phase_that_fails_has_its_own(worlds: Result) -> None:
     """Set-up and tear-down as well as the call; what passed has none."""
     assert "2 processes:" in view_of(worlds, "test_setup_fails")
+    assert view_of(worlds, "test_setup_fails").endswith(f"\nno listening sockets; {LO_ONLY}")
     assert view_of(worlds, "test_teardown_fails") == ALONE
 
 
@@ -146,7 +143,7 @@ def test_it_is_bounded(worlds: Result) -> None:
 def test_limits_that_were_hit(worlds: Result) -> None:
     """Open files, also where none can be opened for looking, and the size of a file."""
     assert "limits:\n  open files: 60 of 60 (RLIMIT_NOFILE)" in view_of(worlds, "test_open_files")
-    assert ALONE in view_of(worlds, "test_open_files")
+    assert view_of(worlds, "test_open_files").startswith(f"{ALONE}\nlimits:")
     hard = view_of(worlds, "test_open_files_to_the_hard_limit")
     assert "limits:\n  open files: 60 of 60 (RLIMIT_NOFILE)\n" in hard
     assert "[Errno 24]" in hard.partition("(RLIMIT_NOFILE)")[2]
@@ -750,8 +747,9 @@ def test_a_failure_is_told_whatever_becomes_of_the_view(tmp_path: Path) -> None:
     assert gone[0].endswith("the view could not be read: the test's process has ended")
     assert "isolated test ended in teardown: exit status 3" in gone[1]
     slow = view_of(result, "test_one_reading_is_slow")
-    assert slow.startswith("1 process:")
-    assert "network: not read, the others took more than 0 s" in slow
+    lines = ["listening sockets", "network", "mounts added by the test", "limits"]
+    not_read = [f"{part}: not read, the others took more than 0 s" for part in lines]
+    assert slow.splitlines() == ["no other processes", *not_read]
 
 
 def test_limits_are_told_when_there_is_evidence() -> None:

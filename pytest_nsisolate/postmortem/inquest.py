@@ -30,7 +30,8 @@ import pytest
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, resource
-from pytest_nsisolate.postmortem import limits, outsiders, refusals
+from pytest_nsisolate.postmortem import layout, limits, outsiders, refusals
+from pytest_nsisolate.postmortem.layout import Told
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
@@ -93,6 +94,8 @@ class Inquest:
         self._home = home
         self._first_mounts = first_mounts
         self._whole = whole
+        #: With which the test begins; behind a map of one id it is root.
+        self._uid = 0 if request.user == "map" else os.geteuid()
         self._plan: MountPlan | None = None
         self._mounts: str | None = None
         #: The child looks at its mounts before the test begins.
@@ -154,16 +157,15 @@ class Inquest:
                 _excuse("the failure", failure)
             if whole:
                 parts = [*self._parts(), ("limits", lambda: self._limits(numbers, open_files))]
-                found["text"] = "\n".join(
-                    line for name, read in parts for line in _guarded(name, read, until)
-                )
+                told = [_guarded(name, read, until) for name, read in parts]
+                found["text"] = layout.arranged(told)
         return found
 
-    def _parts(self) -> list[tuple[str, Callable[[], list[str]]]]:
+    def _parts(self) -> list[tuple[str, Callable[[], Told]]]:
         try:
             from pytest_nsisolate.postmortem import world
 
-            return world.parts(self._request, self._home, self._mounts)
+            return world.parts(self._request, self._home, self._mounts, self._uid)
         except BaseException as failure:
             said = _excuse("the view", failure)
             return [("the view", lambda: [said])]
@@ -175,7 +177,7 @@ class Inquest:
         return ["limits:", *(f"  {line}" for line in lines)] if lines else []
 
 
-def _guarded(name: str, read: Callable[[], list[str]], until: float) -> list[str]:
+def _guarded(name: str, read: Callable[[], Told], until: float) -> Told:
     if monotonic() > until:
         return [f"{name}: not read, the others took more than {SECONDS:g} s"]
     try:

@@ -9,7 +9,6 @@ server, connects to anything, or waits.
 from __future__ import annotations
 
 import _socket  # pytest-socket forbids the classes of the module above it
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -19,8 +18,8 @@ import pytest
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, socket
+from pytest_nsisolate.postmortem import proc_net
 
-_LISTEN: Final = "0A"  # TCP_LISTEN, net/tcp_states.h
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 _LOOPBACK: Final = "127.0.0.1"
 
@@ -129,25 +128,14 @@ def _is_local(host: str, family: int) -> bool:
 def _listeners() -> list[Listener]:
     found = []
     for name in ("tcp", "tcp6"):
-        try:
-            with open(f"/proc/self/net/{name}", encoding="ascii") as file:
-                rows = [line.split() for line in file][1:]
-        except OSError:  # no IPv6, or no /proc
-            continue
-        for row in rows:
-            if len(row) > 9 and row[3] == _LISTEN:
-                host, _, port = row[1].partition(":")
-                found.append(Listener(_host(host), int(port, 16), int(row[9])))
+        with contextlib.suppress(OSError):  # no /proc
+            found += [
+                Listener(entry.host.removeprefix("::ffff:"), entry.port, entry.inode)
+                for entry in proc_net.internet("/proc/self/net", name)
+                if entry.listens
+            ]
     # 127.0.0.1 is what most people have in mind.
     return sorted(found, key=lambda listener: listener.host != _LOOPBACK)
-
-
-def _host(text: str) -> str:
-    """Words of 32 bits in the order of this machine's bytes."""
-    words = (int(text[at : at + 8], 16) for at in range(0, len(text), 8))
-    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    host = socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-    return host.removeprefix("::ffff:")
 
 
 def _held_by(listener: Listener) -> str:

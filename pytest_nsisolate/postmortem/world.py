@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The world of a failed test as text: what is there, in the order in which one would look.
 
-Each part is a name and a function, so that whoever asks can guard every one by itself. A heading
-has no margin, and the rows below it have one; ``section`` colours by that.
+Each part is a name and a function, so that whoever asks can guard every one by itself.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from pytest_nsisolate.postmortem import loopback
+from pytest_nsisolate.postmortem.layout import Told
 from pytest_nsisolate.request import IsolationRequest
 from pytest_nsisolate.sight import make_view
 from pytest_nsisolate.view import Pid1View
@@ -21,22 +21,25 @@ from pytest_nsisolate.view.tables import aligned, counted, indented, table
 
 #: Rows of each kind; the rest is counted.
 _MOST_PROCESSES: Final = 20
-_MOST_SOCKETS: Final = 20
-_MOST_OTHERS: Final = 10
+MOST_SOCKETS: Final = 20
+MOST_OTHERS: Final = 10
 
-Part = tuple[str, Callable[[], list[str]]]
+Part = tuple[str, Callable[[], Told]]
 
 
-def parts(request: IsolationRequest, home: Mapping[str, int], mounts: str | None) -> list[Part]:
+def parts(
+    request: IsolationRequest, home: Mapping[str, int], mounts: str | None, uid: int
+) -> list[Part]:
     """What there is to say about this test's world.
 
     :param home: the runner's namespaces.
     :param mounts: those that were there before the test began, if they are known.
+    :param uid: the effective user id with which it has begun.
     """
     view = make_view(request, home)
     own_net = "net" in request.namespaces
     found: list[Part] = [
-        ("processes", lambda: _processes(view)),
+        ("processes", lambda: _processes(view, uid)),
         ("listening sockets", lambda: _listening(view, own_net=own_net)),
     ]
     if own_net:
@@ -46,15 +49,17 @@ def parts(request: IsolationRequest, home: Mapping[str, int], mounts: str | None
     return found
 
 
-def _processes(view: Pid1View) -> list[str]:
+def _processes(view: Pid1View, uid: int) -> Told:
     rows = [found for tree in view.process_tree for found in tree.walk()]
+    if all(row.pid in view._own_pids and row.uid == uid for _, row in rows):
+        return "no other processes"
     labels = view._labels
     lines = [("PID", "PPID", "STATE", "UID", "AGE", "COMMAND")]
     for depth, process in rows[:_MOST_PROCESSES]:
         command = labels.get(process.pid, process.command)
         # Deeper than this the margin would leave no room for the command.
         lines.append((*_facts(process), f"{'  ' * min(depth, 12)}{command}"))
-    found = _headed(f"{counted(len(rows), 'process')}:", aligned(lines).splitlines())
+    found = headed(counted(len(rows), "process"), aligned(lines).splitlines())
     return found + _rest([process for _, process in rows[_MOST_PROCESSES:]])
 
 
@@ -71,28 +76,27 @@ def _rest(left: Sequence[Process]) -> list[str]:
     return [f"  ... and {len(left)} more ({told})"]
 
 
-def _listening(view: Pid1View, *, own_net: bool) -> list[str]:
+def _listening(view: Pid1View, *, own_net: bool) -> Told:
     rows = view.listening
     if not own_net:
         # The host's are many, and not what this test was about.
         own = {process.pid for process in view.processes}
         rows = tuple(row for row in rows if own.intersection(row.pids))
-    return _table(counted(len(rows), "listening socket"), rows, _MOST_SOCKETS)
+    return listed("listening socket", rows, MOST_SOCKETS) if rows else "no listening sockets"
 
 
-def _network(view: Pid1View) -> list[str]:
+def _network(view: Pid1View) -> Told:
     """The routes but for those that the kernel makes for its own addresses."""
-    if untouched := loopback.only():
-        return [untouched]
-    devices = view.interfaces
-    routes = tuple(row for row in view.routes if row.table != "local")
+    if untouched := loopback.only("/proc/self/net"):
+        return untouched
+    routes = [row for row in view.routes if row.table != "local"]
     return [
-        *_table(counted(len(devices), "interface"), devices, _MOST_OTHERS),
-        *_table(counted(len(routes), "route"), routes, _MOST_OTHERS),
+        *listed("interface", view.interfaces, MOST_OTHERS),
+        *listed("route", routes, MOST_OTHERS),
     ]
 
 
-def _mounts(view: Pid1View, before: str) -> list[str]:
+def _mounts(view: Pid1View, before: str) -> Told:
     known = Counter(map(_identity, parse_mounts(before.split("\n"))))
     added = []
     for mount in view.mounts:
@@ -102,9 +106,7 @@ def _mounts(view: Pid1View, before: str) -> list[str]:
             known[identity] -= 1
         else:
             added.append(mount)
-    if not added:
-        return []
-    return _table(f"{counted(len(added), 'mount')} added by the test", added, _MOST_OTHERS)
+    return listed("mount", added, MOST_OTHERS, " added by the test") if added else []
 
 
 def _identity(mount: Mount) -> tuple[str, str, str]:
@@ -117,10 +119,15 @@ def _identity(mount: Mount) -> tuple[str, str, str]:
     return mount.target, mount.fstype, root
 
 
-def _table(title: str, rows: Iterable[object], most: int) -> list[str]:
-    text = table(rows, most=most)
-    return _headed(f"{title}:", text.splitlines()) if text else [title]
+def listed(noun: str, rows: Sequence[object], most: int, rest: str = "") -> list[str]:
+    """A table below its count.
+
+    :param rest: what follows the count.
+    """
+    return headed(f"{counted(len(rows), noun)}{rest}", table(rows, most=most).splitlines())
 
 
-def _headed(title: str, lines: Iterable[str]) -> list[str]:
-    return [title, *indented("\n".join(lines))]
+def headed(title: str, lines: Iterable[str]) -> list[str]:
+    """Lines with a margin below a title; of none the title alone."""
+    below = indented("\n".join(lines))
+    return [f"{title}:", *below] if below else [title]

@@ -18,6 +18,7 @@ two sockets.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -103,46 +104,52 @@ def read_sockets() -> tuple[Socket, ...]:
     :raises OSError: if ``/proc`` is not that of this PID namespace.
     """
     check_proc()
-    holders = _holders()
-    return (*_internet(holders), *_unix(holders))
+    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    holders = Holders(zip(pids, pids, strict=True))
+    return (*_internet(holders), *read_unix(holders, "/proc/net"))
 
 
-class _Holders:
-    """Who holds which socket, by what the descriptors of all visible processes point to."""
+class Holders:
+    """Who holds which socket, by what the descriptors of processes point to.
 
-    def __init__(self) -> None:
-        self.by_inode: dict[int, set[int]] = {}
+    :param processes: of each the number that it is known by, and the one that it has in ``/proc``.
+    """
+
+    def __init__(self, processes: Iterable[tuple[int, int]]) -> None:
+        self._by_inode: dict[int, set[int]] = {}
         self.inodes: dict[tuple[int, int], int] = {}
+        self._numbers: dict[int, int] = {}
         self._names: dict[int, str | None] = {}
+        for pid, number in processes:
+            self._numbers[pid] = number
+            self._look_at(pid, f"/proc/{number}/fd")
 
-    def pids(self, inode: int | None) -> tuple[int, ...]:
-        return () if inode is None else tuple(sorted(self.by_inode.get(inode, ())))
-
-    def name(self, pids: tuple[int, ...]) -> str | None:
-        if not pids:
-            return None
-        if pids[0] not in self._names:
-            self._names[pids[0]] = _command(pids[0])
-        return self._names[pids[0]]
-
-
-def _holders() -> _Holders:
-    found = _Holders()
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+    def _look_at(self, pid: int, folder: str) -> None:
         try:
-            descriptors = os.listdir(f"/proc/{pid}/fd")
+            descriptors = os.listdir(folder)
         except OSError:  # gone, or somebody else's
-            continue
+            return
         for descriptor in descriptors:
             try:
-                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+                target = os.readlink(f"{folder}/{descriptor}")
             except OSError:
                 continue
             if target.startswith("socket:["):
                 inode = int(target[8:-1])
-                found.by_inode.setdefault(inode, set()).add(pid)
-                found.inodes[pid, int(descriptor)] = inode
-    return found
+                self._by_inode.setdefault(inode, set()).add(pid)
+                self.inodes[pid, int(descriptor)] = inode
+
+    def pids(self, inode: int | None) -> tuple[int, ...]:
+        """By number, lowest first."""
+        return () if inode is None else tuple(sorted(self._by_inode.get(inode, ())))
+
+    def name(self, pids: tuple[int, ...]) -> str | None:
+        """What the first of them is called."""
+        if not pids:
+            return None
+        if pids[0] not in self._names:
+            self._names[pids[0]] = _command(self._numbers.get(pids[0], pids[0]))
+        return self._names[pids[0]]
 
 
 def _command(pid: int) -> str | None:
@@ -153,14 +160,14 @@ def _command(pid: int) -> str | None:
         return None
 
 
-def _internet(holders: _Holders) -> list[Socket]:
+def _internet(holders: Holders) -> list[Socket]:
     import psutil
 
     found = [_as_socket(seen, holders) for seen in psutil.net_connections("inet")]
     return sorted(found, key=lambda s: (s.proto, s.port or 0, s.host or "", s.peer, s.pids))
 
 
-def _as_socket(seen: Any, holders: _Holders) -> Socket:
+def _as_socket(seen: Any, holders: Holders) -> Socket:
     tcp = seen.type == 1
     inode = None if seen.pid is None else holders.inodes.get((seen.pid, seen.fd))
     # A descriptor closed meanwhile is none that is known; what psutil saw stands then.
@@ -184,8 +191,12 @@ def _as_socket(seen: Any, holders: _Holders) -> Socket:
     )
 
 
-def _unix(holders: _Holders) -> list[Socket]:
-    with open("/proc/net/unix", "rb") as file:
+def read_unix(holders: Holders, folder: str) -> list[Socket]:
+    """
+    :param folder: ``/proc/PID/net``.
+    :raises OSError: as the kernel answers.
+    """
+    with open(f"{folder}/unix", "rb") as file:
         text = file.read()
     lines = list(_UNIX_COLUMNS.finditer(text))
     ends = [*(line.start() for line in lines[1:]), len(text)]

@@ -7,12 +7,15 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
+
+import pytest_nsisolate as nsi
 
 pytestmark = pytest.mark.isolated(timeout=0.4)
 
@@ -21,6 +24,7 @@ expect = pytest.mark.expect
 HEAD = "timed out after 0.4 s in call"
 STACKS = "Python stacks at the timeout:"
 PROCESSES = "Processes inside at the timeout:\n    PID    PPID S  COMMAND\n      1       0 "
+QUIET = "no listening sockets; network: lo only (up, 127.0.0.1/8"
 
 
 def hang_here() -> None:
@@ -57,7 +61,7 @@ def test_swallowing() -> None:
             continue
 
 
-@expect("call failed", HEAD, STACKS, "in hang_here", PROCESSES)
+@expect("call failed", HEAD, STACKS, "in hang_here", PROCESSES, QUIET)
 def test_blocking_all_signals() -> None:
     block_everything()
     hang_here()
@@ -123,7 +127,7 @@ def test_gil_held_by_a_regex() -> None:
     re.match(r"(a+)+$", "a" * 60 + "b")
 
 
-@expect("call failed", HEAD, STACKS, "in test_gil_held_and_blocked", PROCESSES)
+@expect("call failed", HEAD, STACKS, "in test_gil_held_and_blocked", PROCESSES, QUIET)
 def test_gil_held_and_blocked() -> None:
     block_everything()
     ctypes.PyDLL(None).pause()
@@ -155,6 +159,49 @@ def test_many_children() -> None:
         if os.fork() == 0:
             os.execvp("sleep", ["sleep", "4321"])
     hang_here()
+
+
+@expect(
+    *("call failed", "2 listening sockets:\n  PROTO  STATE   LOCAL              PEER  HELD BY\n"),
+    *(
+        "  tcp    listen  203.0.113.7:80     -     1 (",
+        "  unix   listen  @the abstract one  -     ",
+    ),
+    *("2 interfaces:\n  NAME  SET   ADDRESSES\n  lo    up    127.0.0.1/8", "\n  br0   down"),
+    *("\n  ?     -     203.0.113.7\n", "1 route:\n  DESTINATION      KIND     VIA  DEV"),
+    "\n  198.51.100.0/24  unicast  -    lo   -    -       main",
+)
+@pytest.mark.isolated(timeout=1.5)
+def test_network() -> None:
+    subprocess.run(["ip", "link", "add", "br0", "type", "bridge"], check=True)
+    subprocess.run(["ip", "address", "add", "203.0.113.7/32", "dev", "lo"], check=True)
+    subprocess.run(["ip", "route", "add", "198.51.100.0/24", "dev", "lo"], check=True)
+    server = socket.create_server(("203.0.113.7", 80))
+    abstract = socket.socket(socket.AF_UNIX)
+    abstract.bind("\0the abstract one")
+    abstract.listen()
+    hang_here()
+    server.close()
+
+
+@expect("call failed", HEAD, STACKS, PROCESSES, "\n\n1 listening socket:", "!network: ")
+@pytest.mark.isolated(net=False)
+def test_network_of_the_host() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    hang_here()
+    server.close()
+
+
+@expect("call failed", "hang_with_a_server() timed out after 0.3 s", "127.0.0.1:80", "127.0.0.1/8")
+@pytest.mark.isolated(timeout=None)
+def test_a_call(isolate: nsi.Isolate) -> None:
+    isolate.using(timeout=0.3)(hang_with_a_server)
+
+
+def hang_with_a_server() -> None:
+    server = socket.create_server(("127.0.0.1", 80))
+    hang_here()
+    server.close()
 
 
 @expect("call failed", HEAD, STACKS, "in hang_here", "--- Captured stdout call", "before it hangs")

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""What is told of a world, as lines: what is as it was shares one of them.
+
+A heading has no margin, and the rows below it have one; ``section`` colours by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+#: A phrase for what is as it was, or lines; no line is nothing.
+Told: TypeAlias = str | list[str]
+
+
+def arranged(parts: Iterable[Told]) -> str:
+    """All parts, one below the other; phrases that stand side by side are one line."""
+    lines: list[str] = []
+    phrases: list[str] = []
+    for told in parts:
+        if isinstance(told, str):
+            phrases.append(told)
+        elif told:
+            lines += _one_line(phrases) + told
+            phrases.clear()
+    return "\n".join(lines + _one_line(phrases))
+
+
+def _one_line(phrases: list[str]) -> list[str]:
+    return ["; ".join(phrases)] if phrases else []
