@@ -153,7 +153,7 @@ class Child:
             # A thread, which no fork takes along.
             timeout, descriptor, leave = self._watchdog
             faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
-        os.register_at_fork(after_in_child=self._after_fork)
+        os.register_at_fork(after_in_child=self._after_fork, after_in_parent=self._note_fork)
         copies.end_twinship()
         copies.renew_thread_id()
         inherited.stay_visible()
@@ -419,6 +419,10 @@ class Child:
             self._measurement.leave()
         if self._writer is not None:
             copies.cover(self._writer.abandon())
+
+    def _note_fork(self) -> None:
+        if self.inquest is not None:
+            self.inquest.forked = True
 
     def leave_if_stray(self) -> None:
         """End a copy of this process that the test has forked, and that has come back from it."""

@@ -52,6 +52,7 @@ class Seen:
     parent: int
     state: str
     argv: str
+    session: int = 0
 
 
 def gather(end: RunnerEnd, *, init: bool) -> str:
@@ -67,9 +68,9 @@ def gather(end: RunnerEnd, *, init: bool) -> str:
     if not level or end.pid1_pidfd is None:
         return "The test's process was not to be seen any more."
     # Before the signal, which a test that waits in a system call goes on with.
-    network = _network(level[0], processes)
+    world = _world(level[0], processes)
     stacks = _python_stacks(end, level[0]) or _kernel_view(level[0].host_pid)
-    return f"{stacks}\n\n{_table(processes)}\n\n{network}"
+    return f"{stacks}\n\n{world}"
 
 
 def cpu_seconds(pid: int) -> float | None:
@@ -154,13 +155,25 @@ def _table(processes: list[Seen]) -> str:
     return "Processes inside at the timeout:\n" + "\n".join(rows)
 
 
-def _network(test: Seen, processes: list[Seen]) -> str:
+def _world(test: Seen, processes: list[Seen]) -> str:
+    table = _table(processes)
     try:
-        from pytest_nsisolate.postmortem import outside  # nobody else in the runner needs it
+        from pytest_nsisolate.postmortem import outside, unreaped  # nobody else here needs them
 
-        return outside.described(test.host_pid, {seen.pid: seen.host_pid for seen in processes})
+        if inherited := [f"{seen.pid} {seen.argv}" for seen in _inherited_zombies(test, processes)]:
+            table = f"{table}\n{unreaped.line(inherited)}"
+        numbers = {seen.pid: seen.host_pid for seen in processes}
+        return f"{table}\n\n{outside.described(test.host_pid, numbers)}"
     except Exception as error:  # no descriptor left, say; that its time is over is told in any case
-        return f"sockets and network: could not be read ({error})"
+        return f"{table}\n\nsockets and network: could not be read ({error})"
+
+
+def _inherited_zombies(test: Seen, processes: list[Seen]) -> Iterator[Seen]:
+    """Those that PID 1, the test, cannot have started: somebody else began their session."""
+    for seen in processes:
+        mine = seen.parent == test.pid == 1 and seen.state == "Z"
+        if mine and seen.session not in (test.session, seen.pid):
+            yield seen
 
 
 def _descendants(pid: int) -> Iterator[Seen]:
@@ -193,7 +206,8 @@ def _look(pid: int) -> Seen | None:
     parents = outer_parent.get("NSpid", status.get("PPid", "0")).split()
     parent = int(parents[-1]) if len(parents) == len(inside) else 0
     argv = _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip() or f"[{status.get('Name')}]"
-    return Seen(pid, int(inside[-1]), parent, status["State"][:1], argv)
+    session = int((status.get("NSsid") or "0").split()[-1])
+    return Seen(pid, int(inside[-1]), parent, status["State"][:1], argv, session)
 
 
 def _fields(path: str) -> dict[str, str]:

@@ -309,12 +309,12 @@ class Isolation:
         began = monotonic()
         found = self._await_view(attempt)
         self.seconds_aside += monotonic() - began
-        hints = []
+        own = []
         if "net" in self.request.namespaces:
-            hints.append(listeners.hint(self.item, found.get("tried")))
+            own.append(listeners.hint(self.item, found.get("tried")))
         if "pid" in self.request.namespaces:
-            hints.append(outsiders.hint(self.item, found.get("asked")))
-        section.attach(report, found.get("text"), "\n".join(filter(None, hints)))
+            own.append(outsiders.hint(self.item, found.get("asked")))
+        section.attach(report, found.get("text"), found.get("hints"), *own)
 
     def _await_view(self, attempt: Attempt) -> dict[str, Any]:
         while attempt.wait_aside(PATIENCE):

@@ -514,7 +514,7 @@ def test_whatever_is_sent_is_bounded_and_plain() -> None:
 def test_anything_but_a_text_is_no_section(view: object) -> None:
     """A child that sends nonsense gets a report without."""
     report: Any = types.SimpleNamespace(longrepr="text", sections=[])
-    section.attach(report, view, "")
+    section.attach(report, view, view, "")
     assert (report.longrepr, report.sections) == ("text", [])
 
 

@@ -30,7 +30,7 @@ import pytest
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, resource
-from pytest_nsisolate.postmortem import layout, limits, outsiders, refusals
+from pytest_nsisolate.postmortem import hints, layout, limits, outsiders, refusals
 from pytest_nsisolate.postmortem.layout import Told
 
 if TYPE_CHECKING:
@@ -71,15 +71,13 @@ def opened(
     if mode == "none":
         return None
     whole = mode == "all" or item.get_closest_marker("isolated") is not None
-    if not whole and request.namespaces.isdisjoint(("net", "pid")):
-        return None
     return Inquest(request, home, first_mounts, whole=whole)
 
 
 class Inquest:
     """One test's; made in the runner, used in its child.
 
-    :param whole: with the view; else only what a hint needs is gathered.
+    :param whole: with the view; else hints only.
     """
 
     def __init__(
@@ -100,6 +98,8 @@ class Inquest:
         self._mounts: str | None = None
         #: The child looks at its mounts before the test begins.
         self.asks_for_mounts = False
+        #: The test itself has called fork(2).
+        self.forked = False
         self._subtest_shown = False
 
     def note_plan(self, plan: MountPlan | None) -> None:
@@ -159,6 +159,22 @@ class Inquest:
                 parts = [*self._parts(), ("limits", lambda: self._limits(numbers, open_files))]
                 told = [_guarded(name, read, until) for name, read in parts]
                 found["text"] = layout.arranged(told)
+            if monotonic() <= until:
+                found["hints"] = self._hints(errors, whole=whole)
+        return found
+
+    def _hints(self, errors: list[BaseException], *, whole: bool) -> list[str]:
+        try:
+            found = hints.told(errors, self._request)
+            if whole and "pid" in self._request.namespaces and not self._request.init:
+                from pytest_nsisolate.postmortem import unreaped
+                from pytest_nsisolate.sight import make_view
+
+                view = make_view(self._request, self._home)
+                found += unreaped.hint(view, errors, forked=self.forked)
+        except BaseException as failure:
+            _excuse("hints", failure)  # there are none then
+            return []
         return found
 
     def _parts(self) -> list[tuple[str, Callable[[], Told]]]:

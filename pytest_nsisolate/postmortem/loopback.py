@@ -8,4 +8,3 @@ told from files of ``/proc/net`` (proc_pid_net(5)). Any other is left to the vie
 """
 
 from __future__ import annotations
-

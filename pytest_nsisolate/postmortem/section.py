@@ -23,13 +23,14 @@ import pytest
 
 from pytest_nsisolate.kernel.originals import re
 
-#: The titles of the whole and of a hint alone.
+#: The titles of the whole and of hints alone.
 TITLE: Final = "PID 1's view at the failure"
-HINT_TITLE: Final = "the test's own world"
+HINT_TITLE: Final = "a matter of isolation"
 
 #: Whatever a child sends, a report has no more than this of it.
 MOST_LINES: Final = 120
 MOST_COLUMNS: Final = 200
+_MOST_HINTS: Final = 6
 
 _TITLES: Final = (TITLE, HINT_TITLE)
 _HINT: Final = "hint:"
@@ -50,17 +51,19 @@ _STATES: Final = {
 _STATE_COLUMNS: Final = ("STATE", "SET")
 
 
-def attach(report: pytest.TestReport, view: object, hint: str) -> None:
+def attach(report: pytest.TestReport, view: object, hints: object, *own: str) -> None:
     """Add the section, if there is anything to say.
 
     :param view: the text that a child has sent; anything but a text is nothing.
-    :param hint: the runner's own lines.
+    :param hints: the lines that it has sent; likewise.
+    :param own: the runner's own hints; empty ones are none.
     """
     text = bounded(view) if isinstance(view, str) else ""
-    lines = [line for line in (hint, text) if line]
-    if not lines:
+    sent = hints[:_MOST_HINTS] if isinstance(hints, list) else []
+    lines = [*own, *(bounded(hint) for hint in sent if isinstance(hint, str)), text]
+    title, content = TITLE if text else HINT_TITLE, "\n".join(filter(None, lines))
+    if not content:
         return
-    title, content = TITLE if text else HINT_TITLE, "\n".join(lines)
     told: Any = report.longrepr
     if callable(getattr(told, "addsection", None)):
         told.addsection(title, content)
