@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
@@ -29,9 +28,8 @@ from pytest_nsisolate import pytest_internals as internals
 _STACK: Final = re.compile(r'(?:^  File ".*", line .* in .*\n?)+', re.MULTILINE)
 _FRAME: Final = re.compile(r'  File "(?P<file>.*)", line (?:\d+|\?+) in (?P<name>.*)')
 
-_OURS: Final = Path(__file__).parent
-#: One of these has called whatever belongs to the test.
-_BELOW_THE_TEST: Final = (str(_OURS / "child.py"), str(_OURS / "phases.py"))
+#: Modules of ours of which one has called whatever belongs to the test.
+_BELOW_THE_TEST: Final = ("pytest_nsisolate.child", "pytest_nsisolate.phases")
 
 #: Modules and packages that run tests.
 _RUNNERS: Final = (
@@ -54,14 +52,16 @@ def folded(text: str, item: pytest.Item) -> str:
     if item.config.getoption("fulltrace", False):
         return text
     own = frozenset(_places(internals.own_functions(item)))
-    runners = tuple(_paths(_RUNNERS))
-    return _STACK.sub(lambda stack: _fold(stack[0], own, runners), text)
+    runners, ours = tuple(_paths(_RUNNERS)), tuple(_paths(_BELOW_THE_TEST))
+    return _STACK.sub(lambda stack: _fold(stack[0], own, runners, ours), text)
 
 
-def _fold(stack: str, own: frozenset[_Place], runners: tuple[str, ...]) -> str:
+def _fold(
+    stack: str, own: frozenset[_Place], runners: tuple[str, ...], ours: tuple[str, ...]
+) -> str:
     lines = stack.splitlines(keepends=True)
     frames = [_place(line) for line in lines]
-    below = [at for at, (file, _) in enumerate(frames) if file in _BELOW_THE_TEST]
+    below = [at for at, (file, _) in enumerate(frames) if file in ours]
     if not below:
         return stack
     outwards = range(below[0])

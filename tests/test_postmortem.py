@@ -21,7 +21,7 @@ from pytest_nsisolate.postmortem import limits, listeners, outsiders, refusals, 
 from pytest_nsisolate.postmortem.section import HINT_TITLE, TITLE
 from tests.batch import SIDES, Side, shared_batch
 from tests.neighbours.installed import needs
-from tests.support import NEEDS_NAMESPACES, Result, run_source, run_suite, write_files
+from tests.support import NEEDS_NAMESPACES, NEEDS_ROOT, Result, run_source, run_suite, write_files
 
 LO_ONLY = "network: lo only (up, 127.0.0.1/8, ::1/128), no routes"
 ALONE = f"no other processes; no listening sockets; {LO_ONLY}"
@@ -76,6 +76,25 @@ def test_a_world_in_which_nothing_was_done_is_short(worlds: Result) -> None:
     """One line; no mount is taken for new, in the first test of a run and in a later one."""
     later = view_of(worlds, "test_unspeakable")
     assert (view_of(worlds, "test_first"), later) == (ALONE, ALONE)
+
+
+@NEEDS_NAMESPACES
+@NEEDS_ROOT
+def test_a_test_that_has_become_somebody_else_is_shown(tmp_path: Path) -> None:
+    """Its new user explains what it is refused; behind a reaper it is the test that counts."""
+    source = """
+        import os, pytest
+        @pytest.mark.isolated(init=True)
+        def test_somebody_else(): os.setuid(4321); assert 0
+        @pytest.mark.isolated(init=True)
+        def test_same(): assert 0
+    """
+    result = run_source(tmp_path, source)
+    lines = view_of(result, "test_somebody_else").splitlines()
+    assert lines[0] == "2 processes:"
+    assert re.fullmatch(r"  \d+ +1 +running +4321 +0 s +\(this test\)", lines[3])
+    assert lines[4:] == [f"no listening sockets; {LO_ONLY}"]
+    assert view_of(result, "test_same") == ALONE
 
 
 @NEEDS_NAMESPACES

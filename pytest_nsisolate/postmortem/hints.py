@@ -139,10 +139,13 @@ def _is_root(request: IsolationRequest) -> bool:
 
 
 def _single_id() -> tuple[str, str] | None:
-    """The only id that exists in here, and what it is outside; None where there are more."""
+    """The only id that exists in here, and what it is outside; None where there are more.
+
+    None too where the runner is root and has no other: what it cannot, it cannot un-isolated.
+    """
     with open("/proc/self/uid_map", encoding="ascii") as file:
         rows = [line.split() for line in file]
-    if len(rows) != 1 or rows[0][2] != "1":
+    if len(rows) != 1 or rows[0][2] != "1" or rows[0][1] == "0":
         return None
     return rows[0][0], rows[0][1]
 
