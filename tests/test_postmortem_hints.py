@@ -124,6 +124,11 @@ def test_append_unmarked(): open("/etc/passwd", "a").close()
 @isolated
 def test_no_program(): subprocess.run(["/etc/passwd"])
 @isolated
+def test_no_such_program(tmp_path):
+    (tmp_path / "nsisolate-nothing").touch()
+    os.chdir("/etc")
+    subprocess.run(["nsisolate-nothing"], env={"PATH": str(tmp_path)})
+@isolated
 def test_invented_eacces(own): raise PermissionError(13, "Permission denied", own)
 @isolated
 def test_program_without_exec(own):
@@ -242,6 +247,7 @@ ALWAYS: Final = {
 NEVER: Final = (
     *("test_other_einval", "test_invented_einval", "test_no_right_to_change"),
     *("test_append_same", "test_append_unmarked", "test_no_program", "test_invented_eacces"),
+    "test_no_such_program",
     *("test_program_without_exec", "test_own_setting", "test_read_only_of_its_own"),
 )
 
@@ -345,6 +351,9 @@ def found_in(output: str | bytes) -> list[Denial]:
         ("touch: cannot touch '/etc/x': Permission denied", "EACCES", "/etc/x", set()),
         ("cat: /etc/shadow: Permission denied", "EACCES", "/etc/shadow", set()),
         ("sh: 1: cannot create /sys/x: Read-only file system", "EROFS", "/sys/x", set()),
+        ("mount: /mnt: permission denied.", "EACCES", None, set()),
+        ("sh: 1: /etc/passwd: Permission denied", "EACCES", None, set()),
+        ("chmod: changing permissions of '/a': Operation not permitted", "EPERM", "/a", set()),
         ('sysctl: permission denied on key "a.b"', "EACCES", "/proc/sys/a/b", set()),
         ('sysctl: setting key "a.b": Read-only file system', "EROFS", "/proc/sys/a/b", set()),
         (

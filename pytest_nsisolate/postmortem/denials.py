@@ -35,6 +35,12 @@ _NUMBERS: Final = {
 _COMPLAINT: Final = re.compile(rf"(?im)^(.{{1,500}}): ({'|'.join(_NUMBERS)})\.?\s*$")
 _PATH: Final = re.compile(r"(?<![\w/.])(/[^\s'\"`:]+)")
 
+#: Words of a program that has tried to do something with a file, not with what is mounted there.
+_ON_A_FILE: Final = re.compile(
+    r"(?i)^(?:cat|head|tail|grep): |\b(?:open|creat|touch|remov|writ|read|access|stat|mak|mov|cop|"
+    r"unlink|renam|overwrit|truncat|chang)(?:e|es|ing|y)?\b"
+)
+
 #: sysctl(8) names a setting, not its file.
 _SYSCTL: Final = re.compile(
     r'(?m)^sysctl: (?:permission denied on|setting) key "(?P<key>[^"\s]+)":?(?P<why>.*)'
@@ -46,6 +52,10 @@ _WORDS: Final = (
     (re.compile(r"(?i)\bset(?:e|re|res)?[ug]id\b|\bset (?:user|group) ?id"), "setuid"),
     (re.compile(r"(?i)\b(?:changing|change|set|setting) owner|\bl?chown\b"), "chown"),
 )
+
+
+#: Calls that start a program.
+EXECUTES: Final = frozenset({"execv", "execve", "execvp", "execvpe", "posix_spawn", "posix_spawnp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +77,21 @@ def denials(error: BaseException) -> Iterator[Denial]:
     number = attribute(error, "errno")
     if issubclass(type(error), OSError) and type(number) is int:
         calls = _called(error.__traceback__)
-        names = [_absolute(attribute(error, name)) for name in ("filename", "filename2")]
+        names = [_absolute(attribute(error, name), calls) for name in ("filename", "filename2")]
         for path in filter(None, names) if any(names) else (None,):
             yield Denial(number, path, calls)
     for name in ("stderr", "output"):
         yield from _complaints(_text(attribute(error, name)))
 
 
-def _absolute(name: object) -> str | None:
+def _absolute(name: object, calls: frozenset[str]) -> str | None:
     if type(name) not in (str, bytes):
         return None
+    text = os.fsdecode(name)  # type: ignore[arg-type]
+    if calls & EXECUTES and "/" not in text:
+        return None  # it was looked for along PATH
     try:
-        return os.path.abspath(os.fsdecode(name))  # type: ignore[arg-type]
+        return os.path.abspath(text)
     except (OSError, ValueError):  # a working directory that has been removed
         return None
 
@@ -129,7 +142,8 @@ def _text(output: object) -> str:
 def _complaints(text: str) -> Iterator[Denial]:
     for said, why in _COMPLAINT.findall(text):
         calls = frozenset(name for words, name in _WORDS if words.search(said))
-        for path in _PATH.findall(said) or (None,):
+        paths = _PATH.findall(said) if _ON_A_FILE.search(said) else []
+        for path in paths or (None,):
             yield Denial(_NUMBERS[why.lower()], path, calls)
     for found in _SYSCTL.finditer(text):
         path = f"/proc/sys/{found['key'].replace('.', '/')}"

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate.postmortem.denials import Denial, denials
+from pytest_nsisolate.postmortem.denials import EXECUTES, Denial, denials
 
 if TYPE_CHECKING:
     from pytest_nsisolate.request import IsolationRequest
@@ -30,7 +30,6 @@ _NAMES_AN_ID: Final = _SETS_GROUPS | {
     *("chown", "lchown", "fchown", "setuid", "seteuid", "setreuid", "setresuid"),
     *("setgid", "setegid", "setregid", "setresgid"),
 }
-_EXECUTES: Final = frozenset({"execv", "execve", "posix_spawn", "posix_spawnp"})
 
 #: What stays writable below /proc/sys, by the namespace that it belongs to.
 _OWN_SETTINGS: Final = {
@@ -108,7 +107,7 @@ def _foreign(denial: Denial, request: IsolationRequest) -> str:
         return ""
     there, whole = _nearest(denial.path)
     status = os.stat(there)
-    executes = whole and denial.calls & _EXECUTES and stat.S_ISREG(status.st_mode)
+    executes = whole and denial.calls & EXECUTES and stat.S_ISREG(status.st_mode)
     if executes and (denial.number == errno.EPERM or not status.st_mode & 0o111):
         return ""  # its capabilities, or no program: for root as well
     rights = os.R_OK | os.W_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) or executes else 0)
