@@ -103,7 +103,12 @@ def _set_up(
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
     files, child = _prepare(item, run, isolation, inside)
     child.inquest = isolation.inquest = inquest.opened(
-        item, isolation.request, run.settings.postmortem, run.home, run.first_mounts
+        item,
+        isolation.request,
+        run.settings.postmortem,
+        run.home,
+        run.first_mounts,
+        run.host.euid,
     )
     writer = _clone(item, run, isolation, files)
     if writer is None:

@@ -61,17 +61,19 @@ def opened(
     mode: Postmortem,
     home: Mapping[str, int],
     first_mounts: FirstMounts,
+    uid: int,
 ) -> Inquest | None:
     """In the runner, before the clone: what will be asked if this test fails; None for nothing.
 
     :param mode: of which tests.
     :param home: the runner's namespaces.
     :param first_mounts: of this run; a test may add to it.
+    :param uid: the runner's user.
     """
     if mode == "none":
         return None
     whole = mode == "all" or item.get_closest_marker("isolated") is not None
-    return Inquest(request, home, first_mounts, whole=whole)
+    return Inquest(request, home, first_mounts, uid, whole=whole)
 
 
 class Inquest:
@@ -85,6 +87,7 @@ class Inquest:
         request: IsolationRequest,
         home: Mapping[str, int],
         first_mounts: FirstMounts,
+        uid: int,
         *,
         whole: bool,
     ) -> None:
@@ -93,7 +96,7 @@ class Inquest:
         self._first_mounts = first_mounts
         self._whole = whole
         #: With which the test begins; behind a map of one id it is root.
-        self._uid = 0 if request.user == "map" else os.geteuid()
+        self._uid = 0 if request.user == "map" else uid
         self._plan: MountPlan | None = None
         self._mounts: str | None = None
         #: The child looks at its mounts before the test begins.
