@@ -5,15 +5,15 @@ Fact: a host that refuses one test refuses a hundred, with the same words, and p
 report of each.
 
 Consequence: in what the terminal shows at the end, the second report with the same cause and remedy
-refers to the first. That is done where the terminal is, at the end of the session: there the
-reports of all workers of pytest-xdist have come together, and every other plugin (junit, html,
-json) has read them. The text of a failure is left as it is, and only shows less of itself; a skip
-reason, which is nothing but a text, is replaced.
+refers to the first. That is done where and when the terminal shows them: there the reports of all
+workers of pytest-xdist have come together, and every other plugin (junit, html, json) has the whole
+text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, Final
 
@@ -25,56 +25,53 @@ _CAUSE: Final = re.compile(r"(?P<margin>E? *)cause: (?P<text>.*)\n?")
 _REMEDY: Final = re.compile(r"E? *remedy: (?P<text>.*)\n?")
 
 
-def shorten(stats: Mapping[str, Iterable[Any]]) -> None:
-    """Shorten what the terminal is going to show, in its order.
+class Causes:
+    """What the terminal has shown so far."""
 
-    :param stats: the reports by their category, as the terminal reporter has them.
-    """
-    told: dict[tuple[str, str], str] = {}
-    for category in ("error", "failed"):
-        for report in stats.get(category, ()):
-            _shorten_failure(report, told)
-    reasons: dict[str, str] = {}
-    for report in stats.get("skipped", ()):
-        _shorten_skip(report, reasons)
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], str] = {}
 
+    @contextmanager
+    def shown_once(self, report: Any) -> Iterator[None]:
+        """While this lasts, a report shows its cause and remedy if no other has shown them.
 
-def _shorten_failure(report: Any, told: dict[tuple[str, str], str]) -> None:
-    for entry in _entries(report.longrepr):
-        lines = [*entry.lines]
+        The text of the failure is left as it is, and only shows less of itself.
+        """
+        with ExitStack() as stack:
+            for entry in _entries(report.longrepr):
+                lines = self._shortened(entry.lines, report.nodeid)
+                stack.callback(setattr, entry, "lines", entry.lines)
+                entry.lines = lines
+            yield
+
+    def _shortened(self, whole: Sequence[str], nodeid: str) -> list[str]:
+        lines = [*whole]
         for at, (above, below) in enumerate(pairwise(lines)):
             cause, remedy = _CAUSE.fullmatch(above), _REMEDY.fullmatch(below)
             if cause is None or remedy is None or REFUSED not in "".join(lines[:at]):
                 continue
-            first = told.setdefault((cause["text"], remedy["text"]), report.nodeid)
-            if first != report.nodeid:
+            first = self._told.setdefault((cause["text"], remedy["text"]), nodeid)
+            if first != nodeid:
                 words = f"{cause['margin']}cause and remedy: as above (first at {first})"
-                end = "\n" if above.endswith("\n") else ""
-                lines[at : at + 2] = [words + end]
-                report.longrepr.toterminal = _Shortened(report.longrepr, entry, lines)
+                lines[at : at + 2] = [words + ("\n" if above.endswith("\n") else "")]
             break
+        return lines
+
+
+def shorten_skips(reports: Iterable[Any]) -> None:
+    """Shorten the reasons of skips, in the order in which the terminal is going to show them.
+
+    A reason is nothing but a text, so it is replaced.
+    """
+    reasons: dict[str, str] = {}
+    for report in reports:
+        _shorten_skip(report, reasons)
 
 
 def _entries(longrepr: Any) -> Iterator[Any]:
     """The parts of a failure that have lines of text (``ReprEntry``)."""
     for traceback, *_ in getattr(longrepr, "chain", ()):
         yield from (entry for entry in traceback.reprentries if hasattr(entry, "lines"))
-
-
-class _Shortened:
-    """In place of the method of a failure's text; an object, so that it can be pickled."""
-
-    def __init__(self, longrepr: Any, entry: Any, lines: list[str]) -> None:
-        self._show = longrepr.toterminal
-        self._entry = entry
-        self._lines = lines
-
-    def __call__(self, tw: Any) -> None:
-        whole, self._entry.lines = self._entry.lines, self._lines
-        try:
-            self._show(tw)
-        finally:
-            self._entry.lines = whole
 
 
 def _shorten_skip(report: Any, reasons: dict[str, str]) -> None:

@@ -7,7 +7,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -17,6 +18,9 @@ from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.outcome import REFUSED, headline
 from pytest_nsisolate.request import IsolationRequest, resolve_all
 from pytest_nsisolate.run import RUN, Run
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.as_above import Causes
 
 #: The reason of a skip by ``--nsisolate=none``.
 LEFT_OUT: Final = "left out by --nsisolate=none"
@@ -158,13 +162,16 @@ def explain_comparison(operator: str, left: object, right: object) -> list[str] 
 def arrange_reports(config: pytest.Config, run: Run) -> None:
     """At the terminal of a run that isolates, itself or in workers of pytest-xdist."""
     if run.requests or config.pluginmanager.hasplugin("dsession"):
-        internals.show_reports_inside(config, _showing)
+        from pytest_nsisolate import as_above
+
+        internals.show_reports_inside(config, partial(_showing, as_above.Causes()))
 
 
 @contextmanager
-def _showing(report: Any, writer: Any) -> Iterator[None]:
+def _showing(causes: Causes, report: Any, writer: Any) -> Iterator[None]:
     told = report.longrepr
     with ExitStack() as stack:
+        stack.enter_context(causes.shown_once(report))
         stack.enter_context(internals.red_headline(told))
         if getattr(told, "sections", None):
             from pytest_nsisolate.postmortem import section
@@ -187,7 +194,7 @@ def gather(config: pytest.Config) -> None:
     if refusals:
         from pytest_nsisolate import as_above
 
-        as_above.shorten(reporter.stats)
+        as_above.shorten_skips(reporter.stats.get("skipped", ()))
 
 
 def summarize(terminalreporter: Any, run: Run) -> None:

@@ -15,7 +15,6 @@ there is nothing to fold.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from types import CodeType
@@ -24,6 +23,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate.kernel.originals import re
 
 _STACK: Final = re.compile(r'(?:^  File ".*", line .* in .*\n?)+', re.MULTILINE)
 _FRAME: Final = re.compile(r'  File "(?P<file>.*)", line (?:\d+|\?+) in (?P<name>.*)')

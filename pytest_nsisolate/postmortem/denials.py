@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import dis
 import errno
-import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from dis import get_instructions
 from types import TracebackType
 from typing import Any, Final
 
+from pytest_nsisolate.kernel.originals import os, re
 from pytest_nsisolate.postmortem.refusals import attribute
 
 _MOST_OUTPUT: Final = 20_000
@@ -105,7 +105,7 @@ def _called(traceback: TracebackType | None) -> frozenset[str]:
     code, local = traceback.tb_frame.f_code, traceback.tb_frame.f_locals
     if code.co_name == "_execute_child" and code.co_filename.endswith("subprocess.py"):
         return frozenset({"execve", *_asked_of_child(local)})
-    instructions = list(dis.get_instructions(code))
+    instructions = list(get_instructions(code))
     failed = next((i for i in instructions if i.offset == traceback.tb_lasti), None)
     return frozenset(
         str(instruction.argval)

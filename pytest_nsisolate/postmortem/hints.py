@@ -12,11 +12,11 @@ out, the mount is read-only.
 from __future__ import annotations
 
 import errno
-import os
-import stat
 from collections.abc import Iterable
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Final
 
+from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.postmortem.denials import EXECUTES, Denial, denials
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def _foreign(denial: Denial, request: IsolationRequest) -> str:
         return ""
     there, whole = _nearest(denial.path)
     status = os.stat(there)
-    executes = whole and denial.calls & EXECUTES and stat.S_ISREG(status.st_mode)
+    executes = whole and denial.calls & EXECUTES and S_ISREG(status.st_mode)
     if executes and (denial.number == errno.EPERM or not status.st_mode & 0o111):
         return ""  # its capabilities, or no program: for root as well
-    rights = os.R_OK | os.W_OK | (os.X_OK if stat.S_ISDIR(status.st_mode) or executes else 0)
+    rights = os.R_OK | os.W_OK | (os.X_OK if S_ISDIR(status.st_mode) or executes else 0)
     if str(status.st_uid) == ids[0] or (denial.number == errno.EACCES and os.access(there, rights)):
         return ""
     return (

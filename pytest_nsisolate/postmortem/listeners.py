@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _socket  # pytest-socket forbids the classes of the module above it
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,7 +129,7 @@ def _is_local(host: str, family: int) -> bool:
 def _listeners() -> list[Listener]:
     found = []
     for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):  # no /proc
+        with suppress(OSError):  # no /proc
             found += [
                 Listener(entry.host.removeprefix("::ffff:"), entry.port, entry.inode)
                 for entry in proc_net.internet("/proc/self/net", name)

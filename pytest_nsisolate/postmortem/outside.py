@@ -15,12 +15,12 @@ that is not dumpable (PR_SET_DUMPABLE(2const)) an ordinary user learns nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from itertools import islice
 from typing import Final, Literal
 
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.postmortem import layout, loopback, proc_net
 from pytest_nsisolate.postmortem.layout import Told
 from pytest_nsisolate.postmortem.world import MOST_OTHERS, MOST_SOCKETS, headed, listed

@@ -7,18 +7,19 @@ They can be read from outside: that is the network of process PID, whoever looks
 from __future__ import annotations
 
 import ipaddress
-import re
-import socket
 import sys
 from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
+
+from pytest_nsisolate.kernel.originals import open, re, socket
 
 _LISTEN: Final = "0A"  # TCP_LISTEN, net/tcp_states.h
 
 _RTF_GATEWAY: Final = 0x2
 _RTF_REJECT: Final = 0x200
 _RTF_LOCAL: Final = 0x80000000  # linux/ipv6_route.h
-_MULTICAST: Final = ipaddress.IPv6Network("ff00::/8")
+_MULTICAST: Final = IPv6Network("ff00::/8")
 _ALL_HOSTS: Final = "010000E0"  # 224.0.0.1, the group that every device is in that is up
 
 _LOCALHOST: Final = "127.0.0.1"
@@ -62,7 +63,7 @@ def internet(folder: str, name: str) -> Iterator[Entry]:
     :raises OSError: as the kernel answers.
     """
     try:
-        file = open(f"{folder}/{name}", encoding="ascii")  # noqa: SIM115
+        file = open(f"{folder}/{name}", encoding="ascii")
     except FileNotFoundError:  # no IPv6
         return
     with file:
@@ -99,7 +100,7 @@ def routes(folder: str) -> list[Way]:
     """
     found = []
     for row in map(str.split, lines(folder, "route")[1:]):
-        network = ipaddress.IPv4Network(f"{_host(row[1])}/{_host(row[7])}")
+        network = IPv4Network(f"{_host(row[1])}/{_host(row[7])}")
         flags = int(row[3], 16)
         gateway = _host(row[2]) if flags & _RTF_GATEWAY else None
         rejects = bool(flags & _RTF_REJECT) or row[0] == "*"
@@ -109,11 +110,11 @@ def routes(folder: str) -> list[Way]:
 
 def _routes_6(folder: str) -> Iterator[Way]:
     for row in map(str.split, lines(folder, "ipv6_route")):
-        network = ipaddress.IPv6Network((bytes.fromhex(row[0]), int(row[1], 16)))
+        network = IPv6Network((bytes.fromhex(row[0]), int(row[1], 16)))
         flags, metric = int(row[8], 16), int(row[5], 16)
         if flags & _RTF_LOCAL or network == _MULTICAST or metric == 0xFFFFFFFF:
             continue
-        gateway = str(ipaddress.IPv6Address(bytes.fromhex(row[4])))
+        gateway = str(IPv6Address(bytes.fromhex(row[4])))
         rejects = bool(flags & _RTF_REJECT)
         yield Way(network, gateway if flags & _RTF_GATEWAY else None, row[9], metric, rejects)
 
@@ -129,7 +130,7 @@ def addresses(folder: str, ways: list[Way]) -> dict[str, list[str]]:
     direct = [way for way in ways if way.gateway is None and way.network.prefixlen]
     direct.sort(key=lambda way: way.network.prefixlen, reverse=True)
     for text in own_version_4(folder):
-        address = ipaddress.ip_address(text)
+        address = ip_address(text)
         if text == _LOCALHOST:
             found.setdefault("lo", []).append(f"{text}/8")
             continue
@@ -137,7 +138,7 @@ def addresses(folder: str, ways: list[Way]) -> dict[str, list[str]]:
         name, length = ("", "") if way is None else (way.interface, f"/{way.network.prefixlen}")
         found.setdefault(name, []).append(f"{text}{length}")
     for row in map(str.split, lines(folder, "if_inet6")):
-        version_6 = ipaddress.IPv6Address(bytes.fromhex(row[0]))
+        version_6 = IPv6Address(bytes.fromhex(row[0]))
         found.setdefault(row[5], []).append(f"{version_6}/{int(row[2], 16)}")
     return found
 

@@ -12,15 +12,13 @@ their numbers: then every other one counts too.
 
 from __future__ import annotations
 
-import gc
-import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
 import pytest
 
+from pytest_nsisolate.kernel.originals import gc, os, subprocess
 from pytest_nsisolate.postmortem.refusals import attribute
 from pytest_nsisolate.view import Pid1View
 
