@@ -68,10 +68,11 @@ def calls_of(source: str) -> list[str]:
     return [ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, kinds)]
 
 
-def test_the_example_of_the_readme_is_the_one_that_the_demo_shows() -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_example_of_a_landing_page_is_the_one_that_the_demo_shows(page: str) -> None:
     """``./demo`` runs ``examples/world``."""
-    readme = (DEMO.parents[1] / "README.md").read_text("utf-8")
-    shown = readme.partition("```python\n")[2].partition("```")[0]
+    text = (DEMO.parents[1] / page).read_text("utf-8")
+    shown = text.partition("```python\n")[2].partition("```")[0]
     (example,) = (DEMO.parent / "world").glob("*.py")
 
     assert calls_of(shown) == calls_of(example.read_text("utf-8"))
