@@ -302,7 +302,7 @@ def test_the_example_of_the_page_gathers_what_it_shows(tmp_path: Path) -> None:
     """docs/howto/plugins.md: the steps of both tests are in the summary."""
     page = Path(__file__).parents[2] / "docs" / "howto" / "plugins.md"
     blocks = re.findall(
-        r"^```\{code-block\} python\n# (\w+\.py)\n(.*?)^```$",
+        r"^```py\n# (\w+\.py)\n(.*?)^```$",
         page.read_text("utf-8"),
         re.MULTILINE | re.DOTALL,
     )
