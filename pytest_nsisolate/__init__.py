@@ -30,8 +30,8 @@ from pytest_nsisolate.errors import (  # noqa: E402
     NsisolateLeftoversWarning,
     StepError,
 )
-from pytest_nsisolate.marker import TimeOffsets  # noqa: E402
-from pytest_nsisolate.request import IsolationRequest  # noqa: E402
+from pytest_nsisolate.request.marker import TimeOffsets  # noqa: E402
+from pytest_nsisolate.request.resolve import IsolationRequest  # noqa: E402
 
 __all__ = [
     "Box",
@@ -60,13 +60,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.calls.boxes import Box
-    from pytest_nsisolate.calls.isolate import Isolate, IsolateKeywords
-    from pytest_nsisolate.calls.tasks import Task
+    from pytest_nsisolate.isolate.box import Box
+    from pytest_nsisolate.isolate.fixture import Isolate, IsolateKeywords
+    from pytest_nsisolate.isolate.task import Task
     from pytest_nsisolate.view import Difference, Pid1View, Snapshot
 
 _IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})
-_CALLS = {"Box": "boxes", "Isolate": "isolate", "IsolateKeywords": "isolate", "Task": "tasks"}
+_IN_ISOLATE = {"Box": "box", "Isolate": "fixture", "IsolateKeywords": "fixture", "Task": "task"}
 
 
 def __getattr__(name: str) -> object:
@@ -75,7 +75,7 @@ def __getattr__(name: str) -> object:
         from pytest_nsisolate import view
 
         return getattr(view, name)
-    if name in _CALLS:
+    if name in _IN_ISOLATE:
         # Likewise the fixture's types, for annotations.
-        return getattr(importlib.import_module(f"{__name__}.calls.{_CALLS[name]}"), name)
+        return getattr(importlib.import_module(f"{__name__}.isolate.{_IN_ISOLATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

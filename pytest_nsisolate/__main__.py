@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from pytest_nsisolate.host import doctor
+from pytest_nsisolate.cli import doctor
 from pytest_nsisolate.kernel.originals import PLATFORM
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     doctor.add_arguments(command)
     command.set_defaults(main=doctor.main)
     if PLATFORM == "linux":
-        from pytest_nsisolate.console import enter, run  # a terminal: not on every platform
+        from pytest_nsisolate.cli import enter, run  # a terminal: not on every platform
 
         command = commands.add_parser(
             "enter", help="look inside a test that is held open by pytest --nsisolate-pause"

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nsisolate.run import RUN
-from pytest_nsisolate.sight import make_view
+from pytest_nsisolate.runner.run import RUN
+from pytest_nsisolate.view.origin import make_view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_nsisolate.calls.isolate import Isolate
+    from pytest_nsisolate.isolate.fixture import Isolate
     from pytest_nsisolate.view import Pid1View
 
 _NOT_ISOLATED = """\
@@ -78,10 +78,10 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
     """
     run = request.config.stash[RUN]
     if run.settings.mode == "none":
-        from pytest_nsisolate.reporting import LEFT_OUT
+        from pytest_nsisolate.runner.summary import LEFT_OUT
 
         pytest.skip(LEFT_OUT)
-    from pytest_nsisolate.calls.isolate import custody_of, make
+    from pytest_nsisolate.isolate.fixture import custody_of, make
 
     made = make(request.config, run)
     yield made

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import hookspecs, reporting
 from pytest_nsisolate.fixtures import isolate, pid1  # a fixture of this plugin by being here
-from pytest_nsisolate.marker import MARKER_LINE
-from pytest_nsisolate.run import RUN, SHOWN, Run
-from pytest_nsisolate.settings import add_options, read_settings
+from pytest_nsisolate.request.marker import MARKER_LINE
+from pytest_nsisolate.request.options import add_options, read_settings
+from pytest_nsisolate.runner import hookspecs, summary
+from pytest_nsisolate.runner.run import RUN, SHOWN, Run
 
 __all__ = ["isolate", "pid1"]
 
@@ -26,7 +26,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    reporting.refuse_namesake(config)
+    summary.refuse_namesake(config)
     config.addinivalue_line("markers", MARKER_LINE)
     config.stash[RUN] = Run(read_settings(config))
 
@@ -38,46 +38,46 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    return reporting.run_doctor() if config.getoption("--nsisolate-doctor") else None
+    return summary.run_doctor() if config.getoption("--nsisolate-doctor") else None
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return reporting.header(config.stash[RUN])
+    return summary.header(config.stash[RUN])
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # First, so that a bad marker is named also where -k or -m deselects its test.
-    reporting.check_markers(config, config.stash[RUN], items)
+    summary.check_markers(config, config.stash[RUN], items)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     # Again, because conftests add markers and items in pytest_collection_modifyitems.
-    reporting.take_requests(session.config, session.config.stash[RUN], session.items)
+    summary.take_requests(session.config, session.config.stash[RUN], session.items)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    reporting.gather(session.config)
+    summary.gather(session.config)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     node.config.stash[RUN].remarks.take_over(node)
-    reporting.raise_for_worker(node)
+    summary.raise_for_worker(node)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     run = session.config.stash[RUN]
-    reporting.arrange_reports(session.config, run)
+    summary.arrange_reports(session.config, run)
     if not run.requests:
         try:
             return (yield)
         finally:
             run.close()
-    from pytest_nsisolate import outermost
+    from pytest_nsisolate.runner import hooks
 
-    with outermost.registered(session.config, run):
+    with hooks.registered(session.config, run):
         return (yield)
 
 
@@ -86,11 +86,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> pytest.TestReport | None:
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    return reporting.explain_comparison(op, left, right)
+    return summary.explain_comparison(op, left, right)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    reporting.summarize(terminalreporter, config.stash[RUN])
+    summary.summarize(terminalreporter, config.stash[RUN])
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

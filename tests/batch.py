@@ -287,7 +287,7 @@ class Running:
     def warden(self) -> int | None:
         """The host's number of the warden, None before the first clone."""
         for pid in children(self.process.pid):
-            if b"warden" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"watchdog" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid
         return None
 

@@ -203,8 +203,8 @@ def _can_isolate() -> bool:
     if sys.platform != "linux":
         return False
     from pytest_nsisolate.host import examine
-    from pytest_nsisolate.host.probe import probe
-    from pytest_nsisolate.settings import DEFAULT_NAMESPACES
+    from pytest_nsisolate.process.host_check import probe
+    from pytest_nsisolate.request.options import DEFAULT_NAMESPACES
 
     return probe(DEFAULT_NAMESPACES, "same", frozenset(), examine()).ok
 

@@ -10,11 +10,11 @@ import socket
 
 import pytest
 
-from pytest_nsisolate import burial
-from pytest_nsisolate.channel import MESSAGE, Output, RunnerEnd
 from pytest_nsisolate.kernel import syscalls
-from pytest_nsisolate.launch import fork
-from pytest_nsisolate.supervise import Attempt
+from pytest_nsisolate.process import reaping
+from pytest_nsisolate.process.channel import MESSAGE, Output, RunnerEnd
+from pytest_nsisolate.process.child_process import Attempt
+from pytest_nsisolate.process.launch import fork
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this needs Linux")
 
@@ -45,7 +45,7 @@ def test_an_usher_that_waits_for_a_word_gets_it_at_the_burial() -> None:
 
 def test_a_child_that_a_debugger_keeps_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pidfd says that it has ended, and only its tracer may reap it: no wait is without end."""
-    monkeypatch.setattr(burial, "STEP_SECONDS", 0.1)
+    monkeypatch.setattr(reaping, "STEP_SECONDS", 0.1)
     (go, says_go), (seized, says_seized) = os.pipe(), os.pipe()
     child = fork()
     if child == 0:
@@ -63,12 +63,12 @@ def test_a_child_that_a_debugger_keeps_is_not_waited_for(monkeypatch: pytest.Mon
     pidfd = os.pidfd_open(child)
     try:
         assert select.select([pidfd], [], [], 30)[0] == [pidfd]
-        assert not burial.ask_after(child)
-        burial.reap(child, over=True)
+        assert not reaping.ask_after(child)
+        reaping.reap(child, over=True)
     finally:
         os.kill(tracer, signal.SIGKILL)
         os.waitpid(tracer, 0)
-    burial.reap(child, over=True)
+    reaping.reap(child, over=True)
     with pytest.raises(ChildProcessError):
         os.waitpid(child, os.WNOHANG)
     for fd in (go, says_go, seized, says_seized, pidfd):

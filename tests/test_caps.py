@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_nsisolate import powers
 from pytest_nsisolate.kernel import devices, originals
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
-from pytest_nsisolate.marker import check_keywords
-from pytest_nsisolate.plan import kept_capabilities
-from pytest_nsisolate.request import IsolationRequest, MarkerProblem, from_keywords
-from pytest_nsisolate.settings import Settings
+from pytest_nsisolate.process.plan import kept_capabilities
+from pytest_nsisolate.request import grants
+from pytest_nsisolate.request.marker import check_keywords
+from pytest_nsisolate.request.options import Settings
+from pytest_nsisolate.request.resolve import IsolationRequest, MarkerProblem, from_keywords
 from tests.batch import Side, assert_expected, cases, shared_batch, verdict
 from tests.support import NEEDS_NAMESPACES
 
@@ -108,13 +108,13 @@ def test_devices_bring_a_mount_namespace() -> None:
 @pytest.mark.parametrize("caps", [{"net_admin"}, ("NET_ADMIN",), ["CAP_NET_ADMIN"], "net_admin"])
 def test_spellings(caps: object) -> None:
     """Names in either case, with or without prefix, in any collection, or a single one."""
-    assert powers.check_caps(caps) == {"CAP_NET_ADMIN"}
+    assert grants.check_caps(caps) == {"CAP_NET_ADMIN"}
 
 
 @pytest.mark.parametrize("caps", ["-sys_admin", ["-CAP_SYS_ADMIN"], ("-SYS_ADMIN",)])
 def test_all_but(caps: object) -> None:
     """With a minus, as in ``--cap-drop``, all others are kept."""
-    assert powers.check_caps(caps) == set(CAPABILITY_NAMES) - {"CAP_SYS_ADMIN"}
+    assert grants.check_caps(caps) == set(CAPABILITY_NAMES) - {"CAP_SYS_ADMIN"}
 
 
 def test_a_hooks_request_is_checked_too() -> None:
@@ -157,13 +157,13 @@ def test_without_a_user_namespace_that_nobody_gave_up() -> None:
     permitted, bounding = kept(guarded)
     assert permitted == bounding
     gone = {name for bit, name in enumerate(CAPABILITY_NAMES) if not permitted >> bit & 1}
-    assert gone == powers.HOST_WIDE
+    assert gone == grants.HOST_WIDE
     assert kept(IsolationRequest(EVERYTHING).replace(user="none")) is None
 
 
 def test_without_the_right_to_limit_the_bounding_set() -> None:
     """There the bounding set is left alone, unless a marker names what is kept."""
-    held = ALL & ~powers.mask(frozenset({"CAP_SETPCAP"}))
+    held = ALL & ~grants.mask(frozenset({"CAP_SETPCAP"}))
     guarded = IsolationRequest(EVERYTHING).without_user_namespace()
     assert kept(guarded, held)[1] is None
     named = guarded.replace(caps=["net_raw"])

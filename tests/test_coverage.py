@@ -97,7 +97,7 @@ SUITE: Final = {
         """,
     # Puts the merge out of action.
     "unmerged.py": """
-        from pytest_nsisolate import coverage
+        from pytest_nsisolate.integrations import coverage
 
         coverage.Measurement.merge = lambda self, data: None
         """,
@@ -118,7 +118,7 @@ SUITE: Final = {
         """,
     # A coverage whose inside nobody knows.
     "strange.py": """
-        from pytest_nsisolate.coverage import insides
+        from pytest_nsisolate.integrations.coverage import insides
 
         insides.is_known = lambda cov: False
         """,

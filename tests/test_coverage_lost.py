@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from pytest_nsisolate.coverage.parts import MAX_PART, Form, Part, decode
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.integrations.coverage.parts import MAX_PART, Form, Part, decode
 from tests.measured import PYTEST_COV, run_measured
 from tests.support import NEEDS_NAMESPACES, write_files
 
@@ -196,8 +196,8 @@ def test_a_child_that_lies(tmp_path: Path) -> None:
             "acts.py": "x = 1\n",
             "test_acts.py": """
                 import pytest, acts
-                from pytest_nsisolate.run import RUN
-                from pytest_nsisolate.wire import Kind
+                from pytest_nsisolate.runner.run import RUN
+                from pytest_nsisolate.wire.frames import Kind
 
                 pytestmark = pytest.mark.isolated
 
@@ -229,8 +229,8 @@ def test_a_child_that_names_a_folder_of_others(tmp_path: Path) -> None:
             "others/acts/other.py": "x = 1\n",
             "test_acts.py": """
                 import pytest
-                from pytest_nsisolate.run import RUN
-                from pytest_nsisolate.wire import Kind
+                from pytest_nsisolate.runner.run import RUN
+                from pytest_nsisolate.wire.frames import Kind
 
                 @pytest.mark.isolated
                 @pytest.mark.parametrize("name", ["others/acts", "others", "."])

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_nsisolate import deadline
-from pytest_nsisolate.deadline import Deadline
+from pytest_nsisolate.process import deadline
+from pytest_nsisolate.process.deadline import Deadline
 
 
 class Clock:

@@ -28,8 +28,8 @@ from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import cgroups
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.limits import Limits, check, merged
-from pytest_nsisolate.limits.enforcer import Enforcer
+from pytest_nsisolate.process.limit_mechanisms import Enforcer
+from pytest_nsisolate.request.limits import Limits, check, merged
 from tests import faults
 from tests.batch import THREADED, Side, run_batch, said, source, suite_folder, verdict
 from tests.faults import Case

@@ -120,7 +120,7 @@ def test_a_plan_is_not_carried_out(tmp_path: Path, arguments: tuple[str, ...]) -
 COUNTING: Final = """
         import os
         from journal import note
-        from pytest_nsisolate import launch
+        from pytest_nsisolate.process import launch
         forks = []
         launched = launch.launch
         def counted(*arguments):

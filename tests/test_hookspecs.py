@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import hookspecs
+from pytest_nsisolate.runner import hookspecs
 from tests.support import NEEDS_NAMESPACES, Result, run_suite, write_files
 
 FILES = {

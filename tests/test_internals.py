@@ -37,15 +37,15 @@ def imports(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("_pytest", "pytest_internals/private.py"),
+        ("_pytest", "integrations/pytest/private.py"),
         ("prctl", "kernel/process.py"),
         ("_prctl", "kernel/process.py"),
-        ("coverage", "coverage/__init__.py"),
-        ("pytest_cov", "coverage/__init__.py"),
-        ("pyfakefs", "adapters/fake_files.py"),
-        ("pytest_bdd", "adapters/bdd.py"),
-        ("pytest_benchmark", "adapters/benchmark.py"),
-        ("syrupy", "adapters/syrupy.py"),
+        ("coverage", "integrations/coverage/__init__.py"),
+        ("pytest_cov", "integrations/coverage/__init__.py"),
+        ("pyfakefs", "integrations/plugins/fake_files.py"),
+        ("pytest_bdd", "integrations/plugins/bdd.py"),
+        ("pytest_benchmark", "integrations/plugins/benchmark.py"),
+        ("syrupy", "integrations/plugins/syrupy.py"),
     ],
 )
 def test_one_module_knows_each_dependency_that_moves(module: str, allowed: str) -> None:
@@ -61,7 +61,7 @@ def test_one_module_knows_each_dependency_that_moves(module: str, allowed: str) 
 #: or pytest has changed it on purpose, or what no test of system code replaces.
 LIVE: Final = {"_socket", "array", "asyncio", "importlib", "logging", "pytest", "sys", "warnings"}
 #: Programs of their own, in which no suite runs.
-PROGRAMS: Final = {"__main__.py", "warden_program.py"}
+PROGRAMS: Final = {"__main__.py", "watchdog_program.py"}
 
 
 def named_at_call_time(path: Path) -> Iterator[str]:
@@ -113,7 +113,7 @@ def test_no_stand_in_of_a_suite_reaches_the_machinery() -> None:
 
 def test_the_search_for_stand_ins_finds_what_is_there() -> None:
     """A program of its own names everything at call time."""
-    (program,) = (path for path in SOURCES if path.name == "warden_program.py")
+    (program,) = (path for path in SOURCES if path.name == "watchdog_program.py")
 
     assert "os" in set(imports(program))
     assert {"select.poll", "os.close", "contextlib.suppress"} <= set(named_at_call_time(program))
@@ -132,7 +132,7 @@ import importlib, pkgutil, sys
 import pytest_nsisolate
 for module in pkgutil.walk_packages(pytest_nsisolate.__path__, "pytest_nsisolate."):
     # An adapter is loaded beside the plugin that it is for, and only there.
-    if not module.name.endswith("__main__") and ".adapters." not in module.name:
+    if not module.name.endswith("__main__") and ".integrations.plugins." not in module.name:
         importlib.import_module(module.name)
 {after}
 """

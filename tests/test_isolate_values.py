@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nsisolate import IsolatedError, tagged
-from pytest_nsisolate.calls import thrown, values
-from pytest_nsisolate.calls.values import UnfitError
+from pytest_nsisolate import IsolatedError
+from pytest_nsisolate.wire import exceptions, tagged_json, values
+from pytest_nsisolate.wire.values import UnfitError
 
 
 class Colour(enum.Enum):
@@ -68,7 +68,7 @@ Old = collections.namedtuple("Old", "a b")  # noqa: PYI024
 
 def over(value: object) -> object:
     """Packed, sent as a frame is, and unpacked."""
-    return values.unpack(tagged.decode(tagged.encode(values.pack(value))))
+    return values.unpack(tagged_json.decode(tagged_json.encode(values.pack(value))))
 
 
 PLAIN: tuple[Any, ...] = (
@@ -169,7 +169,7 @@ UNFIT = {
     "a lock": ([threading.Lock()], "lock", "result[0]"),
     "a cycle": (_cycle(), "list", "result[0]['again']"),
     "too deep": (_deep(), "list", "result" + "[0]" * values.MAX_DEPTH),
-    "too many": (list(range(tagged.MAX_VALUES)), "list", "result"),
+    "too many": (list(range(tagged_json.MAX_VALUES)), "list", "result"),
     "an unset field": (_unset(), "Point", "result"),
     "a hash of its own": ({_Hashed([1])}, "set", "result"),
 }
@@ -206,7 +206,7 @@ FORGED = (
     *(("d", __name__, "Point", ("x", 1)), ("d", __name__, "Point", 1), ("d", "nowhere", "Point")),
     *(("d", __name__, "Point", ("x", 1), ("y", 1), ("made", 1), ("__class__", 1)),),
     *(("n", __name__, "Named", 1), ("n", "builtins", "tuple", 1), ("d", "builtins", "type")),
-    *(tagged.Opaque("a", "b", "c"), [tagged.Opaque("a", "b", "c")], {"k": ("x",)}),
+    *(tagged_json.Opaque("a", "b", "c"), [tagged_json.Opaque("a", "b", "c")], {"k": ("x",)}),
 )  # fmt: skip
 
 
@@ -242,9 +242,9 @@ def thrown_over(error: BaseException) -> BaseException:
     try:
         raise error
     except BaseException as raised:
-        data = thrown.describe(raised, raised.__traceback__)
-    found: Any = tagged.decode(tagged.encode(data))
-    return thrown.remake(found)
+        data = exceptions.describe(raised, raised.__traceback__)
+    found: Any = tagged_json.decode(tagged_json.encode(data))
+    return exceptions.remake(found)
 
 
 def _decoding() -> UnicodeDecodeError:
@@ -355,7 +355,9 @@ def test_what_cannot_be_made_again_is_told(error: BaseException) -> None:
 )
 def test_forged_exceptions_are_harmless(data: dict[str, Any]) -> None:
     """Nothing is executed, and something is raised in any case."""
-    assert isinstance(thrown.remake(data), IsolatedError | ExceptionGroup | ValueError | OSError)
+    assert isinstance(
+        exceptions.remake(data), IsolatedError | ExceptionGroup | ValueError | OSError
+    )
 
 
 def test_nothing_is_imported() -> None:

@@ -13,9 +13,9 @@ pytestmark = NEEDS_NAMESPACES
 LIARS = """
 import os
 import pytest
-from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.run import RUN
-from pytest_nsisolate.wire import Kind
+from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.runner.run import RUN
+from pytest_nsisolate.wire.frames import Kind
 
 pytestmark = pytest.mark.isolated
 

@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = """
 import os, signal
-from pytest_nsisolate.jobcontrol import stopping_with
+from pytest_nsisolate.process.job_control import stopping_with
 
 said = []
 

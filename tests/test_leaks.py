@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_nsisolate import NsisolateLeftoversWarning, leftovers
+from pytest_nsisolate import NsisolateLeftoversWarning
+from pytest_nsisolate.child import leftovers
 from tests.batch import SIDES, Side, assert_expected, shared_batch, verdict
 from tests.inner import leaking
 from tests.support import NEEDS_NAMESPACES, run_source, run_suite, write_files

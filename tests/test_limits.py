@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nsisolate import limits
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.limits import LimitError, Limits
-from pytest_nsisolate.limits.enforcement import Bound
-from pytest_nsisolate.limits.enforcer import Enforcer
+from pytest_nsisolate.process.limit_mechanisms import Enforcer
+from pytest_nsisolate.process.limits import Bound
+from pytest_nsisolate.request import limits
+from pytest_nsisolate.request.limits import LimitError, Limits
 from tests.batch import (
     SIDES,
     Side,
@@ -158,7 +158,7 @@ def test_none(): ...
 import pytest
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session):
-    from pytest_nsisolate.run import RUN
+    from pytest_nsisolate.runner.run import RUN
     for item, request in session.config.stash[RUN].requests.items():
         print("SAID", item.name, request.limits and request.limits.given())
 """,

@@ -420,7 +420,7 @@ def states_in(folder: Path) -> set[str]:
 #: A busy machine, where the reaper is not the next to run.
 SLOW_REAPER: Final = """
 import signal, time
-from pytest_nsisolate.jobcontrol import hold_signal
+from pytest_nsisolate.process.job_control import hold_signal
 
 wait = signal.sigwait
 

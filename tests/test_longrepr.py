@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import longrepr, replay, tagged, typenames, warning_frames
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.runner import reports as runner_reports
+from pytest_nsisolate.wire import reports, tagged_json, type_names, warnings
 
 
 def failed_report(item: pytest.Item) -> pytest.TestReport:
@@ -30,8 +31,8 @@ def crossed(item: pytest.Item, report: pytest.TestReport) -> dict[str, Any]:
     """The frame of a report, as it comes out of the wire."""
     config = item.config
     data = config.hook.pytest_report_to_serializable(config=config, report=report)
-    frame = {**longrepr.pack(report, data, config), "sections": [], "fresh": []}
-    decoded: Any = tagged.decode(tagged.encode(frame))
+    frame = {**reports.pack(report, data, config), "sections": [], "fresh": []}
+    decoded: Any = tagged_json.decode(tagged_json.encode(frame))
     return dict(decoded)
 
 
@@ -41,7 +42,7 @@ def test_a_chain_crosses_once_and_whole(request: pytest.FixtureRequest) -> None:
     report = failed_report(item)
     frame = crossed(item, report)
     assert frame["report"]["longrepr"]["reprtraceback"]["reprentries"] == []
-    read = replay.read_report(item, frame, [], when="call")
+    read = runner_reports.read_report(item, frame, [], when="call")
     assert read.longreprtext == report.longreprtext
     assert "first" in read.longreprtext
     sent, made = read.longrepr, report.longrepr
@@ -55,7 +56,7 @@ ENTRIES = ("longrepr", "chain", 0, 0, "reprentries")
     ("place", "value"),
     [
         ((*ENTRIES, 0, "data", "lines"), [3]),
-        ((*ENTRIES, 0, "data", "lines"), tagged.Opaque("list", "x", "x")),
+        ((*ENTRIES, 0, "data", "lines"), tagged_json.Opaque("list", "x", "x")),
         ((*ENTRIES, 0, "data", "reprfuncargs"), {"args": [3]}),
         ((*ENTRIES, 0, "data", "reprfileloc"), {"path": 1, "lineno": 2, "message": 3}),
         ((*ENTRIES, 0, "data", "reprlocals"), {"lines": 5}),
@@ -81,7 +82,7 @@ def test_what_cannot_be_shown_is_refused(
         target = target[key]
     target[place[-1]] = value
     with pytest.raises(BrokenStream):
-        replay.read_report(item, frame, [], when="call")
+        runner_reports.read_report(item, frame, [], when="call")
 
 
 def test_a_method_of_a_report_is_not_replaced(request: pytest.FixtureRequest) -> None:
@@ -89,7 +90,7 @@ def test_a_method_of_a_report_is_not_replaced(request: pytest.FixtureRequest) ->
     item = request.node
     frame = crossed(item, failed_report(item))
     frame["report"] |= {"toterminal": 3, "get_sections": "x", "own": 4}
-    report = replay.read_report(item, frame, [], when="call")
+    report = runner_reports.read_report(item, frame, [], when="call")
     assert "first" in report.longreprtext
     assert vars(report)["own"] == 4
     assert not {"toterminal", "get_sections"} & vars(report).keys()
@@ -123,7 +124,7 @@ def test_any_object_can_stand_for_a_failure(request: pytest.FixtureRequest) -> N
     for told, (text, shown) in expected.items():
         report = failed_report(item)
         report.longrepr = told  # type: ignore[assignment]
-        read = replay.read_report(item, crossed(item, report), [], when="call")
+        read = runner_reports.read_report(item, crossed(item, report), [], when="call")
         assert str(read.longrepr) == text
         assert read.longreprtext == shown
 
@@ -139,8 +140,8 @@ def test_an_attribute_that_cannot_be_looked_at_is_told_by_its_name() -> None:
     report = pytest.TestReport("n", ("n", 0, "n"), {}, "passed", None, "call")
     extras = [{"name": "url"}]
     vars(report).update(hostile=Hostile(), extras=extras, path=os.curdir)
-    twin = longrepr.harmless(report)
-    assert type(vars(twin)["hostile"]) is tagged.Opaque
+    twin = reports.harmless(report)
+    assert type(vars(twin)["hostile"]) is tagged_json.Opaque
     assert vars(twin)["extras"] is extras
 
 
@@ -153,12 +154,12 @@ def test_the_nearest_known_ancestor_is_found() -> None:
     class Local(UnicodeDecodeError):
         pass
 
-    lineage = typenames.lineage(Local)
-    assert typenames.first(lineage)[1].endswith("<locals>.Local")
-    assert typenames.nearest(lineage, BaseException) is UnicodeDecodeError
-    assert typenames.nearest(lineage, Warning) is None
-    assert typenames.nearest([3, ("os", "path"), ("nowhere", "X"), ("", "")], object) is None
-    assert typenames.nearest([("enum", "Enum")], object) is enum.Enum
+    lineage = type_names.lineage(Local)
+    assert type_names.first(lineage)[1].endswith("<locals>.Local")
+    assert type_names.nearest(lineage, BaseException) is UnicodeDecodeError
+    assert type_names.nearest(lineage, Warning) is None
+    assert type_names.nearest([3, ("os", "path"), ("nowhere", "X"), ("", "")], object) is None
+    assert type_names.nearest([("enum", "Enum")], object) is enum.Enum
 
 
 def test_a_warning_of_a_local_class_keeps_its_kind() -> None:
@@ -167,6 +168,6 @@ def test_a_warning_of_a_local_class_keeps_its_kind() -> None:
     class Local(DeprecationWarning):
         pass
 
-    category = warning_frames._category(typenames.lineage(Local))
+    category = warnings._category(type_names.lineage(Local))
     assert issubclass(category, DeprecationWarning)
     assert category.__name__ == "Local"

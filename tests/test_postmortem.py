@@ -15,10 +15,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pytest_nsisolate import deadline
-from pytest_nsisolate import pytest_internals as internals
-from pytest_nsisolate.postmortem import limits, listeners, outsiders, refusals, section
-from pytest_nsisolate.postmortem.section import HINT_TITLE, TITLE
+from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.process import deadline
+from pytest_nsisolate.view.postmortem import limits, listeners, outsiders, refusals, section
+from pytest_nsisolate.view.postmortem.section import HINT_TITLE, TITLE
 from tests.batch import SIDES, Side, shared_batch
 from tests.neighbours.installed import needs
 from tests.support import NEEDS_NAMESPACES, NEEDS_ROOT, Result, run_source, run_suite, write_files
@@ -722,23 +722,23 @@ def test_the_budget_rests_meanwhile() -> None:
 
 SLOW = """
 import os, pytest, time
-from pytest_nsisolate.postmortem import inquest
+from pytest_nsisolate.view.postmortem import at_failure
 
 @pytest.fixture
 def blocked(monkeypatch):
     # It takes so much longer than the budget that it would be over.
-    original = inquest.Inquest.examine
+    original = at_failure.Inquest.examine
     def examine(*args, **kwargs):
         time.sleep(1.7)
         return original(*args, **kwargs)
-    monkeypatch.setattr(inquest.Inquest, "examine", examine)
+    monkeypatch.setattr(at_failure.Inquest, "examine", examine)
 
 @pytest.mark.isolated(timeout=1.5)
 def test_in_time(blocked): assert 0
 
 @pytest.mark.isolated
 def test_dies_meanwhile(monkeypatch):
-    monkeypatch.setattr(inquest.Inquest, "examine", lambda *args, **kwargs: os._exit(3))
+    monkeypatch.setattr(at_failure.Inquest, "examine", lambda *args, **kwargs: os._exit(3))
     assert 0
 
 @pytest.mark.isolated
@@ -746,7 +746,7 @@ def test_one_reading_is_slow(monkeypatch):
     from pytest_nsisolate.view import readings
     original = readings.read_processes
     def slow():
-        monkeypatch.setattr(inquest, "monotonic", lambda: time.monotonic() + 10)
+        monkeypatch.setattr(at_failure, "monotonic", lambda: time.monotonic() + 10)
         return original()
     monkeypatch.setattr(readings, "read_processes", slow)
     assert 0

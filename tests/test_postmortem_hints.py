@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_nsisolate.postmortem import denials, section
-from pytest_nsisolate.postmortem.denials import Denial
-from pytest_nsisolate.postmortem.section import HINT_TITLE, TITLE
+from pytest_nsisolate.view.postmortem import denials, section
+from pytest_nsisolate.view.postmortem.denials import Denial
+from pytest_nsisolate.view.postmortem.section import HINT_TITLE, TITLE
 from tests.batch import NOBODY, SIDES, Side, run_batch
 from tests.support import NEEDS_NAMESPACES, Result
 from tests.test_postmortem import section_of

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import replay, typenames
 from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.runner import reports
+from pytest_nsisolate.wire import type_names
 from tests.support import (
     NEEDS_NAMESPACES,
     PYTEST_9,
@@ -217,9 +218,9 @@ def test_x_stops_at_a_failing_subtest(tmp_path: Path) -> None:
 
 
 def stand_in(error: BaseException) -> BaseException:
-    frame = {"lineage": typenames.lineage(type(error)), "text": str(error)}
+    frame = {"lineage": type_names.lineage(type(error)), "text": str(error)}
     report: Any = SimpleNamespace(longrepr="head\nrest", longreprtext="head\nrest")
-    return replay.stand_in({"error": frame}, report)
+    return reports.stand_in({"error": frame}, report)
 
 
 class Picky(ValueError):
@@ -274,7 +275,7 @@ def test_a_hostile_name_makes_a_harmless_stand_in(frame: dict[str, object]) -> N
     """Nothing is imported or called for a name that is no exception's."""
     before = set(sys.modules)
     report: Any = SimpleNamespace(longrepr="head", longreprtext="head")
-    assert isinstance(replay.stand_in({"error": frame}, report), Exception)
+    assert isinstance(reports.stand_in({"error": frame}, report), Exception)
     assert set(sys.modules) == before
 
 
@@ -311,14 +312,14 @@ def test_what_is_no_report_is_a_broken_stream(
     config = item.config
     data = config.hook.pytest_report_to_serializable(config=config, report=made)
     frame = {"report": data, "fresh": [], "sections": []}
-    assert replay.read_report(item, dict(frame, report=dict(data)), [], when="call").passed
+    assert reports.read_report(item, dict(frame, report=dict(data)), [], when="call").passed
     for key, value in change.items():
         if key in frame:
             frame[key] = value
         else:
             data[key] = value
     with pytest.raises(BrokenStream):
-        replay.read_report(item, frame, [], when="call")
+        reports.read_report(item, frame, [], when="call")
 
 
 # Tracebacks and sections -------------------------------------------------------------------------
@@ -328,7 +329,7 @@ def test_sections_of_both_sides_become_one_text() -> None:
     """What the runner captured in the same phase is added to what the child did."""
     report = pytest.TestReport("n", ("n", 0, "n"), {}, "passed", None, "teardown")
     report.sections = [("Captured stdout teardown", "child\n"), ("Captured log teardown", "one")]
-    replay.merge_sections(
+    reports.merge_sections(
         report,
         [
             ("teardown", "stdout", "runner\n"),

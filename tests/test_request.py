@@ -11,15 +11,15 @@ from typing import TypeAlias, cast
 
 import pytest
 
-from pytest_nsisolate.marker import near_misses
-from pytest_nsisolate.request import (
+from pytest_nsisolate.request.marker import near_misses
+from pytest_nsisolate.request.options import DEFAULT_NAMESPACES, Settings
+from pytest_nsisolate.request.resolve import (
     IsolationRequest,
     MarkerProblem,
     TimeOffsets,
     resolve,
     resolve_all,
 )
-from pytest_nsisolate.settings import DEFAULT_NAMESPACES, Settings
 
 DEFAULT = DEFAULT_NAMESPACES
 MARKED = Settings()

@@ -220,10 +220,10 @@ VISITED: Final = """
 import os, subprocess, sys, time
 from pathlib import Path
 import pytest
-from pytest_nsisolate import burial, channel, supervise
+from pytest_nsisolate.process import channel, child_process, reaping
 
 # What takes ten seconds otherwise.
-channel.STEP_SECONDS = supervise.STEP_SECONDS = burial.STEP_SECONDS = 0.5
+channel.STEP_SECONDS = child_process.STEP_SECONDS = reaping.STEP_SECONDS = 0.5
 HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")

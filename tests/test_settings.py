@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import pytest
 
-from pytest_nsisolate import settings
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
-from pytest_nsisolate.limits import Limits
-from pytest_nsisolate.settings import DEFAULT_NAMESPACES, Settings, read_settings
+from pytest_nsisolate.request import options
+from pytest_nsisolate.request.limits import Limits
+from pytest_nsisolate.request.options import DEFAULT_NAMESPACES, Settings, read_settings
 
 NATIVE_TOML = pytest.mark.skipif(
     pytest.version_tuple < (9, 0), reason="native TOML configuration came with pytest 9.0"
@@ -24,7 +24,7 @@ Read: TypeAlias = Callable[..., Settings]
 class Options:
     """A plugin with nothing but the options."""
 
-    pytest_addoption = staticmethod(settings.add_options)
+    pytest_addoption = staticmethod(options.add_options)
 
 
 @pytest.fixture

@@ -137,9 +137,9 @@ REFUSED_POLL = """
 import errno, os, signal
 from unittest import mock
 import pytest
-from pytest_nsisolate import supervise
+from pytest_nsisolate.process import child_process
 
-bury = supervise.Attempt.bury
+bury = child_process.Attempt.bury
 
 class Poll:
     def register(self, *arguments):
@@ -152,10 +152,10 @@ class Poll:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 def refused(self):
-    with mock.patch.object(supervise.select, "poll", Poll):
+    with mock.patch.object(child_process.select, "poll", Poll):
         bury(self)
 
-supervise.Attempt.bury = refused
+child_process.Attempt.bury = refused
 """
 
 CRASHING = """
@@ -185,12 +185,12 @@ def test_burial_without_poll(conftest: str, raises: str) -> None:
 
 #: An usher that may not end what a test has left, as without CAP_KILL.
 POWERLESS = """
-from pytest_nsisolate import usher
+from pytest_nsisolate.process import supervisor
 
 def refused():
     raise PermissionError(1, "Operation not permitted")
 
-usher.kill_descendants = refused
+supervisor.kill_descendants = refused
 """
 
 CRASHES_WITHOUT_PID = """
@@ -372,7 +372,7 @@ def test_ctrl_c_while_nobody_waits(conftest: str) -> None:
 @WAYS
 def test_second_ctrl_c(conftest: str) -> None:
     """A second Ctrl-C does not wait for the child's teardown; here it might take ten minutes."""
-    patient = "import pytest_nsisolate.supervise as s\ns.INTERRUPT_GRACE = 600.0\n"
+    patient = "import pytest_nsisolate.process.child_process as s\ns.INTERRUPT_GRACE = 600.0\n"
     with running(conftest + patient, "user", "test_stubborn", "test_next") as run:
         run.wait_for("ready")
         run.signal(signal.SIGINT)

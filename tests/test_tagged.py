@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nsisolate import tagged
 from pytest_nsisolate.errors import BrokenStream
-from pytest_nsisolate.tagged import Opaque, decode, encode
+from pytest_nsisolate.wire import tagged_json
+from pytest_nsisolate.wire.tagged_json import Opaque, decode, encode
 
 # Lone surrogates included, which hypothesis leaves out of text() by itself.
 TEXT = st.text(st.characters(codec=None, exclude_categories=()))
@@ -210,7 +210,7 @@ def test_an_opaque_object_within_plain_data_leaves_the_rest_plain() -> None:
 def test_a_type_that_is_called_opaque_elsewhere_keeps_its_own_name() -> None:
     """Only our own Opaque goes back as itself."""
 
-    class Opaque(tagged.Opaque):
+    class Opaque(tagged_json.Opaque):
         """Derived."""
 
     assert opaque(Opaque("a", "b", "c")).type_name.endswith("<locals>.Opaque")
@@ -269,7 +269,7 @@ def test_a_huge_repr_is_cut(text: str) -> None:
 
     arrived = repr(opaque(Huge()))
 
-    assert len(arrived) == tagged.MAX_TEXT
+    assert len(arrived) == tagged_json.MAX_TEXT
     assert arrived.endswith("x... [10000000 characters in all]")
 
 
@@ -295,7 +295,7 @@ def test_a_class_without_module_or_with_an_absurd_name_has_a_type_name() -> None
 
     assert names[0].endswith("Nowhere")
     assert names[1] == "Odd"
-    assert len(names[2]) < 2 * tagged.MAX_TEXT
+    assert len(names[2]) < 2 * tagged_json.MAX_TEXT
 
 
 def test_an_interrupt_inside_a_repr_is_an_interrupt() -> None:
@@ -338,7 +338,7 @@ def test_deep_nesting_is_cut_at_the_limit(kind: type) -> None:
         arrived = level[1] if kind is dict else next(iter(level))
         depth += 1
     assert (depth, str(arrived)) == (
-        tagged.MAX_DEPTH,
+        tagged_json.MAX_DEPTH,
         f"<{kind.__name__}: nested too deeply to be sent>",
     )
 
@@ -384,13 +384,13 @@ def test_whatever_the_writer_allows_the_reader_takes(
     value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heaviest encodings of MAX_VALUES values stay below the MAX_WEIGHT that belongs to it."""
-    monkeypatch.setattr(tagged, "MAX_VALUES", FEW)
+    monkeypatch.setattr(tagged_json, "MAX_VALUES", FEW)
 
     payload = encode(value)
 
     assert b"too large" not in payload
-    assert tagged.weigh(payload, 13 * (FEW + 1)) >= FEW
-    assert tagged.parse(payload) == value
+    assert tagged_json.weigh(payload, 13 * (FEW + 1)) >= FEW
+    assert tagged_json.parse(payload) == value
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,7 @@ def test_whatever_the_writer_allows_the_reader_takes(
         b"\\" + b"[" * 10**6,
         b'\\"' + b"[" * 10**6,
         b"]" * 10**6 + b"[" * 10**6,
-        b"[" + b"[]," * tagged.MAX_WEIGHT + b"0]",
+        b"[" + b"[]," * tagged_json.MAX_WEIGHT + b"0]",
         b'"' * 40_000_000 + b"[" * 1000,
     ],
     ids=lambda payload: ascii(payload[:40]),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import warning_frames
+from pytest_nsisolate.wire import warnings as wire_warnings
 from tests.support import (
     NEEDS_NAMESPACES,
     PYTEST_9_1,
@@ -239,10 +239,10 @@ def there_and_back(warning: Warning | str) -> warnings.WarningMessage:
     with warnings.catch_warnings(record=True) as issued:
         warnings.simplefilter("always")
         warnings.warn(warning, stacklevel=1)
-    data: dict[str, Any] = warning_frames.describe(issued[0])
+    data: dict[str, Any] = wire_warnings.describe(issued[0])
     with warnings.catch_warnings(record=True) as arrived:
         warnings.simplefilter("error")  # filters have had their say in the child
-        warning_frames.replay(data)
+        wire_warnings.replay(data)
     (message,) = arrived
     assert (message.filename, message.lineno) == (issued[0].filename, issued[0].lineno)
     return message
@@ -273,7 +273,7 @@ def test_a_warning_without_a_text_gets_one() -> None:
     """A str() that raises is told, and loses nothing else."""
     issued = warnings.WarningMessage(Unreadable(), Unreadable, "file.py", 3)
     with warnings.catch_warnings(record=True) as arrived:
-        warning_frames.replay(warning_frames.describe(issued))
+        wire_warnings.replay(wire_warnings.describe(issued))
     assert str(arrived[0].message) == "<Unreadable whose str() raised RuntimeError>"
     assert arrived[0].category is Unreadable
 
@@ -295,21 +295,21 @@ def test_a_category_that_the_runner_does_not_know_looks_the_same() -> None:
 @pytest.mark.parametrize("name", ["path", "system", "nothing.at.all", ""])
 def test_a_name_that_is_no_warning_s_becomes_a_warning(name: str) -> None:
     """A hostile child cannot make the runner call something by its name."""
-    data = warning_frames.describe(
+    data = wire_warnings.describe(
         warnings.WarningMessage(UserWarning("x"), UserWarning, "file.py", 3)
     )
     with warnings.catch_warnings(record=True) as arrived:
-        warning_frames.replay({**data, "lineage": [("os", name)]})
+        wire_warnings.replay({**data, "lineage": [("os", name)]})
     assert issubclass(arrived[0].category, Warning)
 
 
 @pytest.mark.parametrize("key", ["lineage", "text", "filename", "lineno"])
 def test_a_frame_without_a_field_is_refused(key: str) -> None:
     """Nothing is recorded of a warning that is none."""
-    data = warning_frames.describe(
+    data = wire_warnings.describe(
         warnings.WarningMessage(UserWarning("x"), UserWarning, "file.py", 3)
     )
     del data[key]
     with warnings.catch_warnings(record=True) as arrived, pytest.raises(KeyError):
-        warning_frames.replay(data)
+        wire_warnings.replay(data)
     assert arrived == []

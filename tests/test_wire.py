@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_nsisolate import tagged, wire
 from pytest_nsisolate.errors import BrokenStream
-from pytest_nsisolate.wire import Frame, FrameReader, FrameWriter, Kind
+from pytest_nsisolate.wire import frames as wire_frames
+from pytest_nsisolate.wire import tagged_json
+from pytest_nsisolate.wire.frames import Frame, FrameReader, FrameWriter, Kind
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,7 +40,7 @@ def raw(payload: bytes, *, kind: int = 2, nonce: bytes = NONCE, length: int | No
 
 
 def stream(frames: list[Frame]) -> bytes:
-    return b"".join(raw(tagged.encode(frame.data), kind=frame.kind) for frame in frames)
+    return b"".join(raw(tagged_json.encode(frame.data), kind=frame.kind) for frame in frames)
 
 
 @contextlib.contextmanager
@@ -126,7 +127,7 @@ def test_every_flipped_bit_breaks_the_stream() -> None:
         (raw(b"{}")[:-1] + b"]", "a REPORT frame with a wrong checksum"),
         (raw(b"[]"), "the data of a REPORT frame: not a dict with str keys"),
         (raw(b"null"), "the data of a REPORT frame: not a dict with str keys"),
-        (raw(tagged.encode({1: 2})), "the data of a REPORT frame: not a dict with str keys"),
+        (raw(tagged_json.encode({1: 2})), "the data of a REPORT frame: not a dict with str keys"),
         (raw(b""), "the data of a REPORT frame: not valid tagged JSON"),
         (raw(b"{"), "the data of a REPORT frame: not valid tagged JSON"),
         (raw(b"[" * 5000), "the data of a REPORT frame: nested too deeply"),
@@ -162,7 +163,7 @@ def test_frames_before_the_breach_can_be_salvaged() -> None:
 
 def test_bytes_are_limited_per_frame_and_altogether() -> None:
     """A frame that announces too much is refused before it comes."""
-    frame = raw(tagged.encode({"a": "x" * 100}))
+    frame = raw(tagged_json.encode({"a": "x" * 100}))
     reader = FrameReader(NONCE, max_frame=200, max_total=300)
     assert len(reader.feed(frame) + reader.feed(frame)) == 2
     with pytest.raises(BrokenStream, match="more bytes than one child may send"):
@@ -174,8 +175,8 @@ def test_bytes_are_limited_per_frame_and_altogether() -> None:
 
 def test_values_are_limited_altogether(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each frame alone would pass; kept together they would fill the runner's memory."""
-    monkeypatch.setattr(wire, "MAX_STREAM_WEIGHT", 5000)
-    frame = raw(tagged.encode({"a": [0] * 2000}))
+    monkeypatch.setattr(wire_frames, "MAX_STREAM_WEIGHT", 5000)
+    frame = raw(tagged_json.encode({"a": [0] * 2000}))
     reader = FrameReader(NONCE)
     reader.feed(frame + frame)
 
@@ -207,7 +208,7 @@ def test_a_forged_payload_with_a_right_checksum_never_gets_out_as_anything_else(
 def test_fifty_megabytes_are_read_in_linear_time() -> None:
     """In chunks of a pipe's size; a reader that copies its buffer needs minutes."""
     text = "x" * 50_000_000
-    chunk = raw(tagged.encode({"text": text}))
+    chunk = raw(tagged_json.encode({"text": text}))
     reader = FrameReader(NONCE)
     frames: list[Frame] = []
     start = time.process_time()
@@ -316,7 +317,7 @@ def test_a_frame_beyond_the_limit_is_refused_with_nothing_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The stream stays whole, so the child can still say what happened."""
-    monkeypatch.setattr(wire, "MAX_FRAME", 1000)
+    monkeypatch.setattr(wire_frames, "MAX_FRAME", 1000)
     with pipe() as (reading, writing):
         writer = FrameWriter(writing, NONCE)
         with pytest.raises(OSError) as caught:

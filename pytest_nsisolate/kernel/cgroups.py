@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, re, select
 
 #: How long a group may stay busy after its last process was seen to end, in seconds.

@@ -20,7 +20,7 @@ import errno
 import functools
 from typing import Final
 
-from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.libc import Prepared, by_number, step_error
 from pytest_nsisolate.kernel.originals import ctypes, os, time
 

@@ -16,8 +16,8 @@ import errno
 from collections.abc import Container
 from typing import Final
 
-from pytest_nsisolate.clock import monotonic as now
 from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel.clock import monotonic as now
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os, socket, time
 

@@ -14,7 +14,7 @@ import sys
 from struct import pack
 from typing import Final
 
-from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.libc import Prepared, by_number, function, last_error
 from pytest_nsisolate.kernel.originals import ctypes, os, signal, threading, time

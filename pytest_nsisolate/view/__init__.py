@@ -8,9 +8,9 @@ fixture, and with it psutil and pyroute2 (:func:`preload`).
 
 from __future__ import annotations
 
-from pytest_nsisolate.marker import TimeOffsets
+from pytest_nsisolate.request.marker import TimeOffsets
 from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
-from pytest_nsisolate.view.identity_assertions import IdentityAssertions
+from pytest_nsisolate.view.assertions.identity import IdentityAssertions
 from pytest_nsisolate.view.ipc import IpcObject
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
 from pytest_nsisolate.view.mounts import Mount
@@ -21,14 +21,14 @@ from pytest_nsisolate.view.network import (
     read_interfaces,
     route_to,
 )
-from pytest_nsisolate.view.network_assertions import NetworkAssertions
+from pytest_nsisolate.view.assertions.network import NetworkAssertions
 from pytest_nsisolate.view.processes import Process, ProcessTree
 from pytest_nsisolate.view.readings import Origin
-from pytest_nsisolate.view.signal_assertions import SignalAssertions
+from pytest_nsisolate.view.assertions.signal import SignalAssertions
 from pytest_nsisolate.view.snapshot import Change, Difference, Snapshot
-from pytest_nsisolate.view.socket_assertions import SocketAssertions
+from pytest_nsisolate.view.assertions.socket import SocketAssertions
 from pytest_nsisolate.view.sockets import Socket
-from pytest_nsisolate.view.world_assertions import WorldAssertions
+from pytest_nsisolate.view.assertions.world import WorldAssertions
 
 __all__ = [
     "Address",

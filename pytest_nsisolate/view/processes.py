@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from pytest_nsisolate import leftovers
+from pytest_nsisolate.child import leftovers
 from pytest_nsisolate.kernel.originals import open, os, time
 from pytest_nsisolate.view.ownproc import check_proc
 

@@ -12,7 +12,7 @@ import pty
 import sys
 import termios
 
-from pytest_nsisolate.console.relay import relay
+from pytest_nsisolate.cli.relay import relay
 
 
 def main(script: str, seconds: float | None, *, broken: bool) -> None:

@@ -20,8 +20,8 @@ from typing import Final
 import pexpect
 import pytest
 
-from pytest_nsisolate import pause
-from pytest_nsisolate.console import held as held_tests
+from pytest_nsisolate.cli import held as held_tests
+from pytest_nsisolate.runner import hold
 from tests.batch import NOBODY, SIDES, Side, assert_nothing_alive, prefix, suite_folder
 from tests.hostile import NEEDS_ROOT
 from tests.support import NEEDS_NAMESPACES, inner_environment
@@ -292,7 +292,7 @@ def test_nothing_to_enter() -> None:
 def offer(uid: int, pid: int) -> socket.socket:
     """Listen where a held test of that user would be asked for."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(pause.address(uid, pid))
+    listener.bind(hold.address(uid, pid))
     listener.listen()
     return listener
 
@@ -360,7 +360,7 @@ found.connect({address!r})
 print(socket.recv_fds(found, 1000, 1)[:2])
 """
     with held(source, "root") as run:
-        asked = program.format(address=pause.address(os.geteuid(), run.pid))
+        asked = program.format(address=hold.address(os.geteuid(), run.pid))
         stranger = [*prefix("user"), "env", sys.executable, "-c", asked]
         said = subprocess.run(stranger, capture_output=True, text=True, env=run.env)
         assert said.stdout == "(b'', [])\n", said.stderr

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from pytest_nsisolate.cli import doctor as doctor_module
+from pytest_nsisolate.cli.doctor import doctor
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host import Host, trial
-from pytest_nsisolate.host import doctor as doctor_module
-from pytest_nsisolate.host import probe as probe_module
-from pytest_nsisolate.host.doctor import doctor
-from pytest_nsisolate.host.trial import Denial
+from pytest_nsisolate.host import Host
+from pytest_nsisolate.process import host_check as probe_module
+from pytest_nsisolate.process import trial
+from pytest_nsisolate.process.trial import Denial
 from tests.hostile import HOSTS, NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 
@@ -310,7 +311,7 @@ def test_no_older_kernel_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cgroups_of_the_trial_are_gone_afterwards() -> None:
     """Whether one could be made or not."""
     script = (
-        "import os; from pytest_nsisolate.host import doctor; doctor.consult(); print(os.getpid())"
+        "import os; from pytest_nsisolate.cli import doctor; doctor.consult(); print(os.getpid())"
     )
 
     done = run_on("root", sys.executable, "-c", script)

@@ -34,7 +34,8 @@ PREFIXES: Final = {**HOSTS, **CONTAINERS}
 SUITE: Final = {
     "conftest.py": """
         from pathlib import Path
-        from pytest_nsisolate.host import doctor, facts
+        from pytest_nsisolate.cli import doctor
+        from pytest_nsisolate.host import facts
 
         def pytest_configure(config):
             # As where nothing tells which engine it is: the remedies for each.
@@ -371,7 +372,8 @@ def test_few_descriptors(folder: Path) -> None:
 EACH_LIMIT: Final = """
 import contextlib, io, json, pathlib, sys
 import pytest
-from pytest_nsisolate.host import doctor, facts
+from pytest_nsisolate.cli import doctor
+from pytest_nsisolate.host import facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 
 facts.place = lambda: None

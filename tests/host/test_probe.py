@@ -20,13 +20,14 @@ from typing import NamedTuple
 import pytest
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host import Host, examine, trial
-from pytest_nsisolate.host import probe as probe_module
-from pytest_nsisolate.host.probe import HostCheck, Refusal, probe
-from pytest_nsisolate.host.trial import Denial, attempt
+from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.host.remedies.table import UserMode
 from pytest_nsisolate.kernel import idmap, mounts, network, originals, process
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.remedies.table import UserMode
+from pytest_nsisolate.process import host_check as probe_module
+from pytest_nsisolate.process import trial
+from pytest_nsisolate.process.host_check import HostCheck, Refusal, probe
+from pytest_nsisolate.process.trial import Denial, attempt
 from tests.hostile import NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 
@@ -38,7 +39,7 @@ NOTHING: frozenset[str] = frozenset()
 TRY = """
 import json, sys
 from pytest_nsisolate.host import examine
-from pytest_nsisolate.host.probe import probe
+from pytest_nsisolate.process.host_check import probe
 namespaces, user, named = json.loads(sys.argv[1])
 verdict = probe(frozenset(namespaces), user, frozenset(named), examine())
 why = verdict.refusal or verdict.user_refusal

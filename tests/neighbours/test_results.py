@@ -105,7 +105,7 @@ def test_no_benchmark_is_counted_twice(tmp_path: Path) -> None:
             class Liar:
                 def pytest_nsisolate_carry(self, item): return {"pytest-benchmark": lie}
             request.config.pluginmanager.register(Liar())
-            from pytest_nsisolate.run import RUN
+            from pytest_nsisolate.runner.run import RUN
             request.config.stash[RUN].child._carries = True
         """,
         *(*BENCHMARK, "--benchmark-json=b.json"),

@@ -23,7 +23,8 @@ import pytest
 
 from pytest_nsisolate import Pid1View
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
-from pytest_nsisolate.view import dual_stack, failures, waiting
+from pytest_nsisolate.view import dual_stack
+from pytest_nsisolate.view.assertions import failures, waiting
 from tests.support import NEEDS_NAMESPACES
 from tests.view.tools import NEEDS_FINDMNT, NEEDS_IP, owned, run
 

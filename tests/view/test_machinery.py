@@ -21,7 +21,7 @@ import pytest
 
 from pytest_nsisolate import Isolate, IsolateKeywords, Pid1View
 from pytest_nsisolate.view import Process
-from pytest_nsisolate.view.process_assertions import Which
+from pytest_nsisolate.view.assertions.process import Which
 from tests.support import NEEDS_NAMESPACES, inner_environment, write_files
 from tests.view.tools import owned
 

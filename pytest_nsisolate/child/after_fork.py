@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""What a fork leaves in a copy of a process, and has to be put right there.
+
+Fact: runner and child may have one process number between them (1, in a container), which some
+libraries take for "no fork happened"; others keep what they remember of threads, event loops or
+unfinished business without asking.
+
+Consequence: it is put right by name, for the modules that are loaded; nothing is imported.
+
+Fact: the resource tracker and the fork server of :mod:`multiprocessing` do their work when the
+process that uses them has ended, and at the end of PID 1 the kernel kills them instead.
+
+Consequence: those that this process has started are let go of, and waited for, before it ends.
+
+What still fails: one whose pipe somebody else holds open, a forked worker that the test has left,
+does not end; it is killed with that one.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import Any, Final
+
+from pytest_nsisolate.kernel.clock import monotonic
+from pytest_nsisolate.kernel.originals import os, select, signal, threading
+
+#: Seconds that multiprocessing's helpers have to come to their end.
+_PATIENCE: Final = 2.0
+
+#: Seconds after which those are given up whose pipe somebody else has.
+_GRACE: Final = 0.2
+
+#: Module, its one object, and there: the number of the process, the pipe that keeps it alive.
+_HELPERS: Final = (
+    ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
+    ("multiprocessing.resource_tracker", "_resource_tracker", "_pid", "_fd"),
+)
+
+#: Of each object, what it had at the clone: the number is the runner's, and may come again here.
+_inherited: dict[str, tuple[object, object]] = {}
+
+
+def wake_openssl() -> None:
+    """In the runner, before the clone: the first random byte of a process takes 250 page faults,
+    and :func:`end_twinship` would have each child pay for that again.
+    """
+    ssl: Any = sys.modules.get("_ssl")
+    if ssl is not None:
+        ssl.RAND_bytes(1)
+
+
+def end_twinship() -> None:
+    """OpenSSL does not reseed, ``tempfile`` repeats its names, and :mod:`multiprocessing` would
+    run the runner's finalizers, because by its number this process is the runner.
+    """
+    ssl: Any = sys.modules.get("_ssl")
+    if ssl is not None:
+        ssl.RAND_add(os.urandom(32), 32.0)
+    tempfile: Any = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile._name_sequence = None
+    psutil: Any = sys.modules.get("psutil")
+    if psutil is not None and hasattr(psutil.process_iter, "cache_clear"):
+        # It knows processes by number, and would take PID 1 for the host's, "reused".
+        psutil.process_iter.cache_clear()
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        # The runner's: by pid they would be taken for this process's own.
+        util._finalizer_registry.clear()
+    for module, name, pid, pipe in _HELPERS:
+        helper: Any = getattr(sys.modules.get(module), name, None)
+        _inherited[name] = (getattr(helper, pid, None), getattr(helper, pipe, None))
+
+
+def renew_thread_id() -> None:
+    """``Thread.native_id`` of the one thread that a fork leaves, which it does not change."""
+    renew = getattr(threading.current_thread(), "_set_native_id", None)
+    if renew is not None:
+        renew()
+
+
+def leave_event_loop() -> None:
+    """A caller that awaits has a running loop, which in this copy does not run."""
+    events: Any = sys.modules.get("asyncio.events")
+    if events is not None:
+        events._set_running_loop(None)
+        # A signal here would wake the caller's loop.
+        signal.set_wakeup_fd(-1)
+
+
+def finish_multiprocessing() -> None:
+    """What a test has left to :mod:`multiprocessing` to clean up at exit, which never comes."""
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util._run_finalizers()
+        _end_helpers()
+
+
+def _end_helpers() -> None:
+    """As at an exit: both lose their pipe at once, and do what they are there for."""
+    ending = dict(found for helper in _HELPERS if (found := _let_go(*helper)) is not None)
+    if not ending:
+        return
+    poller, deadline = select.poll(), monotonic() + _PATIENCE
+    for pidfd in ending:
+        poller.register(pidfd, select.POLLIN)
+    while ending and (left := deadline - monotonic()) > 0:
+        ended = [pidfd for pidfd, _ in poller.poll(min(left, _GRACE) * 1000)]
+        for pidfd in ended:
+            poller.unregister(pidfd)
+            del ending[pidfd]
+            with suppress(OSError):  # the test ignores SIGCHLD, or has a thread that waits
+                os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+            os.close(pidfd)
+        if not ended and _is_held(set(ending.values())):
+            break
+    for pidfd in ending:
+        os.close(pidfd)
+
+
+def _let_go(module: str, name: str, pid: str, pipe: str) -> tuple[int, str] | None:
+    """Close the pipe of a helper that this process has started, and forget the helper.
+
+    :returns: a pidfd of it, and the pipe as ``/proc`` names it; None if there is nobody to wait
+        for.
+    """
+    helper: Any = getattr(sys.modules.get(module), name, None)
+    number, descriptor = getattr(helper, pid, None), getattr(helper, pipe, None)
+    if not isinstance(number, int) or not isinstance(descriptor, int):
+        return None
+    if (number, descriptor) == _inherited.get(name):
+        return None
+    try:
+        held = f"pipe:[{os.fstat(descriptor).st_ino}]"
+        # Only a child of this process can have no other process's number by now.
+        os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        pidfd = os.pidfd_open(number)
+    except OSError:
+        return None
+    setattr(helper, pid, None)
+    setattr(helper, pipe, None)
+    if hasattr(helper, "_forkserver_address"):
+        # Its socket was in multiprocessing's directory, which the finalizers have removed.
+        helper._forkserver_address = None
+    with suppress(OSError):
+        os.close(descriptor)
+    return pidfd, held
+
+
+def _is_held(pipes: set[str]) -> bool:
+    """Whether somebody can still write to one of them; also if nobody can tell."""
+    try:
+        pids = [pid for pid in os.listdir("/proc") if pid.isdigit()]
+    except OSError:
+        return True
+    for pid in pids:
+        with suppress(OSError):  # it has ended, or is not ours to look at
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                path = f"/proc/{pid}/fd/{descriptor}"
+                if os.readlink(path) in pipes and os.lstat(path).st_mode & 0o200:
+                    return True
+    return False
+
+
+def cover(descriptor: int) -> None:
+    """Put ``/dev/null`` over the frame pipe: what a copy writes to that number reaches nobody."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(null, descriptor, inheritable=False)
+        os.close(null)
+    except OSError:
+        pass  # abandoned before, or closed by the test

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: MIT
+"""What a test leaves running when its tear-down has ended, and what becomes of the test then.
+
+Fact: what a test has not ended dies with its namespace, and nobody is told of it. Elsewhere it
+would live on: the shutdown that did not work, the daemon that lost its parent.
+
+Consequence: the test's own process looks round after every finalizer and hook of the tear-down, and
+before the report of that phase goes out, so that what it finds is a warning or an error of that
+phase. Nearly every test is told by one ``kill(-1, 0)`` that it is alone.
+
+What is no leftover: a zombie, which runs no more; threads; the fork server and the resource tracker
+of :mod:`multiprocessing`, which end with the process that uses them. What has been told to end and
+is about to gets :data:`GRACE_MS`.
+
+What still fails: where ``/proc`` cannot be read any more (a test has covered it, or its root is
+another one) nobody can be named, and a zombie counts; without a PID namespace nobody is found then.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+from warnings import warn_explicit
+
+import pytest
+
+from pytest_nsisolate.errors import NsisolateLeftoversWarning
+from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel.originals import open, os, select, time
+from pytest_nsisolate.request.options import Leftovers
+from pytest_nsisolate.wire import interrupts
+
+#: Milliseconds that a process has to come to its end; they pass only where one is alive.
+GRACE_MS: Final = 200
+
+#: The title of the section in the report of the tear-down of a test that had failed before. pytest
+#: shows those of "teardown" below the failure of the call.
+SECTION: Final = "Processes alive after teardown"
+
+_TRACKER: Final = "from multiprocessing.resource_tracker import main"
+_FORK_SERVER: Final = "from multiprocessing.forkserver import main"
+
+_MOST_PROCESSES: Final = 40
+_MOST_NAMES: Final = 4
+_MOST_CHARACTERS: Final = 200
+_ENDED: Final = "ZXx"
+_UNSEEN: Final = (
+    "something was left by the test, alive or a zombie: the test's /proc does not show it any more"
+)
+
+
+class Known(Protocol):
+    """As much of a process as tells whose it is."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def ppid(self) -> int: ...
+
+    @property
+    def argv(self) -> tuple[str, ...]: ...
+
+
+def is_infrastructure(argv: Iterable[str]) -> bool:
+    """Whether these are the arguments of multiprocessing's resource tracker or fork server.
+
+    By the program text that both are started with. It stays when a process is renamed
+    (PR_SET_NAME), and a worker of the fork server has it too.
+    """
+    return any(argument.startswith((_TRACKER, _FORK_SERVER)) for argument in argv)
+
+
+def infrastructure(processes: Iterable[Known]) -> frozenset[int]:
+    """The numbers of those that are multiprocessing's own.
+
+    A worker is a fork of the fork server, so its arguments are the server's; its parent's tell.
+    """
+    own = {p.pid: p for p in processes if is_infrastructure(p.argv)}
+    servers = {pid for pid, p in own.items() if any(a.startswith(_FORK_SERVER) for a in p.argv)}
+    workers = {pid for pid in servers if own[pid].ppid in servers}
+    return frozenset(own.keys() - workers)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A process that was alive.
+
+    :param state: one letter (proc(5)).
+    :param started: seconds on the boot clock.
+    """
+
+    pid: int
+    ppid: int
+    state: str
+    name: str
+    argv: tuple[str, ...]
+    started: float
+
+
+class Lookout:
+    """Looks round once, in the child. Made in the runner, where it costs the child no page.
+
+    :param policy: what becomes of the test.
+    :param own_pid: whether the test has a PID namespace of its own.
+    :param init: whether a reaper stands between the test and its usher.
+    """
+
+    def __init__(self, item: pytest.Item, policy: Leftovers, *, own_pid: bool, init: bool) -> None:
+        self._item = item
+        self._policy = policy
+        self._own_pid = own_pid
+        self._init = init
+
+    def look(self) -> str:
+        """Who is alive, as text for people; empty if nobody is, or nobody wants to know."""
+        if self._policy == "ignore" or (self._own_pid and process.alone()):
+            return ""
+        found, waited, pause = self._see(), 0, 1
+        while found is not None and waited < GRACE_MS:
+            # Not time.sleep(): a test may have replaced it for good.
+            select.poll().poll(pause)
+            waited += pause
+            pause = min(2 * pause, GRACE_MS - waited)
+            found = self._see()
+        return "" if found is None else self._describe(found)
+
+    def judge(self, text: str) -> None:
+        """Warn or fail, as if the first line of the test had done so.
+
+        :param text: what :meth:`look` has found.
+        :raises pytest.fail.Exception: if the test shall fail.
+        :raises NsisolateLeftoversWarning: if the user's filters make it an error.
+        """
+        error: BaseException
+        path, line = self._place()
+        if self._policy == "fail":
+            error = pytest.fail.Exception(text, pytrace=False)
+        else:
+            module = getattr(getattr(self._item, "module", None), "__name__", None)
+            try:
+                warn_explicit(text, NsisolateLeftoversWarning, path, line, module)
+            except NsisolateLeftoversWarning as raised:
+                error = raised.with_traceback(None)
+            else:
+                return
+        interrupts.raise_at(error, (path, line))
+
+    def _place(self) -> tuple[str, int]:
+        relative, line, _ = self._item.location
+        path = os.path.normpath(os.path.join(self._item.config.rootpath, relative))
+        return path, (line or 0) + 1
+
+    # Looking --------------------------------------------------------------------------------------
+
+    def _see(self) -> list[Left] | None:
+        """Those alive; None if there is nobody, an empty list if somebody cannot be seen."""
+        try:
+            pids = _everybody() if self._own_pid else self._descendants()
+            seen = [found for found in map(_read, sorted(pids)) if found is not None]
+        except OSError:
+            seen = []
+        if not seen:
+            return None if not self._own_pid or process.alone() else []
+        own = infrastructure(seen)
+        alive = [found for found in seen if found.state not in _ENDED and found.pid not in own]
+        return alive or None
+
+    def _descendants(self) -> set[int]:
+        """Without a PID namespace: all below the usher, but its reaper and the test."""
+        adopter = os.getppid()
+        top = adopter
+        if self._init:
+            reaper = _read(adopter)
+            if reaper is None:
+                return set()
+            top = reaper.ppid
+        return set(_below(top)) - {adopter, os.getpid()}
+
+    # Telling --------------------------------------------------------------------------------------
+
+    def _describe(self, found: list[Left]) -> str:
+        if not found:
+            lines = [_UNSEEN]
+        else:
+            count = f"{len(found)} process{'es' if len(found) > 1 else ''}"
+            lines = [f"{count} alive after the test: {_names(found)}", *_table(found)]
+        lines.append(
+            f"leftovers={self._policy!r}: end what a test starts in the test or in a finalizer of "
+            "its fixtures, or allow it by isolated(leftovers='ignore')"
+        )
+        return "\n".join(lines)
+
+
+def _names(found: list[Left]) -> str:
+    counted = Counter(left.name for left in found).most_common()
+    names = [
+        f"{count} {_printable(name)}" if count > 1 else _printable(name)
+        for name, count in counted[:_MOST_NAMES]
+    ]
+    return ", ".join([*names, *(["..."] if len(counted) > _MOST_NAMES else [])])
+
+
+def _table(found: list[Left]) -> Iterator[str]:
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    yield f"{'PID':>7} {'PPID':>7} S {'AGE':>9}  COMMAND"
+    for left in found[:_MOST_PROCESSES]:
+        age = f"{max(now - left.started, 0):.2f} s"
+        yield f"{left.pid:>7} {left.ppid:>7} {left.state} {age:>9}  {_command(left)}"
+    if len(found) > _MOST_PROCESSES:
+        yield f"... and {len(found) - _MOST_PROCESSES} more"
+
+
+def _command(left: Left) -> str:
+    text = " ".join(left.argv) or f"[{left.name}]"
+    line = _printable(text[:_MOST_CHARACTERS])
+    return f"{line}..." if len(text) > _MOST_CHARACTERS else line
+
+
+def _printable(text: str) -> str:
+    # A control character would break the line, or the terminal.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _everybody() -> set[int]:
+    """All of this PID namespace but PID 1, which is the test or its reaper, and the test.
+
+    :raises OSError: without a ``/proc``.
+    """
+    if os.readlink("/proc/self") != str(os.getpid()):
+        return set()  # another namespace's, the host's for example, lay below the test's own
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()} - {1, os.getpid()}
+
+
+def _below(top: int) -> Iterator[int]:
+    """Every descendant (``/proc/PID/task/TID/children``)."""
+    todo = [top]
+    while todo:
+        pid = todo.pop()
+        try:
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                    todo += (children := [int(child) for child in file.read().split()])
+                yield from children
+        except OSError:
+            continue  # it has just ended, and its children are on their way to the usher
+
+
+def _read(pid: int) -> Left | None:
+    """A process as it is now; None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            before, _, after = file.read().rpartition(b")")
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    fields = after.split()
+    state, threads = fields[0].decode(), int(fields[17])
+    return Left(
+        pid=pid,
+        ppid=int(fields[1]),
+        # The first thread of a program may end before the others (pthread_exit(3)): no zombie.
+        state="S" if state in _ENDED and threads > 1 else state,
+        name=before.partition(b"(")[2].decode(errors="replace"),
+        argv=tuple(arguments.rstrip("\0").split("\0")) if arguments else (),
+        started=int(fields[19]) / os.sysconf("SC_CLK_TCK"),
+    )

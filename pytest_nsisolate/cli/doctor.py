@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""``python -m pytest_nsisolate doctor`` and ``--nsisolate-doctor``: what this host gives.
+
+One child tries the processes alone, one each namespace with all that makes it usable, and a last
+one everything together, because limits and masks show themselves only in company. A refusal is
+put into the row of its step; what would come after it was not tried, and the report says so
+instead of guessing.
+
+What ``limits=`` would use is tried too. It is no part of a default request, and most machines
+refuse an ordinary user one half of it, so it does not count for the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+from pytest_nsisolate.cli.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
+from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.host.remedies.table import UserMode
+from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import re
+from pytest_nsisolate.process.cgroup_trial import attempt_cgroups
+from pytest_nsisolate.process.host_check import HostCheck, Refusal, Verdict
+
+_DEV: Final = "mount /dev"
+
+#: What is shown for each namespace: the steps that users depend on, in the order of the machinery.
+_STEPS: Final[dict[str, tuple[str, ...]]] = {
+    "user": ("unshare(CLONE_NEWUSER)", "write uid_map"),
+    "mount": ("unshare(CLONE_NEWNS)", "make / private", _DEV, "make /proc/sys read-only"),
+    "pid": ("unshare(CLONE_NEWPID)", "mount proc"),
+    "net": ("unshare(CLONE_NEWNET)", "mount sysfs", "set lo up"),
+    "uts": ("unshare(CLONE_NEWUTS)", "sethostname"),
+    "ipc": ("unshare(CLONE_NEWIPC)", "mount /dev/shm", "mount /dev/mqueue"),
+    "cgroup": ("unshare(CLONE_NEWCGROUP)",),
+    "time": ("unshare(CLONE_NEWTIME)", "write timens_offsets"),
+}
+
+#: What is not shown unless it fails, and the step before which it comes.
+_BEFORE: Final = (
+    (r"\w+ (/dev(?!/shm|/mqueue)|devpts)", "make /proc/sys read-only"),
+    (r"(bind|make) /", "make /proc/sys read-only"),
+    (r"(keep|move|make) ", "set lo up"),
+)
+
+#: These are only usable with mounts of their own.
+_NEED_MOUNT: Final = frozenset({"pid", "net", "ipc"})
+
+_LIMITS: Final = ("write pid_max", "mkdir and join a cgroup")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``doctor``."""
+    parser.add_argument(
+        "--json", action="store_true", help="for machines: one JSON object, see the reference"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the command; the exit status is 0 if everything works and 1 if not."""
+    report = consult()
+    sys.stdout.write(f"{report.as_json() if arguments.json else report}\n")
+    return report.status
+
+
+def doctor(host: Host | None = None) -> tuple[str, int]:
+    """Try everything and report it.
+
+    :param host: the runner's standing; looked at now if it is None.
+    :returns: the report, and 0 if every step worked or 1 if one was refused.
+    """
+    report = consult(host)
+    return str(report), report.status
+
+
+def consult(host: Host | None = None) -> Report:
+    """Try everything.
+
+    :param host: the runner's standing; looked at now if it is None.
+    """
+    host = examine() if host is None else host
+    return Report(host, tuple(_examine_all(HostCheck(host))))
+
+
+def _examine_all(check: HostCheck) -> Iterator[Line]:
+    processes = check.probe(frozenset(), "none", frozenset()).refusal
+    if processes is not None:
+        yield Line("", processes.step, processes.errno_name, processes)
+        return
+    yield Line("", "fork, pidfd_open, prctl", WORKS)
+    own_user = check.probe(frozenset({"user"}), "map", frozenset({"user"}))
+    yield from _rows("user", _STEPS["user"], own_user.refusal)
+    refused = set() if own_user.ok or check.host.privileged else {"user"}
+    with_user = frozenset({"user"} if own_user.ok else ())
+    mode: UserMode = "map" if own_user.ok else "none"
+    pid: Verdict | None = None
+    for namespace in list(_STEPS)[1:]:
+        steps = _STEPS[namespace]
+        if check.host.privileged and not own_user.ok:
+            steps = tuple(call for call in steps if call != _DEV)  # as with user=False
+        needs = refused & {"user", "mount" if namespace in _NEED_MOUNT else "user"}
+        if needs:
+            result = f"needs {' and '.join(sorted(needs))}"
+            yield from (Line(namespace, call, result) for call in steps)
+            continue
+        wanted = with_user | {namespace, "mount" if namespace in _NEED_MOUNT else namespace}
+        verdict = check.probe(wanted, mode, wanted - {"user"})
+        if not verdict.ok:
+            refused.add(namespace)
+        if namespace == "pid":
+            pid = verdict
+        refusal = verdict.refusal or verdict.user_refusal
+        yield from _rows(namespace, steps, refusal, verdict.leave_out_user)
+    yield _together(check.probe(frozenset(NAMESPACES), "map", frozenset()))
+    if pid is None or not pid.ok:
+        yield _optional(_LIMITS[0], "needs pid")
+    else:
+        if pid.leave_out_user:
+            with_user, mode = frozenset(), "none"
+        limit = check.try_limit(with_user | {"mount", "pid"}, mode)
+        yield _optional(_LIMITS[0], WORKS if limit is None else limit.errno_name, limit)
+    yield _cgroups(check)
+
+
+def _rows(
+    namespace: str,
+    steps: tuple[str, ...],
+    refusal: Refusal | None,
+    works_without_user: bool = False,
+) -> Iterator[Line]:
+    """The steps of one namespace: those before the refused one worked, those after are unknown.
+
+    :param works_without_user: it was tried again, and then all of them worked.
+    """
+    if refusal is None:
+        yield from (Line(namespace, call, WORKS) for call in steps)
+        return
+    worked = _place(refusal.step, steps)
+    yield from (Line(namespace, call, WORKS) for call in steps[:worked])
+    said = WITHOUT_USER if works_without_user else refusal.errno_name
+    yield Line(namespace, refusal.step, said, refusal)
+    rest = [call for call in steps[worked:] if call != refusal.step]
+    yield from (
+        Line(namespace, call, WITHOUT_USER if works_without_user else NOT_TRIED) for call in rest
+    )
+
+
+def _place(step: str, steps: tuple[str, ...]) -> int:
+    """How many of these steps came before this one, which need not be one of them."""
+    verb = step.partition(" ")[0]
+    for position, shown in enumerate(steps):
+        if step == shown or (verb == "write" and shown.startswith(verb)):
+            return position
+    for pattern, shown in _BEFORE:
+        if shown in steps and re.match(pattern, step):
+            return steps.index(shown)
+    return 0 if verb.startswith(("unshare", "start", "fork", "clone")) else 1
+
+
+def _together(verdict: Verdict) -> Line:
+    if verdict.refusal is not None:
+        return Line("all", verdict.refusal.step, verdict.refusal.errno_name, verdict.refusal)
+    if verdict.leave_out_user:
+        return Line("all", "everything at once", WITHOUT_USER, verdict.user_refusal)
+    return Line("all", "everything at once", WORKS)
+
+
+def _optional(call: str, result: str, refusal: Refusal | None = None) -> Line:
+    return Line("limits", refusal.step if refusal else call, result, refusal, optional=True)
+
+
+def _cgroups(check: HostCheck) -> Line:
+    usable, error = attempt_cgroups()
+    if usable:
+        found = ", ".join(f"{place.controller} (v{place.version})" for place in usable)
+        return _optional(_LIMITS[1], f"{WORKS}: {found}")
+    assert error is not None
+    refusal = check.explain(error)
+    return _optional(_LIMITS[1], refusal.errno_name, refusal)

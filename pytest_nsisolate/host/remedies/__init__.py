@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""Why the host refused a step, and what to do about it.
+
+Fact: the kernel says no with one of ten numbers, and each of them has many causes: EPERM from
+``unshare`` is a container's seccomp filter, a sysctl, a chroot, an unmapped id or AppArmor, and
+each has another remedy. The number alone sends people the wrong way.
+
+Consequence: one table, in the files of this package. A row is a step, its error numbers and a
+question to the host that tells this cause from its neighbours; the first row that fits wins. The
+questions are asked only after a refusal and only read files: nothing here tries the refused call
+again in the runner, where a filter that kills would take the runner with it.
+
+What still fails: two causes at once (Docker's filter and, behind it, its masked ``/proc``) show
+themselves one after the other, which is why the container remedy names all three switches at once.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from pytest_nsisolate.host import Host
+from pytest_nsisolate.host.remedies import (
+    entering,
+    furnishing,
+    granting,
+    limiting,
+    processes,
+    rooting,
+)
+from pytest_nsisolate.host.remedies.table import Case, Row, UserMode
+
+TABLE: Final[tuple[Row, ...]] = (
+    *processes.ANYWHERE,
+    *entering.NEW_USER,
+    *entering.UNSHARE,
+    *furnishing.ID_MAP,
+    *rooting.ROOTS,
+    *furnishing.MOUNTS,
+    *furnishing.NETWORK_AND_CLOCKS,
+    *limiting.LIMITS,
+    *granting.GRANTS,
+    *processes.PROCESSES,
+    *processes.ANYTHING_ELSE,
+)
+
+
+class Explanation(NamedTuple):
+    """Two sentences for whoever runs the tests.
+
+    :param cause: what about this host makes the kernel refuse.
+    :param remedy: what to type or to change, in the words of the tool that it belongs to.
+    """
+
+    cause: str
+    remedy: str
+
+
+def explain(
+    step: str,
+    namespace: str | None,
+    errno: int,
+    host: Host,
+    *,
+    user: UserMode = "map",
+    filtered: bool | None = None,
+) -> Explanation:
+    """The cause of a refusal and its remedy.
+
+    :param step: the step of the :class:`~pytest_nsisolate.errors.StepError`.
+    :param namespace: the namespace it served, or None.
+    :param errno: the error number (errno(3)).
+    :param host: from :func:`pytest_nsisolate.host.examine`.
+    :param user: how the request wanted its user namespace; ``"none"`` is without one.
+    :param filtered: whether ``unshare(0)`` was refused too; None where nobody tried.
+    """
+    case = Case(step, namespace, errno, host, user, filtered)
+    row = next(row for row in TABLE if row.fits(case))
+    words = case.words()
+    return Explanation(row.cause.format_map(words), row.remedy.format_map(words))

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The state of pytest's terminal reporter and of its live logs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import pytest
+
+from pytest_nsisolate.integrations.pytest.capture import capture_disabled
+
+
+class LiveLog(NamedTuple):
+    """What the handler of live logs remembers; no public neighbour."""
+
+    first_record: bool
+    outcome_written: bool
+    title_shown: bool
+    when: str | None
+
+
+class TerminalState(NamedTuple):
+    """Where the terminal's reporter believes to stand; no public neighbour."""
+
+    line: str
+    on_a_line: bool
+    log: LiveLog | None
+
+
+def writes_live(config: pytest.Config) -> bool:
+    """Whether tests write to the terminal while they run, or may stop there at a prompt."""
+    # Each of these is a plugin's, and may be switched off.
+    return bool(
+        config.getoption("capture", "no") in ("no", "tee-sys")
+        or any(config.getoption(name, False) for name in ("setupshow", "usepdb", "trace"))
+        or _live_log_handler(config) is not None
+    )
+
+
+def terminal_state(config: pytest.Config) -> TerminalState:
+    """As it is in this process."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    handler = _live_log_handler(config)
+    log = None
+    if handler is not None:
+        written = handler._first_record_emitted, handler._test_outcome_written
+        log = LiveLog(*written, handler._section_name_shown, handler._when)
+    if reporter is None:
+        return TerminalState("", False, log)
+    return TerminalState(reporter._tw._current_line, bool(reporter.currentfspath), log)
+
+
+def adopt_line(config: pytest.Config, text: str, *, added: bool) -> None:
+    """Somebody else has written this to the reporter's line, or a new line."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter._tw._current_line = reporter._tw._current_line + text if added else text
+
+
+def show_reports_inside(
+    config: pytest.Config, around: Callable[[Any, Any], AbstractContextManager[None]]
+) -> None:
+    """Whenever the terminal shows a report, it does so inside of ``around(report, writer)``.
+
+    Public neighbour: the ``toterminal`` of what a report shows, behind which captured output
+    follows. pytest-sugar and pytest-instafail show reports by the same method.
+    """
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    show = getattr(reporter, "_outrep_summary", None)
+    if show is None:
+        return
+
+    def show_inside(report: Any) -> None:
+        with around(report, reporter._tw):
+            show(report)
+
+    reporter._outrep_summary = show_inside
+
+
+def leave_line(config: pytest.Config) -> None:
+    """Somebody else has ended the line on which the reporter had named a file or a test."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.currentfspath = None
+
+
+def adopt_live_log(config: pytest.Config, state: LiveLog) -> None:
+    """Go on with the live log of the child.
+
+    A title counts within its phase, and in the runner the tear-down phase of the logging plugin
+    begins when the child's is over.
+    """
+    handler = _live_log_handler(config)
+    if handler is None:
+        return
+    handler._first_record_emitted = state.first_record
+    handler._test_outcome_written = state.outcome_written
+    if state.title_shown and state.when == "teardown":
+        vars(handler).pop("set_when", None)
+        original = handler.set_when
+
+        def set_when(when: str | None) -> None:
+            del handler.set_when
+            original(when)
+            handler._section_name_shown = when == "teardown"
+
+        handler.set_when = set_when
+
+
+def write_line(config: pytest.Config, text: str) -> None:
+    """At the user's terminal, on a line of its own, whatever is captured."""
+    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is None:
+        with capture_disabled(config):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        return
+    if reporter._tw._current_line:
+        reporter._tw.line()
+    reporter.currentfspath = None
+    reporter.write_line(text)
+    reporter.flush()
+
+
+def _live_log_handler(config: pytest.Config) -> Any:
+    plugin: Any = config.pluginmanager.getplugin("logging-plugin")
+    handler: Any = getattr(plugin, "log_cli_handler", None)
+    return handler if hasattr(handler, "_first_record_emitted") else None
+
+
+def mark_as_shown(report: pytest.TestReport) -> None:
+    """The debugger has shown this failure, so the summary does not repeat it (``PdbInvoke``)."""
+    report._pdbshown = True  # type: ignore[attr-defined]

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: MIT
+"""Namespaces that stay open for several functions and commands.
+
+Fact: namespaces live as long as a process is in them, and a process can be put into those of
+another one: all at once by setns(2) with a pidfd, but for the PID namespace, into which only later
+children are born.
+
+Consequence: a keeper is PID 1 of the new namespaces; it holds nothing of the caller's, reaps
+orphans, and does nothing else. Each function is a fork of the caller, as of any call, whose usher
+joins the keeper's namespaces and forks the function's process there. When the keeper is killed the
+kernel kills everything in its PID namespace, whatever has become a daemon there.
+
+What still fails: a timeout ends the function's process, not those that it has started; these live
+until the box is closed. The host's processes are not in the box, but it sees the host's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from shlex import join
+from types import TracebackType
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+
+from pytest_nsisolate.errors import IsolatedCrash, IsolatedLoss, StepError, failing
+from pytest_nsisolate.isolate.call import Function
+from pytest_nsisolate.isolate.per_process import Home, here
+from pytest_nsisolate.isolate.spawning import admitted, refusal, spawn
+from pytest_nsisolate.isolate.task import Task
+from pytest_nsisolate.kernel import namespaces, process
+from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
+from pytest_nsisolate.process import outcome
+from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: What ``subprocess.run`` takes as a command.
+Command = Sequence[str | bytes | os.PathLike[str]]
+
+#: Of what a failed command has written, a message shows the end.
+_MOST_LINES: Final = 40
+_MOST_CHARACTERS: Final = 4000
+
+#: Characters of a command that name it in a message.
+_MOST_NAMED: Final = 100
+
+
+class Box:
+    """Open namespaces, by their keeper. Made by ``isolate.open()``; a context manager.
+
+    Everything in it ends when it is closed.
+    """
+
+    def __init__(self, home: Home, request: IsolationRequest, name: str, *, trusted: bool) -> None:
+        __tracebackhide__ = True
+        self._home = home
+        self._of = here()
+        self._run = home.run
+        self._trusted = trusted
+        # The budget is that of each function, and the keeper is a reaper itself.
+        named = request.namespaces | {"pid"}
+        self._tasks: list[Task[Any]] = []
+        self._closed = False
+        with self._run.calls_lock:
+            self._request = admitted(self._run, request.replace(namespaces=named), name)
+            keeping = self._request.replace(timeout=None, init=False)
+            self.attempt = spawn(self._run, home.config, keeping, lambda files: _keep, what=name)
+            self._run.tasks.append(self)
+        try:
+            self.attempt.get_ready()
+            ended = self.attempt.outcome
+            if isinstance(ended, outcome.Refused):
+                raise refusal(self._run, ended, keeping, name)
+            if ended is not None:
+                raise IsolatedLoss(f"PID 1 of {name}", str(ended))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The number of its PID 1, as the caller sees it."""
+        assert self.attempt.end.pid1 is not None
+        return self.attempt.end.pid1
+
+    @property
+    def namespaces(self) -> dict[str, str]:
+        """Kind of namespace to the file that stands for it, ``/proc/PID/ns/net``."""
+        return {
+            name: f"/proc/{self.pid}/ns/{namespaces.PROC_NAMES[name]}"
+            for name in namespaces.NAMESPACES
+            if name in self._request.namespaces
+        }
+
+    @property
+    def settled(self) -> bool:
+        """It is closed."""
+        return self._closed
+
+    def run(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in the box, and wait for it; as ``isolate(func, ...)``."""
+        __tracebackhide__ = True
+        task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
+        return task.result()
+
+    def start(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
+        """As :meth:`run`, but without waiting; as ``isolate.start(func, ...)``."""
+        __tracebackhide__ = True
+        task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
+        with self._run.calls_lock:
+            self._tasks = [*(other for other in self._tasks if not other.over), task]
+            self._home.custody.take(task)
+        return task
+
+    def command(
+        self,
+        args: Command,
+        *,
+        check: bool = False,
+        input: str | bytes | None = None,  # noqa: A002 (the name that subprocess has)
+        text: bool = True,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> subprocess.CompletedProcess[Any]:
+        """Run a program in the box and wait for its end, as :func:`subprocess.run` does.
+
+        What it leaves running may hold its output for as long as it likes: that is waited for by
+        nobody. An exception that tells of its end has the last lines that it wrote as notes.
+
+        :param args: the program and its arguments, as a list.
+        :param check: a status other than 0 is a :class:`subprocess.CalledProcessError`.
+        :param input: its standard input; without, there is nothing to read.
+        :param text: whether ``input`` and the output are text, or bytes.
+        :param timeout: seconds; then it is killed, and :class:`subprocess.TimeoutExpired`.
+        :param env: its whole environment; without, the caller's.
+        :raises OSError: when it cannot be started.
+        """
+        __tracebackhide__ = True
+        data = input.encode() if isinstance(input, str) else input
+        command = _listed(args)
+        name = _in_one_line(command)
+        where = None if cwd is None else os.fspath(cwd)
+        error: Exception
+        try:
+            streams = _Streams.create(data)
+        except StepError as step:
+            refused = outcome.refused_by(step)
+            raise refusal(self._run, refused, self._request, name) from None
+        try:
+            work = Function(_execute, (command, streams, timeout, env, where), {}, command=name)
+            try:
+                status, failure = self._task(work).result()
+            except IsolatedCrash as crash:
+                streams.explain(crash)
+                raise
+            out, err = streams.written(text=text)
+            if failure is not None:
+                raise OSError(*failure)
+            if status is None:
+                assert timeout is not None
+                error = subprocess.TimeoutExpired(command, timeout, out, err)
+            elif status and check:
+                error = subprocess.CalledProcessError(status, command, out, err)
+            else:
+                return subprocess.CompletedProcess(command, status, out, err)
+            streams.explain(error)
+            raise error
+        finally:
+            streams.close()
+
+    def close(self) -> None:
+        """End everything in the box, and the box. May be called again."""
+        if self._of is not here():
+            return
+        with self._run.calls_lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self.attempt.kill()
+            finally:
+                self.attempt.bury()
+                self._run.tasks.remove(self)
+        for task in self._tasks:
+            task.end()
+
+    def helpers(self) -> dict[int, str]:
+        """The processes that hold it open, and what to call them."""
+        pid1 = self.attempt.end.pid1
+        return {**self.attempt.helpers(), **({} if pid1 is None else {pid1: "(PID 1 of a box)"})}
+
+    #: What a custody does with a box that nobody has closed.
+    end = close
+
+    def __enter__(self) -> Box:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"open, PID 1 is {self.attempt.end.pid1}"
+        return f"<{type(self).__name__} of {' '.join(sorted(self._request.namespaces))}, {state}>"
+
+    def _task(self, function: Function) -> Task[Any]:
+        __tracebackhide__ = True
+        if self._of is not here():
+            raise RuntimeError(f"{self!r} belongs to the process that has opened it")
+        with self._run.calls_lock:
+            if self._closed or self.attempt.wait(0):
+                raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
+            # Whoever closes the box gives the number of its pidfd away.
+            keeper = self.attempt.end.pid1_pidfd
+            return Task(self._home, function, self._request, keeper)
+
+
+def _keep(writer: FrameWriter) -> NoReturn:
+    """PID 1 of a box, for as long as it is open."""
+    try:
+        process.block_signals()
+        writer.send_encoded(Kind.READY, b"{}")
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        process.close_all_but()
+        while True:
+            signal.sigwait([signal.SIGCHLD])
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                pass
+    finally:
+        posix._exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Streams:
+    """What a command reads and writes: files of the caller's, which outlive whoever writes.
+
+    Not pipes, whose end a daemon would hold back.
+
+    :param given: None for nothing to read.
+    """
+
+    given: int | None
+    out: int
+    err: int
+
+    @classmethod
+    def create(cls, data: bytes | None) -> _Streams:
+        """
+        :raises StepError: when there is no descriptor, or no memory, left.
+        """
+        made: list[int] = []
+        try:
+            with failing("memfd_create", None):
+                for _ in range(2 if data is None else 3):
+                    made.append(os.memfd_create("nsisolate-command", os.MFD_CLOEXEC))
+            if data is None:
+                return cls(None, *made)
+            with failing("write the input of a command", None):
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.pwrite(made[2], rest, len(data) - len(rest)) :]
+            return cls(made[2], made[0], made[1])
+        except BaseException:
+            for fd in made:
+                os.close(fd)
+            raise
+
+    def close(self) -> None:
+        for fd in (self.given, self.out, self.err):
+            if fd is not None:
+                os.close(fd)
+
+    def written(self, *, text: bool) -> tuple[Any, Any]:
+        """Standard output and standard error, as far as they have come."""
+        found: list[Any] = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in (self.out, self.err)]
+        out, err = (part.decode(errors="replace") for part in found) if text else found
+        return out, err
+
+    def explain(self, error: Exception) -> None:
+        """Give the end of both to an exception that tells of the command, as notes."""
+        for name, text in zip(("output", "error"), self.written(text=True), strict=True):
+            whole = text.rstrip()
+            end = "\n".join(whole.split("\n")[-_MOST_LINES:])[-_MOST_CHARACTERS:]
+            if end:
+                cut = " (its end)" if len(end) < len(whole) else ""
+                error.add_note(f"Standard {name}{cut}:\n{end}")
+
+
+def _listed(args: Command) -> list[str | bytes]:
+    __tracebackhide__ = True
+    if isinstance(args, str | bytes | os.PathLike):
+        raise TypeError(f"a command is a list of its words, [{args!r}, ...], not {args!r}")
+    if not args:
+        raise ValueError("a command is a list of its words, and this one is empty")
+    return [os.fspath(arg) for arg in args]
+
+
+def _in_one_line(command: list[str | bytes]) -> str:
+    """As one would type it; a long one shortened."""
+    line = " ".join(join(os.fsdecode(part) for part in command).split())
+    return line if len(line) <= _MOST_NAMED else f"{line[:_MOST_NAMED]}..."
+
+
+def _execute(
+    command: list[str | bytes],
+    streams: _Streams,
+    timeout: float | None,
+    env: Mapping[str, str] | None,
+    cwd: str | None,
+) -> tuple[int | None, tuple[object, ...] | None]:
+    """In the box: wait status of a program, and why it could not be started.
+
+    No status if it was too slow.
+    """
+    stdin = subprocess.DEVNULL if streams.given is None else streams.given
+    try:
+        child = subprocess.Popen(
+            command, stdin=stdin, stdout=streams.out, stderr=streams.err, env=env, cwd=cwd
+        )
+    except OSError as error:
+        return None, (error.errno, error.strerror, error.filename)
+    return _wait(child, timeout), None
+
+
+def _wait(child: subprocess.Popen[bytes], timeout: float | None) -> int | None:
+    if timeout is not None:
+        pidfd = os.pidfd_open(child.pid)
+        waiter = select.poll()
+        waiter.register(pidfd, select.POLLIN)
+        if not waiter.poll(timeout * 1000):
+            child.kill()
+            child.wait()
+            return None
+    return child.wait()

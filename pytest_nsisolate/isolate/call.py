@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""The child's side of one call by ``isolate``: settle in, call, send the answer, end.
+
+Fact: the fork happens in the middle of a test, and everything above the call (the test, pytest's
+hooks, perhaps an event loop) is in this copy too.
+
+Consequence: as in :mod:`pytest_nsisolate.child.main` nothing returns from here: the raw exit stands
+in the outermost ``finally``, and a process that the function has forked and that comes back from
+it ends with :data:`~pytest_nsisolate.child.main.EXIT_STRAY`.
+
+What the function writes to descriptors goes where it would have gone. Streams in memory
+(``capsys``, ``--capture=sys``) become files of the caller's while the call lasts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import pytest
+
+from pytest_nsisolate.child import after_fork, output
+from pytest_nsisolate.child.main import EXIT_STRAY
+from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel.originals import faulthandler, os, pickle, posix, random, traceback
+from pytest_nsisolate.process import diagnosis
+from pytest_nsisolate.wire import exceptions, log_records, values, warnings
+from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+if TYPE_CHECKING:
+    import logging
+
+    from pytest_nsisolate.integrations.coverage import Measurement
+    from pytest_nsisolate.isolate.unawaited import Custody
+    from pytest_nsisolate.process.channel import Output
+
+_TOO_LARGE: Final = "and more than one child may send at once"
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What is called, and how its answer crosses.
+
+    :param trusted: by pickle, whatever it does when it is read (law 7 waived by name).
+    :param command: the command that it runs, if that is what it is there for.
+    """
+
+    function: Callable[..., object]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    trusted: bool = False
+    command: str = ""
+
+    @property
+    def name(self) -> str:
+        """``"serve()"`` or the command, for messages."""
+        if self.command:
+            return self.command
+        found = getattr(self.function, "__qualname__", None) or repr(self.function)
+        return f"{found.rpartition('<locals>.')[2]}()"
+
+    def answer(self) -> dict[str, object]:
+        """Call it: the data of a RESULT frame."""
+        try:
+            value = self.function(*self.args, **self.kwargs)
+        except BaseException as error:
+            below = None if error.__traceback__ is None else error.__traceback__.tb_next
+            return {"error": exceptions.describe(error, below), **self._pickled(error)}
+        if self.trusted:
+            try:
+                return {"pickle": pickle.dumps(value)}
+            except Exception as error:  # pickle asks the value's own code
+                why = f"which pickle refuses ({error})"
+                return _unfit(values.UnfitError(type(value).__name__, "result", why))
+        try:
+            return {"value": values.pack(value)}
+        except values.UnfitError as unfit:
+            return _unfit(unfit)
+
+    def _pickled(self, error: BaseException) -> dict[str, object]:
+        if not self.trusted:
+            return {}
+        try:
+            return {"pickle": pickle.dumps(error)}
+        except Exception:  # then by its type and arguments
+            return {}
+
+
+def _unfit(unfit: values.UnfitError) -> dict[str, object]:
+    return {"unfit": (unfit.type_name, unfit.where, unfit.why)}
+
+
+class Call:
+    """One call, made ready in the caller and carried out in its child (:meth:`run`).
+
+    :param files: where streams in memory and the fault handler write.
+    :param own_pid: whether "am I alone?" has an answer there.
+    :param number: of this call in its caller; two children get different random numbers.
+    :param custody: who answers for the tasks that the function starts.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        config: pytest.Config,
+        files: Output,
+        *,
+        own_pid: bool,
+        number: int,
+        custody: Custody,
+        measurement: Measurement | None,
+    ) -> None:
+        self._function = function
+        self._config = config
+        self._files = files
+        self._own_pid = own_pid
+        after_fork.wake_openssl()
+        self._seed = hash((random.getstate(), number))
+        self._custody = custody
+        self._measurement = measurement
+        self._writer: FrameWriter | None = None
+        self._stray = False
+        self.handlers: list[logging.Handler] = log_records.handlers()
+
+    def run(self, writer: FrameWriter) -> NoReturn:
+        """In the child: everything from here to its exit."""
+        try:
+            self._settle_in(writer)
+            writer.send_encoded(Kind.READY, b"{}")
+            answer = self._answer()
+            output.flush_streams()
+            if self._measurement is not None:
+                self._measurement.hand_over()
+            self._send_answer(answer)
+            alone = self._own_pid and process.alone()
+            self._send(Kind.DONE, {"phases": [], "alone": alone})
+        except BaseException as error:
+            self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
+        finally:
+            posix._exit(EXIT_STRAY if self._stray else 0)
+
+    def _settle_in(self, writer: FrameWriter) -> None:
+        self._writer = writer
+        _redirect(self._files)
+        faulthandler.enable(file=self._files.fault)
+        faulthandler.register(diagnosis.stack_signal(), file=self._files.fault, all_threads=True)
+        os.register_at_fork(after_in_child=self._after_fork)
+        after_fork.end_twinship()
+        after_fork.renew_thread_id()
+        after_fork.leave_event_loop()
+        random.seed(self._seed)
+        internals.forget_noticed(self._config)
+        self._custody.forget()
+        warnings.divert(lambda data: self._send(Kind.WARNING, data))
+        log_records.divert(self.handlers, lambda data: self._send(Kind.LOG, data))
+        if self._measurement is not None:
+            self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
+
+    def _answer(self) -> dict[str, object]:
+        answer = self._function.answer()
+        self._leave_if_stray()
+        after_fork.finish_multiprocessing()
+        try:
+            try:
+                internals.collect_noticed(self._config)
+            finally:
+                self._custody.settle_loose()
+        except BaseException as error:
+            if "error" not in answer:
+                answer = {"error": exceptions.describe(error, error.__traceback__)}
+        return answer
+
+    def _send(self, kind: Kind, data: dict[str, object]) -> None:
+        assert self._writer is not None, "only the child sends"
+        if not self._stray:
+            self._writer.send(kind, data)
+
+    def _send_answer(self, answer: dict[str, object]) -> None:
+        try:
+            self._send(Kind.RESULT, answer)
+        except OSError:
+            if "error" in answer:
+                raise
+            self._send(Kind.RESULT, _unfit(values.UnfitError("object", "result", _TOO_LARGE)))
+
+    def _after_fork(self) -> None:
+        """In a process that the function has forked: it has nothing to tell the caller."""
+        self._stray = True
+        log_records.restore(self.handlers)
+        if self._measurement is not None:
+            self._measurement.leave()
+        if self._writer is not None:
+            after_fork.cover(self._writer.abandon())
+
+    def _leave_if_stray(self) -> None:
+        if self._stray:
+            name = self._function.name
+            os.write(2, f"pytest-nsisolate: a process forked by {name} returned from it\n".encode())
+            posix._exit(EXIT_STRAY)
+
+
+def is_in_memory(stream: Any) -> bool:
+    """Whether a fork copies what is written to this stream, instead of sharing where it goes."""
+    if stream is None:
+        return False
+    try:
+        stream.fileno()
+    except (OSError, ValueError, AttributeError):
+        return True
+    return False
+
+
+def _redirect(files: Output) -> None:
+    for name, fd in (("stdout", files.stdout), ("stderr", files.stderr)):
+        if is_in_memory(getattr(sys, name)):
+            setattr(sys, name, output.MemoryFile(fd))

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: MIT
+"""One process in its namespaces, from plan to reaping."""
+
+from __future__ import annotations

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""The descriptors between the runner and one child, and who owns each of them.
+
+========== ==================================== =========================================
+what       runner                               child
+========== ==================================== =========================================
+frames     reads; closes after the usher's end  the test's own process writes
+control    socket, runner's end                 the usher; PID 1 until its maps stand; the reaper
+output     four memfds, read after a crash      fd 1 and 2, the log and the fault handler
+pidfds     of the usher and of PID 1            the usher: of the runner and of PID 1
+========== ==================================== =========================================
+
+What is not a process's own is covered by ``/dev/null`` in it (dup2), never closed: a closed number
+is reused by the next open file of the test and would then receive the old owner's writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+#: Every step of the machinery must be over within this many seconds.
+STEP_SECONDS: Final = 10.0
+
+#: What travels on the control socket: a letter and a number (see :data:`Letter`).
+MESSAGE: Final = struct.Struct("=ci")
+
+#: ``U`` usher to runner: write the id map of process N, 0 for the usher itself.
+#: ``P`` usher to runner: PID 1 is process N.
+#: ``G`` runner to PID 1: the id map is written; runner to usher: you may reap PID 1.
+#: ``T`` reaper to runner: the test ended with wait status N.
+#: ``H`` reaper to runner: the test stands still, as asked for by a Ctrl-Z.
+#: ``S`` usher to runner: PID 1 ended with wait status N and has been reaped.
+Letter: TypeAlias = Literal[b"U", b"P", b"G", b"T", b"H", b"S"]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """The files that outlive the child, whatever kills it: memfds made by the runner.
+
+    :param stdout: what went to standard output in the current phase.
+    :param stderr: likewise for standard error.
+    :param log: likewise for captured log records, formatted.
+    :param fault: what the fault handler wrote.
+    """
+
+    stdout: int
+    stderr: int
+    log: int
+    fault: int
+
+    @classmethod
+    def create(cls) -> Output:
+        """Four empty files in memory; the caller owns the descriptors.
+
+        :raises StepError: when no descriptor is left.
+        """
+        made: list[int] = []
+        try:
+            for name in ("stdout", "stderr", "log", "fault"):
+                made.append(os.memfd_create(f"nsisolate-{name}", os.MFD_CLOEXEC))
+        except OSError as error:
+            for fd in made:
+                os.close(fd)
+            raise StepError("memfd_create", None, error.errno or 0) from error
+        return cls(*made)
+
+    def close(self) -> None:
+        """Close the runner's copies."""
+        for fd in (self.stdout, self.stderr, self.log, self.fault):
+            os.close(fd)
+
+
+@dataclass(slots=True)
+class RunnerEnd:
+    """What the runner holds of one child. It owns the descriptors and has to reap.
+
+    :param forked: the process that the runner made: the usher, or PID 1 itself.
+    :param direct: there is no usher.
+    :param pid1_pidfd: of PID 1, once its number is known.
+    :param pid1: that number.
+    """
+
+    forked: int
+    forked_pidfd: int
+    direct: bool
+    control: int
+    frames: int
+    nonce: bytes
+    output: Output
+    pid1_pidfd: int | None = None
+    pid1: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.direct:
+            self.pid1_pidfd, self.pid1 = self.forked_pidfd, self.forked
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Everything that is open while the child is at work; another child must not have it."""
+        pidfds = {self.forked_pidfd, self.pid1_pidfd} - {None}
+        files = (self.output.stdout, self.output.stderr, self.output.log, self.output.fault)
+        return (self.control, self.frames, *files, *(fd for fd in pidfds if fd is not None))
+
+    def tell(self, letter: Letter, number: int = 0) -> None:
+        """Send one message; a peer that is gone is noticed by its pidfd, not here."""
+        try:
+            os.write(self.control, MESSAGE.pack(letter, number))
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def close_channels(self) -> None:
+        """Close everything but the pidfd of what was forked; once."""
+        os.close(self.control)
+        os.close(self.frames)
+        if self.pid1_pidfd is not None and not self.direct:
+            os.close(self.pid1_pidfd)
+        self.output.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Descriptors of the plugin that every child inherits and must not keep.
+
+    :param null: ``/dev/null``, to be duplicated over the others.
+    :param runner_pidfd: the runner, as the usher watches it.
+    :param foreign: what else has to go: execnet's channel to the controller.
+    :param warden: the socket of the warden, None where there is none.
+    """
+
+    null: int
+    runner_pidfd: int
+    foreign: tuple[int, ...]
+    warden: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The child's ends, as the usher and PID 1 use them before the test runs.
+
+    :param not_ours: descriptors that are covered before the test runs.
+    :param mask: the runner's signal mask, restored last.
+    :param collecting: whether the runner's garbage collector was on.
+    """
+
+    control: int
+    writer: FrameWriter
+    not_ours: tuple[int, ...]
+    shared: Shared
+    mask: frozenset[int]
+    collecting: bool
+
+    def tell(self, letter: Letter, number: int = 0) -> None:
+        """One message to the runner; whether it is alive is told by its pidfd, not here."""
+        try:
+            os.write(self.control, MESSAGE.pack(letter, number))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has let go of a finished child, or is dead
+        except OSError as error:
+            raise step_error("tell the runner", None, error) from error
+
+    def await_word(self) -> None:
+        """Block until the runner has said ``G``. It has a deadline; without it, there is an EOF.
+
+        :raises StepError: ECONNRESET when the runner is gone.
+        """
+        try:
+            said = os.read(self.control, MESSAGE.size)
+        except OSError as error:
+            raise step_error("wait for the id map", "user", error) from error
+        if not said:
+            raise StepError("wait for the id map", "user", errno.ECONNRESET)
+
+    def refuse(self, error: StepError) -> None:
+        """Tell the runner which step failed."""
+        refuse(self.writer, error)
+
+    def cover(self, *more: int) -> None:
+        """Put ``/dev/null`` over every descriptor that is not the test's.
+
+        :raises StepError: ``dup2``.
+        """
+        try:
+            for fd in (*self.not_ours, *more):
+                os.dup2(self.shared.null, fd, inheritable=False)
+        except OSError as error:
+            raise step_error("dup2", None, error) from error
+
+
+def refuse(writer: FrameWriter, error: StepError) -> None:
+    """Tell the runner which step failed."""
+    step = {"step": error.step, "namespace": error.namespace}
+    writer.send(Kind.REFUSED, {**step, "errno": error.errno, "detail": error.detail})

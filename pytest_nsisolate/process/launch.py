@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""The first fork: ``runner -fork-> usher -fork-> PID 1``.
+
+Fact: libc's locks and the interpreter's are only in order after ``os.fork``. A raw ``clone`` from a
+runner with threads inherits locks that nobody will release (it hung in up to one of five tries),
+and so does libc's ``fork`` called through ctypes, which leaves the GIL unrepaired.
+
+Consequence: the fork is ``os.fork``. Everything that the child needs is worked out before it, in a
+:class:`~pytest_nsisolate.process.supervisor.LaunchPlan`; the child looks nothing up and imports
+nothing.
+
+The short way: a runner with one task, in the kernel's own count, has nobody who could hold a lock.
+Then one ``clone`` with all the flags makes PID 1 directly, which saves a third of the cost of a
+test; the watchdog (:mod:`pytest_nsisolate.process.watchdog`) sees to the end of such a child. Where
+that clone is refused, the long way is taken, because it can tell which namespace it was. Never
+taken without a PID namespace, with a time namespace (offsets are written between unshare and fork),
+or when somebody else waits for the runner's children.
+
+What still fails: a library that starts a thread in an at-fork hook does so here too
+(:mod:`pytest_nsisolate.process.supervisor` says what happens then), and ``pthread_atfork`` handlers
+do not run on the short way; OpenSSL's, the one that matters, is made up for in the child.
+"""
+
+from __future__ import annotations
+
+import errno
+import warnings
+from _socket import socketpair  # pytest-socket forbids the one of the module above
+from collections.abc import Callable
+from contextlib import suppress
+
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.kernel import birthmark, process
+from pytest_nsisolate.kernel.clone import raw_clone
+from pytest_nsisolate.kernel.originals import gc, os, signal, socket
+from pytest_nsisolate.process import reaping, supervisor
+from pytest_nsisolate.process.channel import Link, Output, RunnerEnd, Shared
+from pytest_nsisolate.process.supervisor import LaunchPlan
+from pytest_nsisolate.wire.frames import FrameWriter
+
+
+def launch(
+    plan: LaunchPlan,
+    output: Output,
+    shared: Shared,
+    held: tuple[int, ...],
+    register: Callable[[RunnerEnd], None],
+) -> FrameWriter | None:
+    """Clone the runner into new namespaces. Returns twice.
+
+    In the runner: None, after ``register`` got the runner's end, which owns ``output`` from then
+    on. In the test's own process: the way to the runner, when everything in the plan stands.
+    A child that cannot get there says why on its pipe and ends.
+
+    :param held: descriptors of other children, which this one must not have.
+    :raises StepError: in the runner, when it cannot fork or has no descriptor left; ``output`` is
+        still the caller's then, and nothing else is left open.
+    """
+    with failing("getrandom", None):
+        nonce = os.urandom(8)
+    frames, frames_write, control, child_control = _open_channel()
+    # Blocked so that a Ctrl-C cannot fall between the fork and its registration in the runner, and
+    # so that no handler of the runner's runs in the usher.
+    mask = None
+    try:
+        mask = process.block_signals()
+        direct, pid = _clone(plan, shared)
+    except OSError as error:
+        if mask is not None:
+            process.restore_signals(mask)
+        for fd in (frames, frames_write, control, child_control):
+            os.close(fd)
+        step = "sigprocmask" if mask is None else "fork"
+        raise StepError(step, None, error.errno or 0) from error
+    if pid == 0:
+        writer = FrameWriter(frames_write, nonce)
+        not_ours = (frames, control, *shared.foreign, *held)
+        link = Link(child_control, writer, not_ours, shared, mask, gc.isenabled())
+        if direct:
+            supervisor.enter_directly(plan, link)
+        else:
+            supervisor.enter(plan, link)
+        return writer
+    try:
+        os.close(frames_write)
+        os.close(child_control)
+        pidfd = _pidfd(pid, frames, control)
+        try:
+            register(RunnerEnd(pid, pidfd, direct, control, frames, nonce, output))
+        except OSError as error:
+            _abandon(pid, pidfd, frames, control)
+            raise StepError("take on the child", None, error.errno or 0) from error
+    finally:
+        process.restore_signals(mask)
+    return None
+
+
+def has_one_task() -> bool:
+    """Whether nobody else is in this process, by the kernel's own count (proc(5)); if it tells."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1
+    except OSError:
+        return False
+
+
+def _clone(plan: LaunchPlan, shared: Shared) -> tuple[bool, int]:
+    """(the short way was taken, what fork(2) returns)."""
+    if (
+        shared.warden is not None
+        and plan.may_go_direct
+        and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+        and has_one_task()
+    ):
+        try:
+            return True, raw_clone(plan.flags)
+        except OSError:
+            pass  # the long way says which namespace it was
+    return False, fork()
+
+
+def fork() -> int:
+    """``os.fork`` without the DeprecationWarning of Python 3.12 and newer.
+
+    The warning means a deadlock in the child if another thread holds a lock, which is what the
+    shape of this module answers. The filter is put into the list and taken out again by hand:
+    ``catch_warnings`` would reset every module's once-per-location registry, and a warning of the
+    test's would then be counted twice.
+
+    :raises OSError: EPROTO when it has returned 0, and this is the process that has called it.
+    """
+    entry = ("ignore", None, DeprecationWarning, None, 0)
+    filters: list[object] = getattr(warnings, "filters")  # noqa: B009 (typeshed has it read-only)
+    filters.insert(0, entry)
+    birthmark.leave()
+    try:
+        pid = os.fork()
+    finally:
+        filters.remove(entry)
+    if pid == 0 and birthmark.is_original():
+        raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+    return pid
+
+
+def _open_channel() -> tuple[int, int, int, int]:
+    """The frame pipe (read, write) and the control socket (runner's, child's)."""
+    try:
+        frames, frames_write = os.pipe()
+    except OSError as error:
+        raise StepError("pipe2", None, error.errno or 0) from error
+    try:
+        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        os.close(frames)
+        os.close(frames_write)
+        raise StepError("socketpair", None, error.errno or 0) from error
+    return frames, frames_write, ours.detach(), theirs.detach()
+
+
+def _pidfd(pid: int, *descriptors: int) -> int:
+    """A pidfd of the usher; without one nothing here is bounded, so the usher must go."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        _abandon(pid, *descriptors)
+        raise StepError("pidfd_open", None, error.errno or 0) from error
+
+
+def _abandon(pid: int, *descriptors: int) -> None:
+    """End a child that nobody has taken on; a PID 1 below it has PDEATHSIG."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+        reaping.reap(pid, over=reaping.ask_after(pid))
+    for fd in descriptors:
+        os.close(fd)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""One small process per run that outlives the runner by a moment, to end its children.
+
+Fact: a child that is cloned straight from the runner has no usher to watch over it, and
+PR_SET_PDEATHSIG is lost when a test changes its ids (prctl(2)).
+
+Consequence: before its first line of test code such a child sends a pidfd of itself to the warden,
+which polls the runner's. When the runner dies, the warden kills every child that it holds. Between
+its birth and that message the child has PDEATHSIG, which only code of ours could have lost.
+
+It is a fresh interpreter and not a fork, so that it holds no page of the runner's. Its program,
+:mod:`pytest_nsisolate.process.watchdog_program`, is run by path, isolated (``python -P -s -S``),
+with the two descriptors that it uses at fixed numbers.
+
+What still fails: a runner and a warden that are killed in the same moment leave a child whose test
+has changed its ids. The runner replaces a warden that has died before it clones again, a few
+times; one that dies between a clone and the child's report costs that one test, which is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+from _socket import socketpair  # pytest-socket forbids the one of the module above
+from dataclasses import dataclass
+from typing import Final
+
+from pytest_nsisolate.kernel.originals import os, select, signal, socket
+from pytest_nsisolate.process import watchdog_program
+from pytest_nsisolate.process.watchdog_program import RUNNER, SOCKET
+
+_PROGRAM: Final = os.path.abspath(watchdog_program.__file__)
+
+
+@dataclass(frozen=True, slots=True)
+class Warden:
+    """The runner's side: who it is, and where a child reports.
+
+    :param pid: to be reaped by :meth:`dismiss`.
+    :param socket: for :func:`report_to` in the child; the runner never reads or writes it.
+    """
+
+    pid: int
+    pidfd: int
+    socket: int
+
+    def is_alive(self) -> bool:
+        """Whether it can still take on a child."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return not poller.poll(0)
+
+    def dismiss(self) -> None:
+        """End it and reap it; nobody is in its care any more."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        os.close(self.pidfd)
+        os.close(self.socket)
+
+
+def spawn(runner_pidfd: int) -> Warden | None:
+    """Start a warden for the process behind this pidfd; None where that cannot be done.
+
+    Uses posix_spawn(3), which neither copies the runner's page tables nor runs its at-fork hooks.
+    """
+    if not sys.executable:
+        return None
+    try:
+        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError:
+        return None
+    # Over the standard streams and the two numbers; everything else is close-on-exec.
+    actions = [
+        *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
+        (os.POSIX_SPAWN_DUP2, runner_pidfd, RUNNER),
+        (os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET),
+    ]
+    # All of -I but -E: there are interpreters that do not start without PYTHONHOME.
+    command = [sys.executable, "-P", "-s", "-S", _PROGRAM]
+    try:
+        if runner_pidfd <= SOCKET or theirs.fileno() <= SOCKET:
+            # The actions would overwrite it before they use it: the standard streams are closed.
+            ours.close()
+            return None
+        pid = os.posix_spawn(
+            sys.executable,
+            command,
+            _environment(),
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+        )
+    except OSError:
+        ours.close()
+        return None
+    finally:
+        theirs.close()
+    try:
+        return Warden(pid, os.pidfd_open(pid), ours.detach())
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        ours.close()
+        return None
+
+
+def _environment() -> dict[str, str]:
+    """What its interpreter may need to start, as LD_LIBRARY_PATH, and nothing that changes it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name == "PYTHONHOME" or not name.startswith("PYTHON")
+    }
+
+
+def report_to(warden: int, own_pidfd: int) -> None:
+    """In a child, before the test: ask the warden to see to our end.
+
+    :param warden: the socket of :class:`Warden`.
+    :raises OSError: EPIPE or ECONNRESET when the warden is gone.
+    """
+    # The C type: the class built on it touches twice as many pages in the child.
+    channel = socket.SocketType(fileno=os.dup(warden))
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, own_pidfd.to_bytes(4, sys.byteorder))
+    try:
+        channel.sendmsg([b"c"], [rights])
+    finally:
+        channel.close()

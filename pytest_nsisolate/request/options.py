@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: MIT
+"""The options and ini keys, read once into :class:`Settings`.
+
+An option wins over its ini key. Every ini key works in the INI style and as native TOML
+(``[tool.pytest]``, pytest 9), and every bad value is one :class:`pytest.UsageError` that
+names the option or the key it came from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from math import isfinite
+from tomllib import loads
+from typing import Any, Literal, TypeAlias, cast
+
+import pytest
+
+from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.request.grants import PowerError, read_caps
+from pytest_nsisolate.request.limits import NAMES as LIMIT_NAMES
+from pytest_nsisolate.request.limits import NO_LIMITS, LimitError, Limits, parse
+from pytest_nsisolate.request.wording import DOCS, suggestion
+
+Mode: TypeAlias = Literal["marked", "all", "none"]
+Missing: TypeAlias = Literal["fail", "skip"]
+Postmortem: TypeAlias = Literal["marked", "all", "none"]
+Leftovers: TypeAlias = Literal["ignore", "warn", "fail"]
+
+MODES = ("marked", "all", "none")
+MISSING = ("fail", "skip")
+LEFTOVERS = ("ignore", "warn", "fail")
+#: Without ``time``: its offsets are a test's own choice, and it is no part of the default.
+DEFAULT_NAMESPACES = frozenset(NAMESPACES) - {"time"}
+
+
+_NAMES = ", ".join(NAMESPACES)
+_LIMITS = ", ".join(LIMIT_NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line and the configuration file say about isolation.
+
+    :param mode: which tests are isolated (``--nsisolate``).
+    :param unsafe: with mode ``"none"``, marked tests run in the runner.
+    :param namespaces: the default set, as named: nothing implied is added.
+    :param missing: what becomes of a test whose namespaces this host refuses.
+    :param timeout: default budget of one attempt in seconds, or None.
+    :param init: marked tests run under a reaping init unless their marker says otherwise.
+    :param postmortem: in the reports of which failed tests the view of PID 1 is shown.
+    :param leftovers: what becomes of a test that leaves processes, unless its marker says; None:
+        a warning for a marked test, nothing for an unmarked one.
+    :param limits: those of every isolated test, unless its marker says otherwise.
+    :param caps: the capabilities that every isolated test keeps, unless its marker says otherwise;
+        None for all.
+    :param pause: a failed test is held open until somebody has looked inside.
+    """
+
+    mode: Mode = "marked"
+    unsafe: bool = False
+    namespaces: frozenset[str] = DEFAULT_NAMESPACES
+    missing: Missing = "fail"
+    timeout: float | None = None
+    init: bool = False
+    postmortem: Postmortem = "marked"
+    pause: bool = False
+    leftovers: Leftovers | None = None
+    limits: Limits = NO_LIMITS
+    caps: frozenset[str] | None = None
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every option and ini key (hook ``pytest_addoption``).
+
+    The options have no defaults of their own, so that None means "not given" and the ini
+    key decides.
+    """
+    group = parser.getgroup("nsisolate", f"Linux namespace isolation (see {DOCS})")
+    which = "which tests are isolated: marked (default), all, or none (marked tests are skipped)"
+    group.addoption("--nsisolate", choices=MODES, help=which)
+    group.addoption(
+        "--nsisolate-unsafe",
+        action="store_true",
+        help="with --nsisolate=none: run the marked tests in the runner, on the host itself",
+    )
+    default = f"default set of the marker, a comma list of {_NAMES} (default: all but time)"
+    group.addoption("--nsisolate-namespaces", metavar="LIST", help=default)
+    missing = "a test whose namespaces this host refuses: fail (default) or skip"
+    group.addoption("--nsisolate-missing", choices=MISSING, help=missing)
+    budget = "budget of an isolated test: seconds for set-up, call and teardown (default: none)"
+    group.addoption(
+        "--nsisolate-timeout", metavar="SECONDS", help=f"{budget}; 'none' lifts an ini key's"
+    )
+    reaper = "marked tests run below a reaper, too (default: only those that are not marked)"
+    group.addoption("--nsisolate-init", action="store_true", default=None, help=reaper)
+    group.addoption(
+        "--nsisolate-pause",
+        action="store_true",
+        help="hold a failed isolated test open, so that you can look inside; needs a terminal",
+    )
+    left = "an isolated test that leaves processes: ignore, warn (default where marked) or fail"
+    group.addoption("--nsisolate-leftovers", choices=LEFTOVERS, help=left)
+    bounds = (
+        f"limits of isolated tests, a comma list of {_LIMITS}: memory=1G,cpu=10 (default: none)"
+    )
+    group.addoption(
+        "--nsisolate-limits", metavar="LIST", help=f"{bounds}; 'none' lifts an ini key's"
+    )
+    kept = "capabilities that isolated tests keep, a comma list: chown,kill; or all (default), none"
+    group.addoption(
+        "--nsisolate-caps", metavar="LIST", help=f"{kept}; or all but those with a '-': -sys_admin"
+    )
+    shown = "failed tests whose report shows what PID 1 sees: marked (default), all or none"
+    group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
+    group.addoption(
+        "--nsisolate-doctor",
+        action="store_true",
+        help="print what this host can do, why not, and the remedy; then exit",
+    )
+    parser.addini("nsisolate", which, type="string", default="marked")
+    parser.addini("nsisolate_namespaces", default, type="args", default=None)
+    parser.addini("nsisolate_missing", missing, type="string", default="fail")
+    parser.addini("nsisolate_timeout", budget, type="float", default=None)
+    parser.addini("nsisolate_init", reaper, type="bool", default=False)
+    parser.addini("nsisolate_postmortem", shown, type="string", default="marked")
+    parser.addini("nsisolate_leftovers", left, type="string", default=None)
+    parser.addini("nsisolate_limits", bounds, type="args", default=None)
+    parser.addini("nsisolate_caps", kept, type="args", default=None)
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Read the options and ini keys; an option wins over its ini key.
+
+    :raises pytest.UsageError: on a bad value; names the option or the ini key.
+    """
+    unsafe = bool(config.getoption("--nsisolate-unsafe"))
+    mode = _choice(*_source(config, "--nsisolate"), MODES)
+    if unsafe and mode != "none":
+        raise pytest.UsageError("--nsisolate-unsafe has a meaning beside --nsisolate=none only")
+    return Settings(
+        mode=cast("Mode", mode),
+        unsafe=unsafe,
+        namespaces=_namespaces(*_source(config, "--nsisolate-namespaces")),
+        missing=cast("Missing", _choice(*_source(config, "--nsisolate-missing"), MISSING)),
+        timeout=_timeout(*_source(config, "--nsisolate-timeout")),
+        init=bool(_source(config, "--nsisolate-init")[1]),
+        pause=_pause(config),
+        postmortem=cast("Postmortem", _choice(*_source(config, "--nsisolate-postmortem"), MODES)),
+        leftovers=_leftovers(*_source(config, "--nsisolate-leftovers")),
+        limits=_limits(*_source(config, "--nsisolate-limits")),
+        caps=_caps(*_source(config, "--nsisolate-caps")),
+    )
+
+
+def _source(config: pytest.Config, option: str) -> tuple[str, Any]:
+    """The value that counts and the name under which the user knows it."""
+    given = config.getoption(option)
+    if given is not None:
+        return option, given
+    key = option.removeprefix("--").replace("-", "_")
+    try:
+        return f"ini key {key}", config.getini(key)
+    except (pytest.UsageError, TypeError, ValueError) as error:
+        # pytest < 9.2 lets the bare TypeError or ValueError through.
+        written = _written_in_toml(config, key) if key in _ALSO_TEXT else None
+        if isinstance(written, str):
+            return f"ini key {key}", [written]
+        if isinstance(written, dict) and key == "nsisolate_limits":
+            return f"ini key {key}", written
+        raise pytest.UsageError(f"ini key {key}: {error}") from error
+
+
+#: Lists that native TOML may have as one text.
+_ALSO_TEXT = ("nsisolate_namespaces", "nsisolate_limits", "nsisolate_caps")
+
+
+def _written_in_toml(config: pytest.Config, key: str) -> object:
+    """The raw value of a key in the native TOML table, None if there is none.
+
+    No ini type before pytest 9.2 takes a string and a list of strings, and none at all takes
+    both in native TOML; "pid,net" is what the option takes, so the key takes it too.
+    """
+    path = config.inipath
+    if path is None or path.suffix != ".toml":
+        return None
+    tables = loads(path.read_text(encoding="utf-8"))
+    if path.name == "pyproject.toml":
+        tables = tables.get("tool", {})
+    return cast("object", tables.get("pytest", {}).get(key))
+
+
+def _choice(source: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise pytest.UsageError(f"{source}: {value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def _pause(config: pytest.Config) -> bool:
+    """Nobody could end a pause without a terminal, and a run would hang for ever."""
+    if not config.getoption("--nsisolate-pause"):
+        return False
+    if getattr(config.option, "dist", "no") != "no" or hasattr(config, "workerinput"):
+        raise pytest.UsageError(
+            "--nsisolate-pause needs a terminal, which pytest-xdist's workers have not: "
+            "run without -n, or with -n 0"
+        )
+    if not os.isatty(internals.standard_input(config)):
+        raise pytest.UsageError(
+            "--nsisolate-pause needs a terminal, at which you can end the pause; "
+            "standard input is none"
+        )
+    return True
+
+
+def _leftovers(source: str, value: str | None) -> Leftovers | None:
+    return None if value is None else cast("Leftovers", _choice(source, value, LEFTOVERS))
+
+
+def _limits(source: str, value: object) -> Limits:
+    try:
+        return NO_LIMITS if value is None else parse(value)
+    except LimitError as error:
+        raise pytest.UsageError(f"{source}: {error}") from None
+
+
+def _caps(source: str, value: str | list[str] | None) -> frozenset[str] | None:
+    try:
+        return None if value is None else read_caps(value)
+    except PowerError as error:
+        raise pytest.UsageError(f"{source}: {error}") from None
+
+
+def _namespaces(source: str, value: str | list[str] | None) -> frozenset[str]:
+    if value is None:
+        return DEFAULT_NAMESPACES
+    text = value if isinstance(value, str) else " ".join(value)
+    names = text.replace(",", " ").split()
+    for name in names:
+        if name not in NAMESPACES:
+            guess = suggestion(name, NAMESPACES)
+            raise pytest.UsageError(f"{source}: unknown namespace {name!r}, {guess}")
+    if not names:
+        raise pytest.UsageError(f"{source}: names no namespace")
+    return frozenset(names)
+
+
+def _timeout(source: str, value: str | float | None) -> float | None:
+    if value is None or value == "none":
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not (isfinite(seconds) and seconds > 0):
+        raise pytest.UsageError(f"{source}: {value!r} is not a finite number of seconds above 0")
+    return seconds

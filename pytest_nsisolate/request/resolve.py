@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: MIT
+"""From the markers of a test and the settings to one :class:`IsolationRequest`.
+
+The markers are merged key by key, from the farthest (module) to the closest (function, or
+the parameter set of a parametrized one). Everything that can be wrong with them is found
+here, at collection, before any test has run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import pytest
+
+from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.request import grants
+from pytest_nsisolate.request.limits import Limits, merged
+from pytest_nsisolate.request.marker import (
+    SWITCHES,
+    TimeOffsets,
+    check_keywords,
+    check_mark,
+    closest_first,
+    near_misses,
+)
+from pytest_nsisolate.request.options import Settings
+from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, suggestion
+
+__all__ = ["IsolationRequest", "MarkerProblem", "TimeOffsets", "resolve", "resolve_all"]
+
+#: The fixture names that an item may name in ``inside``.
+KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
+
+#: Keywords about fixtures and about what a test has left.
+MARKER_ONLY = frozenset({"inside", "leftovers"})
+
+_STAY = "isolated(False) keeps a test in the runner"
+
+#: What cannot do without a mount namespace, and for which mount: /proc, /sys, /dev/shm.
+NEED_MOUNT = ("pid", "net", "ipc")
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationRequest:
+    """What one test asked for, complete: nothing that it implies is left unsaid.
+
+    :param namespaces: every namespace that will be fresh, ``user`` and ``time`` included.
+    :param user: ``"map"`` for the marker's True, ``"same"``, or ``"none"`` for False.
+    :param named: the part of ``namespaces`` that a marker names, as opposed to implied ones
+        and those of the default set.
+    :param time: offsets of the time namespace, None without one.
+    :param hostname: the UTS name, None for a copy of the host's.
+    :param timeout: budget of one attempt in seconds, None for no limit.
+    :param inside: higher-scope fixtures to set up in the child; True for all of them.
+    :param leftovers: what becomes of processes that the test leaves behind.
+    :param init: a reaper is PID 1 and the test its child.
+    :param missing: what becomes of the test where the host refuses it; not a skip where
+        ``NSISOLATE_MUST_WORK=1`` is set.
+    :param limits: of memory, processor time, processes and files; None for none.
+    :param devices: what the minimal ``/dev`` of a private mount namespace has besides, by names
+        below it; without meaning with the host's powers.
+    :param caps: the capabilities that are kept, by their full names; None for all.
+    :param no_new_privs: no program gains rights by its file.
+    :param guarded: the host refuses the user namespace, which nobody gave up by ``user=False``.
+    """
+
+    namespaces: frozenset[str]
+    user: Literal["map", "same", "none"] = "map"
+    named: frozenset[str] = frozenset()
+    time: TimeOffsets | None = None
+    hostname: str | None = None
+    timeout: float | None = None
+    inside: frozenset[str] | Literal[True] = frozenset()
+    leftovers: Literal["ignore", "warn", "fail"] = "ignore"
+    init: bool = False
+    missing: Literal["fail", "skip"] = "fail"
+    limits: Limits | None = None
+    devices: tuple[str, ...] = ()
+    caps: frozenset[str] | None = None
+    no_new_privs: bool = False
+    guarded: bool = False
+
+    @property
+    def has_host_powers(self) -> bool:
+        """By ``user=False``: the host's root, its ``/dev`` and its keys."""
+        return self.user == "none" and not self.guarded
+
+    def replace(self, **changes: Any) -> IsolationRequest:
+        """A changed copy, with the namespaces that the change implies.
+
+        ``user`` and ``time`` decide about their namespaces: ``replace(user="none")`` drops
+        ``"user"``, ``replace(time=TimeOffsets(60))`` adds ``"time"``.
+
+        :raises TypeError: on an unknown field.
+        :raises ValueError: on an unknown namespace or capability, or what is no device.
+        """
+        if "namespaces" in changes and "time" not in changes:
+            kept = self.time or TimeOffsets()
+            changes["time"] = kept if "time" in changes["namespaces"] else None
+        changed = replace(self, **changes)
+        for name in changed.namespaces:
+            if name not in NAMESPACES:
+                raise ValueError(f"unknown namespace {name!r}, {suggestion(name, NAMESPACES)}")
+        complete = _complete(changed.namespaces, changed.user, changed.time, changed.hostname)
+        if "caps" in changes and changed.caps is not None:
+            changed = replace(changed, caps=grants.check_caps(changed.caps))
+        if "devices" in changes:
+            changed = replace(changed, devices=grants.check_devices(changed.devices))
+        if changed.devices:
+            complete |= {"mount"}
+        named = changed.named & complete
+        return replace(changed, namespaces=complete, named=named)
+
+    def without_user_namespace(self) -> IsolationRequest:
+        """A copy for a host that refuses user namespaces. Nobody asked for the host's powers."""
+        return self.replace(user="none", guarded=True)
+
+
+def _complete(
+    namespaces: Iterable[str], user: str, time: TimeOffsets | None, hostname: str | None
+) -> frozenset[str]:
+    """The namespaces and what they imply; user, time and hostname decide about theirs."""
+    complete = set(namespaces) - {"user", "time"}
+    if not complete.isdisjoint(NEED_MOUNT):
+        complete.add("mount")
+    if hostname is not None:
+        complete.add("uts")
+    if time is not None:
+        complete.add("time")
+    if user != "none":
+        complete.add("user")
+    return frozenset(complete)
+
+
+@dataclass(slots=True)
+class _Merged:
+    """The markers of one test, merged so far."""
+
+    switches: dict[str, bool] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, values: dict[str, Any], default: frozenset[str]) -> None:
+        """Lay a closer marker over the farther ones."""
+        # A bare marker names the whole default set, at its own level: a farther net=False does
+        # not take net from it. One with keywords names just these.
+        if not values:
+            self.switches.update(dict.fromkeys(default - {"user"}, True))
+        for key, value in values.items():
+            if key in SWITCHES:
+                self.switches[key] = value
+                (self.named.add if value else self.named.discard)(key)
+            elif key == "limits":
+                self.values[key] = {**self.values.get(key, {}), **value}
+            else:
+                self.values[key] = value
+
+    def request(self, settings: Settings) -> IsolationRequest:
+        """
+        :raises MarkerProblem: where the merged markers contradict each other.
+        """
+        on = {name for name, value in self.switches.items() if value}
+        if not on:
+            on = set(settings.namespaces - {"user"} - self.switches.keys())
+        self._refuse_contradictions(on)
+        values = self.values
+        user = values.get("user", "map")
+        time = values.get("time", TimeOffsets() if "time" in on else None)
+        hostname = values.get("hostname")
+        named = self.named | ({"time", "user"} & values.keys())
+        devices = values.get("devices", ())
+        if devices:
+            on.add("mount")
+        namespaces = _complete(on, user, time, hostname)
+        return IsolationRequest(
+            namespaces=namespaces,
+            user=user,
+            named=namespaces & named,
+            time=time,
+            hostname=hostname,
+            timeout=values.get("timeout", settings.timeout),
+            inside=values.get("inside", frozenset()),
+            leftovers=values.get("leftovers", settings.leftovers or "warn"),
+            init=values.get("init", settings.init),
+            missing=values.get("missing", settings.missing),
+            limits=merged(settings.limits, values.get("limits", {})),
+            devices=devices,
+            caps=values.get("caps", settings.caps),
+            no_new_privs=values.get("no_new_privs", False),
+        )
+
+    def _refuse_contradictions(self, on: set[str]) -> None:
+        problems = []
+        needing = [name for name in NEED_MOUNT if name in on]
+        if needing and self.switches.get("mount") is False:
+            need = "needs" if len(needing) == 1 else "need"
+            problems.append(
+                f"isolated(mount=False): {', '.join(needing)} {need} a mount namespace; "
+                "leave mount out, or switch off what needs it"
+            )
+        if "hostname" in self.values and self.switches.get("uts") is False:
+            said = spelled({"hostname": self.values["hostname"], "uts": False})
+            problems.append(f"{said}: a hostname needs a uts namespace")
+        if self.values.get("devices"):
+            given: dict[str, object] = {"devices": list(self.values["devices"])}
+            if self.values.get("user") == "none":
+                problems.append(
+                    f"{spelled({**given, 'user': False})}: without a user namespace a test has the "
+                    "host's /dev; leave devices out"
+                )
+            if self.switches.get("mount") is False:
+                said = spelled({**given, "mount": False})
+                problems.append(f"{said}: devices need a private /dev")
+        # A default set of user alone is somebody's choice; one that is emptied is not.
+        asked = (
+            on
+            or {"time", "hostname"} & self.values.keys()
+            or self.values.get("user") in ("map", "same")
+        )
+        if not asked and False in self.switches.values():
+            said = spelled({name: False for name in SWITCHES if self.switches.get(name) is False})
+            problems.append(f"{said}: no namespace is left on; {_STAY}")
+        if problems:
+            raise MarkerProblem(*problems)
+
+
+def resolve(
+    item: pytest.Item, settings: Settings, known_fixtures: KnownFixtures | None = None
+) -> IsolationRequest | None:
+    """What this test asked for, or None where it is not isolated.
+
+    Mode ``"none"`` makes no difference here: what becomes of a marked test is the caller's.
+
+    :param known_fixtures: gives the names allowed in ``inside``; None checks no names.
+    :raises MarkerProblem: for markers that cannot be followed.
+    """
+    marks = closest_first(item)
+    if not marks:
+        return _unmarked(settings) if settings.mode == "all" else None
+    merged: _Merged | None = None
+    problems: list[str] = []
+    for mark in reversed(marks):
+        try:
+            values = check_mark(mark)
+        except MarkerProblem as problem:
+            problems.extend(problem.problems)
+            continue
+        if values is None:
+            # "Whatever the module says": nothing farther reaches past an isolated(False).
+            merged = None
+        else:
+            merged = merged or _Merged()
+            merged.add(values, settings.namespaces)
+    if problems:
+        raise MarkerProblem(*problems)
+    if merged is None:
+        return None
+    request = merged.request(settings)
+    if known_fixtures is not None and request.inside and request.inside is not True:
+        _refuse_unknown(request.inside, known_fixtures(item))
+    return request
+
+
+def from_keywords(keywords: Mapping[str, object], settings: Settings) -> IsolationRequest:
+    """What a call by ``isolate.using(...)`` asks for: as one marker with these keywords does.
+
+    :raises MarkerProblem: for keywords that cannot be followed, said as ``isolate.using(...)``.
+    """
+    merged = _Merged()
+    try:
+        merged.add(check_keywords(keywords, MARKER_ONLY), settings.namespaces)
+        # What a call leaves behind ends with it, unsaid.
+        return replace(merged.request(settings), leftovers="ignore")
+    except MarkerProblem as found:
+        said = (problem.replace(f"; {_STAY}", "") for problem in found.problems)
+        problems = [f"isolate.using{problem.removeprefix('isolated')}" for problem in said]
+    raise MarkerProblem(*problems)
+
+
+def _unmarked(settings: Settings) -> IsolationRequest:
+    """An unmarked test never asked to be PID 1: same behaviour, other place."""
+    time = TimeOffsets() if "time" in settings.namespaces else None
+    return IsolationRequest(
+        namespaces=_complete(settings.namespaces, "same", time, None),
+        user="same",
+        time=time,
+        timeout=settings.timeout,
+        leftovers=settings.leftovers or "ignore",
+        init=True,
+        missing=settings.missing,
+        limits=merged(settings.limits, {}),
+        caps=settings.caps,
+    )
+
+
+def _refuse_unknown(inside: frozenset[str], known: frozenset[str]) -> None:
+    unknown = sorted(inside - known)
+    if unknown:
+        raise MarkerProblem(
+            *(
+                f"{spelled({'inside': name})}: this test knows no fixture {name!r}"
+                f"{_did_you_mean(name, known)}"
+                for name in unknown
+            )
+        )
+
+
+def _did_you_mean(name: str, known: frozenset[str]) -> str:
+    guess = suggestion(name, known)
+    # All the fixtures of a test are too many for a sentence.
+    return f", {guess}" if guess.startswith("did") else ""
+
+
+def resolve_all(
+    items: Sequence[pytest.Item], settings: Settings, known_fixtures: KnownFixtures | None = None
+) -> list[IsolationRequest | None]:
+    """:func:`resolve` for every item, in the order of the items.
+
+    :raises pytest.UsageError: once, with every problem and every test that has it.
+    """
+    requests: list[IsolationRequest | None] = []
+    problems = near_misses(items)
+    for item in items:
+        try:
+            requests.append(resolve(item, settings, known_fixtures))
+        except MarkerProblem as found:
+            for problem in found.problems:
+                problems.setdefault(problem, []).append(item)
+    if problems:
+        raise pytest.UsageError(listing(problems))
+    return requests

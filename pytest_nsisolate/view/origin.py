@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+"""From a run to the view of one child: what only the runner knew goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_nsisolate.kernel.originals import os
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.request.resolve import IsolationRequest
+    from pytest_nsisolate.view import Pid1View
+
+
+def make_view(
+    request: IsolationRequest,
+    home: Mapping[str, int],
+    helpers: Callable[[], Mapping[int, str]] = dict,
+) -> Pid1View:
+    """In a child: its world, seen with what only the runner knew.
+
+    :param request: what the test asked for.
+    :param home: the runner's namespaces.
+    :param helpers: see :meth:`~pytest_nsisolate.runner.run.Run.helpers`.
+    """
+    from pytest_nsisolate.view import Origin, Pid1View
+    from pytest_nsisolate.view.processes import parent_of
+
+    reaper = usher = None
+    if "pid" in request.namespaces:
+        reaper = 1 if request.init else None
+    else:
+        usher = os.getppid()
+        if request.init:
+            reaper, usher = usher, parent_of(usher)
+    return Pid1View(Origin(home, request.namespaces, reaper, usher, helpers))
+
+
+def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
+    """In the runner, before the first clone: what the tests of this run will want to look at.
+
+    :param items: those that will be isolated.
+    :returns: the runner's namespaces.
+    """
+    from pytest_nsisolate.kernel import namespaces
+
+    if any("pid1" in getattr(item, "fixturenames", ()) for item in items):
+        from pytest_nsisolate import view
+
+        view.preload()
+    return namespaces.identities()

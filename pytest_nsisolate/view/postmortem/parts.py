@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""The world of a failed test as text: what is there, in the order in which one would look.
+
+Each part is a name and a function, so that whoever asks can guard every one by itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.view import Pid1View
+from pytest_nsisolate.view.mounts import Mount, parse_mounts
+from pytest_nsisolate.view.origin import make_view
+from pytest_nsisolate.view.postmortem import loopback
+from pytest_nsisolate.view.postmortem.layout import Told
+from pytest_nsisolate.view.processes import Process
+from pytest_nsisolate.view.tables import aligned, counted, indented, table
+
+#: Rows of each kind; the rest is counted.
+_MOST_PROCESSES: Final = 20
+MOST_SOCKETS: Final = 20
+MOST_OTHERS: Final = 10
+
+Part = tuple[str, Callable[[], Told]]
+
+
+def parts(
+    request: IsolationRequest, home: Mapping[str, int], mounts: str | None, uid: int
+) -> list[Part]:
+    """What there is to say about this test's world.
+
+    :param home: the runner's namespaces.
+    :param mounts: those that were there before the test began, if they are known.
+    :param uid: the effective user id with which it has begun.
+    """
+    view = make_view(request, home)
+    own_net = "net" in request.namespaces
+    found: list[Part] = [
+        ("processes", lambda: _processes(view, uid)),
+        ("listening sockets", lambda: _listening(view, own_net=own_net)),
+    ]
+    if own_net:
+        found.append(("network", lambda: _network(view)))
+    if mounts:
+        found.append(("mounts added by the test", lambda: _mounts(view, mounts)))
+    return found
+
+
+def _processes(view: Pid1View, uid: int) -> Told:
+    rows = [found for tree in view.process_tree for found in tree.walk()]
+    if all(row.pid in view._own_pids and row.uid == uid for _, row in rows):
+        return "no other processes"
+    labels = view._labels
+    lines = [("PID", "PPID", "STATE", "UID", "AGE", "COMMAND")]
+    for depth, process in rows[:_MOST_PROCESSES]:
+        command = labels.get(process.pid, process.command)
+        # Deeper than this the margin would leave no room for the command.
+        lines.append((*_facts(process), f"{'  ' * min(depth, 12)}{command}"))
+    found = headed(counted(len(rows), "process"), aligned(lines).splitlines())
+    return found + _rest([process for _, process in rows[_MOST_PROCESSES:]])
+
+
+def _facts(process: Process) -> tuple[str, str, str, str, str]:
+    age = f"{process.age:.0f} s"
+    return str(process.pid), str(process.ppid), process.state, str(process.uid), age
+
+
+def _rest(left: Sequence[Process]) -> list[str]:
+    if not left:
+        return []
+    states = Counter(process.state for process in left).most_common(3)
+    told = ", ".join(f"{count} {state}" for state, count in states)
+    return [f"  ... and {len(left)} more ({told})"]
+
+
+def _listening(view: Pid1View, *, own_net: bool) -> Told:
+    rows = view.listening
+    if not own_net:
+        # The host's are many, and not what this test was about.
+        own = {process.pid for process in view.processes}
+        rows = tuple(row for row in rows if own.intersection(row.pids))
+    return listed("listening socket", rows, MOST_SOCKETS) if rows else "no listening sockets"
+
+
+def _network(view: Pid1View) -> Told:
+    """The routes but for those that the kernel makes for its own addresses."""
+    if untouched := loopback.only("/proc/self/net"):
+        return untouched
+    routes = [row for row in view.routes if row.table != "local"]
+    return [
+        *listed("interface", view.interfaces, MOST_OTHERS),
+        *listed("route", routes, MOST_OTHERS),
+    ]
+
+
+def _mounts(view: Pid1View, before: str) -> Told:
+    known = Counter(map(_identity, parse_mounts(before.split("\n"))))
+    added = []
+    for mount in view.mounts:
+        # In the order in which they were made, so of several alike the last ones are new.
+        identity = _identity(mount)
+        if known[identity] > 0:
+            known[identity] -= 1
+        else:
+            added.append(mount)
+    return listed("mount", added, MOST_OTHERS, " added by the test") if added else []
+
+
+def _identity(mount: Mount) -> tuple[str, str, str]:
+    """The same in another test's world, where ids and devices have other numbers.
+
+    The root of a mount of cgroups is told from the reader's own group: a test with limits, which is
+    in one of its own, sees another root than the test that has looked first (cgroup_namespaces(7)).
+    """
+    root = "" if mount.fstype in ("cgroup", "cgroup2") else mount.root
+    return mount.target, mount.fstype, root
+
+
+def listed(noun: str, rows: Sequence[object], most: int, rest: str = "") -> list[str]:
+    """A table below its count.
+
+    :param rest: what follows the count.
+    """
+    return headed(f"{counted(len(rows), noun)}{rest}", table(rows, most=most).splitlines())
+
+
+def headed(title: str, lines: Iterable[str]) -> list[str]:
+    """Lines with a margin below a title; of none the title alone."""
+    below = indented("\n".join(lines))
+    return [f"{title}:", *below] if below else [title]
