@@ -48,7 +48,7 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
     from pytest_nsisolate.kernel import namespaces
 
     if any("pid1" in getattr(item, "fixturenames", ()) for item in items):
-        from pytest_nsisolate import view
+        from pytest_nsisolate.view import pid1
 
-        view.preload()
+        pid1.preload()
     return namespaces.identities()

@@ -18,7 +18,7 @@ CONFTEST = """
 import sys
 from journal import note
 
-HEAVY = ("psutil", "pyroute2", "pytest_nsisolate.view")
+HEAVY = ("psutil", "pyroute2", "pytest_nsisolate.view.pid1")
 
 def loaded():
     return [name for name in HEAVY if name in sys.modules]

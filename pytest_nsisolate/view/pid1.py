@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: MIT
+"""The object that a test looks through: every reading and every assertion in one."""
+
+from __future__ import annotations
+
+from pytest_nsisolate.view.assertions.identity import IdentityAssertions
+from pytest_nsisolate.view.assertions.network import NetworkAssertions
+from pytest_nsisolate.view.assertions.signal import SignalAssertions
+from pytest_nsisolate.view.assertions.socket import SocketAssertions
+from pytest_nsisolate.view.assertions.world import WorldAssertions
+from pytest_nsisolate.view.network import read_interfaces, route_to
+
+
+class Pid1View(
+    SignalAssertions, SocketAssertions, NetworkAssertions, WorldAssertions, IdentityAssertions
+):
+    """The world of an isolated test, as its own process sees it.
+
+    Data are attributes that ask the kernel each time; assertions are methods whose failure says
+    what was expected, what was seen, and what may help. Those that take ``within`` look again until
+    it holds or so many seconds are over.
+    """
+
+    __slots__ = ()
+
+
+def preload() -> None:
+    """Import, in the runner, what reading the world needs, so that no child has to.
+
+    The first message of each kind has pyroute2 build tables of its own, 250 page faults' worth, so
+    one of each is asked for.
+    """
+    import psutil  # noqa: F401
+    from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # noqa: F401
+
+    from pytest_nsisolate.view import compare  # noqa: F401
+
+    try:
+        read_interfaces()
+        route_to("127.0.0.1")
+    except OSError:  # no netlink here: the test that asks for it will say so
+        pass
