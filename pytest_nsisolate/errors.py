@@ -179,11 +179,11 @@ class IsolatedTimeout(IsolatedCrash):
 
     __module__ = "pytest_nsisolate"
 
-    def __init__(self, what: str, seconds: float, evidence: str = "") -> None:
+    def __init__(self, what: str, seconds: float, diagnosis: str = "") -> None:
         super().__init__(f"{what} timed out after {seconds:g} s")
-        self.args = (what, seconds, evidence)
+        self.args = (what, seconds, diagnosis)
         self.seconds = seconds
-        self.evidence = evidence
+        self.diagnosis = diagnosis
 
 
 class IsolatedRefusal(IsolatedCrash):

@@ -55,7 +55,7 @@ def pid1(request: pytest.FixtureRequest) -> Pid1View:
     docs/howto/assertions.md of pytest-nsisolate
     """
     run = request.config.stash[RUN]
-    if run.child is None:
+    if run.in_child is None:
         text = _NOT_ISOLATED.format(name=request.node.name)
         pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
     assert run.request is not None

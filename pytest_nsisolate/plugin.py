@@ -62,7 +62,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    node.config.stash[RUN].remarks.take_over(node)
+    node.config.stash[RUN].notes.take_over(node)
     summary.raise_for_worker(node)
 
 

@@ -41,7 +41,7 @@ NOBODY: Final = 54321
 
 _OPTIONS: Final = ("-p", "watching")
 
-#: A second thread in the runner, which has PID 1 made the long way, by an usher.
+#: A second thread in the runner, which has PID 1 made the long way, by a supervisor.
 THREADED: Final = """
 import threading
 _stop = threading.Event()
@@ -279,13 +279,13 @@ class Running:
         (pid,) = (pid for pid in descendants(self.process.pid) if _numbers(pid)[1:] == ["1"])
         return pid
 
-    def usher(self) -> int | None:
+    def supervisor(self) -> int | None:
         """The host's number of the process in the middle, None on the short way."""
         parent = _status(self.pid1())["PPid"]
         return None if parent == str(self.process.pid) else int(parent)
 
-    def warden(self) -> int | None:
-        """The host's number of the warden, None before the first clone."""
+    def watchdog(self) -> int | None:
+        """The host's number of the watchdog, None before the first clone."""
         for pid in children(self.process.pid):
             if b"watchdog" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return pid

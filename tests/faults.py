@@ -128,8 +128,8 @@ _PURPOSES: Final[dict[str, tuple[int, dict[int, str]]]] = {
 class Case:
     """One call to fail.
 
-    :param role: ``runner``, ``usher``, ``child`` (PID 1, or what takes its place), ``test`` (the
-        reaper's child).
+    :param role: ``runner``, ``supervisor``, ``child`` (PID 1, or what takes its place), ``test``
+        (the init's child).
     :param call: the name of the call; ``*`` is any that asks.
     :param error: the symbol of its errno, or the name of a signal that kills the caller then.
     :param argument: look at this argument, and at nothing but calls where it has one of the bits of
@@ -297,8 +297,8 @@ class Supervisor:
         parent = self._roles.get(int(status["PPid"][0]), "other")
         inside = len(status["NSpid"]) > 1 and status["NSpid"][-1] == "1"
         if parent == "runner":
-            return "spawned" if self._spawning else "child" if inside else "usher"
-        return {"usher": "child", "child": "test"}.get(parent, "other")
+            return "spawned" if self._spawning else "child" if inside else "supervisor"
+        return {"supervisor": "child", "child": "test"}.get(parent, "other")
 
 
 _CLONE_VM: Final = 0x100

@@ -13,7 +13,7 @@ import pytest
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.process import reaping
 from pytest_nsisolate.process.channel import MESSAGE, Output, RunnerEnd
-from pytest_nsisolate.process.child_process import Attempt
+from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.launch import fork
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this needs Linux")
@@ -24,8 +24,8 @@ def test_an_usher_that_waits_for_a_word_gets_it_at_the_burial() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     frames, frames_write = os.pipe()
     heard, says = os.pipe()
-    usher = fork()
-    if usher == 0:
+    supervisor = fork()
+    if supervisor == 0:
         try:
             ours.close()
             os.write(says, theirs.recv(MESSAGE.size)[:1])
@@ -34,10 +34,16 @@ def test_an_usher_that_waits_for_a_word_gets_it_at_the_burial() -> None:
     for fd in (frames_write, says, theirs.detach()):
         os.close(fd)
     end = RunnerEnd(
-        usher, os.pidfd_open(usher), False, ours.detach(), frames, bytes(8), Output.create()
+        supervisor,
+        os.pidfd_open(supervisor),
+        False,
+        ours.detach(),
+        frames,
+        bytes(8),
+        Output.create(),
     )
 
-    Attempt(end, maps=None, budget=None, init=False).bury()
+    ChildProcess(end, maps=None, budget=None, init=False).reap()
 
     with os.fdopen(heard, "rb") as pipe:
         assert pipe.read() == b"G"

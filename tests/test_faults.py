@@ -28,7 +28,7 @@ from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import cgroups
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.process.limit_mechanisms import Enforcer
+from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
 from pytest_nsisolate.request.limits import Limits, check, merged
 from tests import faults
 from tests.batch import THREADED, Side, run_batch, said, source, suite_folder, verdict
@@ -121,23 +121,23 @@ STEPS: Final = (
     ("runner", "write", "uid_map", REFUSED + "write uid_map for the user namespace:"),
     ("runner", "openat", "gid_map", REFUSED + "write gid_map for the user namespace:"),
     ("runner", "write", "gid_map", REFUSED + "write gid_map for the user namespace:"),
-    ("usher", "setpgid", "", REFUSED + "setpgid:"),
-    ("usher", "pidfd_open", "", REFUSED + "pidfd_open:"),
-    ("usher", "rt_sigaction", "", REFUSED + "sigaction(SIGCHLD):"),
-    ("usher", "prctl", "SUBREAPER", REFUSED + "prctl(PR_SET_CHILD_SUBREAPER):"),
-    ("usher", "openat", "setgroups", REFUSED + "write setgroups for the user namespace:"),
-    ("usher", "write", "setgroups", REFUSED + "write setgroups for the user namespace:"),
-    ("usher", "openat", "uid_map", REFUSED + "write uid_map for the user namespace:"),
-    ("usher", "write", "uid_map", REFUSED + "write uid_map for the user namespace:"),
-    ("usher", "openat", "gid_map", REFUSED + "write gid_map for the user namespace:"),
-    ("usher", "write", "gid_map", REFUSED + "write gid_map for the user namespace:"),
-    ("usher", "openat", "timens", REFUSED + "write timens_offsets for the time namespace:"),
-    ("usher", "write", "timens", REFUSED + "write timens_offsets for the time namespace:"),
-    ("usher", "write", "socket:", REFUSED + "tell the runner:"),
+    ("supervisor", "setpgid", "", REFUSED + "setpgid:"),
+    ("supervisor", "pidfd_open", "", REFUSED + "pidfd_open:"),
+    ("supervisor", "rt_sigaction", "", REFUSED + "sigaction(SIGCHLD):"),
+    ("supervisor", "prctl", "SUBREAPER", REFUSED + "prctl(PR_SET_CHILD_SUBREAPER):"),
+    ("supervisor", "openat", "setgroups", REFUSED + "write setgroups for the user namespace:"),
+    ("supervisor", "write", "setgroups", REFUSED + "write setgroups for the user namespace:"),
+    ("supervisor", "openat", "uid_map", REFUSED + "write uid_map for the user namespace:"),
+    ("supervisor", "write", "uid_map", REFUSED + "write uid_map for the user namespace:"),
+    ("supervisor", "openat", "gid_map", REFUSED + "write gid_map for the user namespace:"),
+    ("supervisor", "write", "gid_map", REFUSED + "write gid_map for the user namespace:"),
+    ("supervisor", "openat", "timens", REFUSED + "write timens_offsets for the time namespace:"),
+    ("supervisor", "write", "timens", REFUSED + "write timens_offsets for the time namespace:"),
+    ("supervisor", "write", "socket:", REFUSED + "tell the runner:"),
     ("child", "poll", "", REFUSED + "parent-death check:"),
     ("child", "ppoll", "", REFUSED + "parent-death check:"),
-    ("child", "pidfd_open", "", REFUSED + "report to the warden:"),
-    ("child", "sendmsg", "", REFUSED + "report to the warden:"),
+    ("child", "pidfd_open", "", REFUSED + "report to the watchdog:"),
+    ("child", "sendmsg", "", REFUSED + "report to the watchdog:"),
     ("child", "setsid", "", REFUSED + "setsid:"),
     ("child", "prctl", "PDEATHSIG", REFUSED + "prctl(PR_SET_PDEATHSIG):"),
     ("child", "prctl", "CAPBSET", DROP),
@@ -178,11 +178,11 @@ STEPS: Final = (
 
 #: Without these there is another way, or nothing is lost.
 DISPENSABLE: Final = (
-    ("runner", "clone"),  # the usher's way says more
+    ("runner", "clone"),  # the supervisor's way says more
     ("runner", "openat /proc/self/task"),
     ("runner", "getdents64"),
     ("*", "getrandom"),  # of the interpreter, after a fork
-    ("usher", "ioctl"),  # of open()
+    ("supervisor", "ioctl"),  # of open()
 )
 
 #: While the runner waits, at the end of a test, and deaths on the way in. How many
@@ -201,8 +201,12 @@ LATER: Final = (
     Case("child", "kill", "EIO"),
     Case("child", "write", "EIO", about="pipe:", nth=2),
     Case("child", "rt_sigtimedwait", "EIO", marker=INIT),
-    Case("usher", "poll", "EIO"),
-    *(Case(role, "*", "SIGKILL", nth=nth) for role in ("usher", "child") for nth in (5, 10, 15)),
+    Case("supervisor", "poll", "EIO"),
+    *(
+        Case(role, "*", "SIGKILL", nth=nth)
+        for role in ("supervisor", "child")
+        for nth in (5, 10, 15)
+    ),
 )
 
 #: Not of the machinery, or without an answer that a kernel could give.
@@ -239,14 +243,14 @@ def machinery(listed: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, int
             if call == "rt_sigprocmask" and count[role, call] == 2:
                 over.add(role)
             ours = role in begun and role not in over and "recording" not in about
-        elif role in ("usher", "child", "test"):
+        elif role in ("supervisor", "child", "test"):
             # Up to the frame that says that it is ready, or to the fork of the one who says so.
             ours = role not in over
             if call == "write" and about.startswith("pipe:"):
                 over.add(role)
-            if role != "usher" and call == "clone":
+            if role != "supervisor" and call == "clone":
                 over.add(role)
-            if role == "usher" and about.startswith("socket:") and count[role, "clone"]:
+            if role == "supervisor" and about.startswith("socket:") and count[role, "clone"]:
                 over.add(role)  # PID 1 is born and known
         else:
             ours = False
@@ -324,15 +328,15 @@ def is_held(marker: dict[str, Any], side: Side) -> bool:
     """Whether this host can hold the limits of a marker; rlimits of an ordinary user always do."""
     if side == "user" or os.geteuid() != 0:
         return True
-    enforcer = Enforcer(examine())
+    limit_mechanisms = LimitMechanisms(examine())
     try:
         wanted = merged(Limits(), check(marker["limits"]))
         assert wanted is not None
-        enforcer.enforce(wanted, frozenset(NAMESPACES) - {"time"}, init=False)
+        limit_mechanisms.enforce(wanted, frozenset(NAMESPACES) - {"time"}, init=False)
     except StepError:
         return False
     finally:
-        enforcer.close()
+        limit_mechanisms.close()
     return True
 
 
@@ -368,7 +372,7 @@ def test_every_call(side: Side, conftest: str) -> None:
         of_it = [entry for entry in listed if entry["case"] == index]
         cases += plan_cases(of_it, marker, seen)
     roles = {case.role for case in cases}
-    assert roles == ({"runner", "usher", "child", "test"} if conftest else {"runner", "child"})
+    assert roles == ({"runner", "supervisor", "child", "test"} if conftest else {"runner", "child"})
     result, log = run_cases([*cases, *later], side, conftest)
     fired = {entry["case"]: entry for entry in log if "fired" in entry}
     complaints = [complaint(result, n, case, fired.get(n)) for n, case in enumerate(cases)]

@@ -80,6 +80,6 @@ def test_every_part_of_the_fixtures(told: dict[str, str]) -> None:
     every = {name for kind in Pid1View.__mro__ for name in public(kind)} - public(object)
     assert {name for name in every if not re.search(rf"\b{name}\b", pid1)} == set()
     calls = (public(Isolate) | public(Box) | public(Task)) - {
-        *("settled", "attempt", "end", "helpers", "over", "pid", "name", "namespaces"),
+        *("settled", "child", "end", "helpers", "over", "pid", "name", "namespaces"),
     }
     assert {name for name in calls if not re.search(rf"\b{name}\b", isolate)} == set()

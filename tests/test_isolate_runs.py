@@ -302,7 +302,7 @@ def test_pickle_by_name_only(tmp_path: Path) -> None:
 
 
 def test_a_run_of_calls_only_leaves_nothing() -> None:
-    """Without one marked test: no descriptor, no warden, no handler."""
+    """Without one marked test: no descriptor, no watchdog, no handler."""
     source = "import os\ndef test_it(isolate): assert isolate(os.getpid) == 1\n"
     result = run_batch({"test_it.py": source}, "user")
     assert result.returncode == 0, result.text

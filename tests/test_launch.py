@@ -98,7 +98,7 @@ def everything(result: Result) -> str:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_the_long_way(tmp_path_factory: pytest.TempPathFactory, side: Side) -> None:
-    """Made by an usher, every test of the outcomes' suite ends as it does on the short way."""
+    """Made by a supervisor, every test of the outcomes' suite ends as it does on the short way."""
     short = shared_batch(tmp_path_factory, "outcomes", side)
     long = run_batch({**source("outcomes"), "conftest.py": THREADED}, side, timeout=120)
     names = [name for name in vars(outcomes) if name.startswith("test_")]
@@ -412,7 +412,7 @@ os.register_at_fork(after_in_child=start)
 @pytest.mark.parametrize("runner", ["", THREADED], ids=["short", "long"])
 @pytest.mark.parametrize("side", SIDES)
 def test_hook_starts_a_thread_in_every_fork(side: Side, runner: str) -> None:
-    """With an at-fork hook that starts a thread in the usher, tests are isolated all the same."""
+    """An at-fork hook that starts a thread in the supervisor does not keep tests from isolation."""
     files = {"test_it.py": MIXED, "conftest.py": THREAD_AT_FORK + runner}
     result = run_batch(files, side)
     expected = {**LATER}

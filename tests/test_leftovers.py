@@ -34,7 +34,7 @@ def test_daemon_is_gone(tmp_path_factory: pytest.TempPathFactory, side: Side, pa
 
 @pytest.mark.parametrize("side", SIDES)
 def test_daemons_of_the_long_way(tmp_path_factory: pytest.TempPathFactory, side: Side) -> None:
-    """So are those of tests that an usher made, beside other threads of the runner."""
+    """So are those of tests that a supervisor made, beside other threads of the runner."""
     result = shared_batch(tmp_path_factory, "leaving", side, conftest=THREADED)
     for pair in PAIRS:
         assert_gone(result, pair)

@@ -18,7 +18,7 @@ from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.process.limit_mechanisms import Enforcer
+from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
 from pytest_nsisolate.process.limits import Bound
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.request.limits import LimitError, Limits
@@ -213,24 +213,26 @@ def test_mistakes_are_found_at_collection(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def enforcer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Enforcer]:
+def limit_mechanisms(monkeypatch: pytest.MonkeyPatch) -> Iterator[LimitMechanisms]:
     """On a host that has no group to give, and whose root is not bound by RLIMIT_NPROC."""
     monkeypatch.setattr(cgroups, "places", lambda controller: [])
-    monkeypatch.setattr(Enforcer, "_nproc_binds", lambda self: False)
-    made = Enforcer(examine())
+    monkeypatch.setattr(LimitMechanisms, "_nproc_binds", lambda self: False)
+    made = LimitMechanisms(examine())
     yield made
     made.close()
 
 
-def _mechanism(enforcer: Enforcer, said: Limits, namespaces: frozenset[str] = EVERYTHING) -> Bound:
-    (bound,) = enforcer.enforce(said, namespaces, init=False).bounds
+def _mechanism(
+    limit_mechanisms: LimitMechanisms, said: Limits, namespaces: frozenset[str] = EVERYTHING
+) -> Bound:
+    (bound,) = limit_mechanisms.enforce(said, namespaces, init=False).bounds
     return bound
 
 
-def test_a_limit_that_nothing_holds_is_refused(enforcer: Enforcer) -> None:
+def test_a_limit_that_nothing_holds_is_refused(limit_mechanisms: LimitMechanisms) -> None:
     """With every mechanism that there might have been, and what was wrong with it."""
     with pytest.raises(StepError) as caught:
-        _mechanism(enforcer, Limits(memory=1 << 30, processes=64))
+        _mechanism(limit_mechanisms, Limits(memory=1 << 30, processes=64))
     assert caught.value.step == "limit processes=64"
     assert caught.value.detail == (
         "cgroups: none here is the runner's to divide, ENODEV; "
@@ -241,38 +243,38 @@ def test_a_limit_that_nothing_holds_is_refused(enforcer: Enforcer) -> None:
 
 @needs(examine().kernel >= (6, 14), "pid_max is the host's before Linux 6.14")
 def test_pid_max_comes_last_where_it_is_inexact(
-    enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch
+    limit_mechanisms: LimitMechanisms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Below 600 processes something else is better; from there on it is the first choice."""
     name = "pid_max of its PID namespace"
-    assert _mechanism(enforcer, Limits(processes=300)) == ("processes", 300, name)
-    monkeypatch.setattr(Enforcer, "_nproc_binds", lambda self: True)
-    assert _mechanism(enforcer, Limits(processes=599)).mechanism == "RLIMIT_NPROC"
-    assert _mechanism(enforcer, Limits(processes=600)).mechanism == name
+    assert _mechanism(limit_mechanisms, Limits(processes=300)) == ("processes", 300, name)
+    monkeypatch.setattr(LimitMechanisms, "_nproc_binds", lambda self: True)
+    assert _mechanism(limit_mechanisms, Limits(processes=599)).mechanism == "RLIMIT_NPROC"
+    assert _mechanism(limit_mechanisms, Limits(processes=600)).mechanism == name
     monkeypatch.setattr(rlimits, "least_processes", lambda: 1023)
-    assert _mechanism(enforcer, Limits(processes=600)).mechanism == "RLIMIT_NPROC"
-    monkeypatch.setattr(Enforcer, "_nproc_binds", lambda self: False)
+    assert _mechanism(limit_mechanisms, Limits(processes=600)).mechanism == "RLIMIT_NPROC"
+    monkeypatch.setattr(LimitMechanisms, "_nproc_binds", lambda self: False)
     with pytest.raises(StepError, match="without a PID namespace"):
-        _mechanism(enforcer, Limits(processes=600), frozenset({"mount"}))
+        _mechanism(limit_mechanisms, Limits(processes=600), frozenset({"mount"}))
 
 
 def test_pid_max_is_not_touched_before_it_was_of_a_namespace(
-    enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch
+    limit_mechanisms: LimitMechanisms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the same file is the whole machine's."""
     monkeypatch.setattr(rlimits, "FIRST_OWN_PID_MAX", (99, 0))
     with pytest.raises(StepError, match=r"needs Linux 6\.14"):
-        _mechanism(enforcer, Limits(processes=1000))
+        _mechanism(limit_mechanisms, Limits(processes=1000))
 
 
 def test_a_tighter_limit_of_the_runner_holds(
-    enforcer: Enforcer, monkeypatch: pytest.MonkeyPatch
+    limit_mechanisms: LimitMechanisms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody may raise it, so that is what a report names."""
     monkeypatch.setattr(rlimits, "hard_limit", lambda name: 700)
-    assert _mechanism(enforcer, Limits(files=900)) == ("files", 700, "RLIMIT_NOFILE")
+    assert _mechanism(limit_mechanisms, Limits(files=900)) == ("files", 700, "RLIMIT_NOFILE")
     with pytest.raises(StepError) as caught:
-        _mechanism(enforcer, Limits(memory=1 << 30))
+        _mechanism(limit_mechanisms, Limits(memory=1 << 30))
     assert caught.value.errno == errno.ENOMEM
 
 
@@ -295,13 +297,13 @@ def test_errnos_of_a_failure() -> None:
 
 
 def _works() -> bool:
-    enforcer = Enforcer(examine())
+    limit_mechanisms = LimitMechanisms(examine())
     try:
-        enforcer.enforce(Limits(memory=1 << 30, processes=64), EVERYTHING, init=False)
+        limit_mechanisms.enforce(Limits(memory=1 << 30, processes=64), EVERYTHING, init=False)
     except StepError:
         return False
     finally:
-        enforcer.close()
+        limit_mechanisms.close()
     return examine().kernel >= (6, 14)
 
 

@@ -417,7 +417,7 @@ def states_in(folder: Path) -> set[str]:
     return found
 
 
-#: A busy machine, where the reaper is not the next to run.
+#: A busy machine, where the init is not the next to run.
 SLOW_REAPER: Final = """
 import signal, time
 from pytest_nsisolate.process.job_control import hold_signal
@@ -447,7 +447,7 @@ signal.sigwait = slow
 def test_ctrl_z_and_a_job_in_the_background(tmp_path: Path, mode: str, conftest: str) -> None:
     """Both sides stop, so the shell has the terminal; and no debugger reads it from behind.
 
-    Un-isolated as a control, under a reaper, and as PID 1.
+    Un-isolated as a control, under an init, and as PID 1.
     """
     source = (
         PAUSING.replace("def test", "@pytest.mark.isolated\ndef test") if "-m" in mode else PAUSING

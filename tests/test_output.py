@@ -130,7 +130,7 @@ def test_twelve_megabytes(tmp_path_factory: pytest.TempPathFactory, side: Side, 
 
 
 def test_the_long_way(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Beside other threads, where an usher makes PID 1, the reports are the same."""
+    """Beside other threads, where a supervisor makes PID 1, the reports are the same."""
     short = shared_batch(tmp_path_factory, "output", "user", "-v", "--capture=fd")
     long = run_batch({**source("output"), "conftest.py": THREADED}, "user", "-v", "--capture=fd")
     assert told(long) == told(short)

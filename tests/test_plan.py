@@ -103,7 +103,7 @@ def test_mounts_are_planned_with_a_mount_namespace_only(
 
 
 def test_the_rest_is_the_requests(run: Run, pytestconfig: pytest.Config) -> None:
-    """Namespaces, clocks, name and reaper are as asked for."""
+    """Namespaces, clocks, name and init are as asked for."""
     stand_on(run, ROOT)
     request = IsolationRequest(
         EVERYTHING | {"time"}, time=TimeOffsets(1.5, 2.5), hostname="db1", init=True

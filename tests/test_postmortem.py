@@ -81,7 +81,7 @@ def test_a_world_in_which_nothing_was_done_is_short(worlds: Result) -> None:
 @NEEDS_NAMESPACES
 @NEEDS_ROOT
 def test_a_test_that_has_become_somebody_else_is_shown(tmp_path: Path) -> None:
-    """Its new user explains what it is refused; behind a reaper it is the test that counts."""
+    """Its new user explains what it is refused; behind an init it is the test that counts."""
     source = """
         import os, pytest
         @pytest.mark.isolated(init=True)

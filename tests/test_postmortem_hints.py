@@ -318,7 +318,7 @@ def test_an_orphan_that_has_ended_and_nobody_waits_for(told: Result) -> None:
     """However it was left, if the test waits for its end; its own forgotten children are not."""
     expected = re.compile(
         r"hint: an orphan that has ended is a zombie until PID 1, which is this test, waits for it:"
-        r"(?:,? \d+ [(\[]python[\d.]*[)\]])+\. With init=True a reaper does so"
+        r"(?:,? \d+ [(\[]python[\d.]*[)\]])+\. With init=True an init does so"
     )
     for name in ORPHANS:
         (line,) = hints(told, name)

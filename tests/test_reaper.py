@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``init=True``: the reaper as PID 1; see ``inner/reaping.py`` for the tests themselves."""
+"""``init=True``: the init as PID 1; see ``inner/reaping.py`` for the tests themselves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_under_init(
 
 @pytest.mark.parametrize("side", SIDES)
 def test_every_signal_ends_a_test(tmp_path_factory: pytest.TempPathFactory, side: Side) -> None:
-    """Behind a reaper, each fatal signal that a test sends itself ends it, and has its name."""
+    """Behind an init, each fatal signal that a test sends itself ends it, and has its name."""
     result = shared_batch(tmp_path_factory, "reaping", side)
     names = {item.value: item.name for item in signal.Signals}
     wrong = {}
@@ -41,7 +41,7 @@ def test_every_signal_ends_a_test(tmp_path_factory: pytest.TempPathFactory, side
 def test_multiprocessing_works(
     tmp_path_factory: pytest.TempPathFactory, side: Side, method: str
 ) -> None:
-    """Pools of every start method work in an isolated test, as PID 1 and behind the reaper."""
+    """Pools of every start method work in an isolated test, as PID 1 and behind the init."""
     result = shared_batch(tmp_path_factory, "reaping", side)
     for name in (f"test_multiprocessing[{method}]", f"test_multiprocessing_below_pid1[{method}]"):
         assert verdict(result, name) == "passed", said(result, name)

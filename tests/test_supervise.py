@@ -35,7 +35,7 @@ from tests.support import NEEDS_NAMESPACES, Result, eventually
 
 pytestmark = NEEDS_NAMESPACES
 
-#: How PID 1 is made: by the runner, or beside other threads by an usher.
+#: How PID 1 is made: by the runner, or beside other threads by a supervisor.
 WAYS = pytest.mark.parametrize("conftest", ["", THREADED], ids=["short", "long"])
 
 #: Everything as root, one of each as somebody else.
@@ -106,12 +106,12 @@ def test_pid1_is_killed(conftest: str, side: Side) -> None:
 
 @pytest.mark.parametrize("which", ["test_waits", "test_hard"])
 def test_usher_is_killed(which: str) -> None:
-    """Without its usher a test dies, whatever ids it has, is failed, and the run goes on."""
+    """Without its supervisor a test dies, whatever ids it has, is failed, and the run goes on."""
     with running(THREADED, "user", which, "test_next") as run:
         run.wait_for("ready")
-        usher = run.usher()
-        assert usher is not None
-        os.kill(usher, signal.SIGKILL)
+        supervisor = run.supervisor()
+        assert supervisor is not None
+        os.kill(supervisor, signal.SIGKILL)
         result = finished(run)
         assert verdict(result, which) == "call failed"
         assert "supervisor was killed" in result.failure(which)
@@ -119,13 +119,13 @@ def test_usher_is_killed(which: str) -> None:
 
 
 def test_warden_is_killed() -> None:
-    """A warden that dies is replaced before the next clone, and nobody notices."""
+    """A watchdog that dies is replaced before the next clone, and nobody notices."""
     with running("", "user", "test_waits", "test_next") as run:
         run.wait_for("ready")
-        warden = run.warden()
-        assert warden is not None
-        os.kill(warden, signal.SIGKILL)
-        assert eventually(lambda: " Z " in Path(f"/proc/{warden}/stat").read_text())
+        watchdog = run.watchdog()
+        assert watchdog is not None
+        os.kill(watchdog, signal.SIGKILL)
+        assert eventually(lambda: " Z " in Path(f"/proc/{watchdog}/stat").read_text())
         os.kill(run.pid1(), signal.SIGKILL)
         result = finished(run)
         assert verdict(result, "test_waits") == "call failed"
@@ -139,7 +139,7 @@ from unittest import mock
 import pytest
 from pytest_nsisolate.process import child_process
 
-bury = child_process.Attempt.bury
+reap = child_process.ChildProcess.reap
 
 class Poll:
     def register(self, *arguments):
@@ -153,9 +153,9 @@ class Poll:
 
 def refused(self):
     with mock.patch.object(child_process.select, "poll", Poll):
-        bury(self)
+        reap(self)
 
-child_process.Attempt.bury = refused
+child_process.ChildProcess.reap = refused
 """
 
 CRASHING = """
@@ -183,7 +183,7 @@ def test_burial_without_poll(conftest: str, raises: str) -> None:
     assert verdict(result, "test_next") == "passed"
 
 
-#: An usher that may not end what a test has left, as without CAP_KILL.
+#: A supervisor that may not end what a test has left, as without CAP_KILL.
 POWERLESS = """
 from pytest_nsisolate.process import supervisor
 
@@ -307,7 +307,7 @@ def test_runner_is_killed_on_the_way_in(conftest: str, side: Side, step: str) ->
 
 @pytest.mark.parametrize("side", [AS_ROOT, "user"])
 def test_runner_is_killed_beside_a_new_usher(side: Side) -> None:
-    """An usher that has not made PID 1 yet when the runner dies makes none that stays."""
+    """A supervisor that has not made PID 1 yet when the runner dies makes none that stays."""
     with running(
         THREADED + STALLING,
         side,

@@ -243,7 +243,7 @@ class TestInit:
 
     @pytest.mark.parametrize((), [isolated(init=True), isolated()])
     def test_exit_codes_of_own_children_are_not_eaten(self) -> None:
-        """Two hundred children that fail are two hundred failures, with and without a reaper."""
+        """Two hundred children that fail are two hundred failures, with and without an init."""
         codes = [subprocess.run(["false"], check=False).returncode for _ in range(200)]
         assert codes == [1] * 200
 
@@ -258,7 +258,7 @@ class TestInit:
 
     @pytest.mark.isolated(init=True)
     def test_a_signal_to_itself_has_its_default_action(self) -> None:
-        """Unlike PID 1, the test behind a reaper can be killed by itself: its fork shows it."""
+        """Unlike PID 1, the test behind an init can be killed by itself: its fork shows it."""
         code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
         assert subprocess.run(["python3", "-c", code], check=False).returncode == -signal.SIGKILL
 
@@ -354,7 +354,7 @@ class TestSession:
 
     @pytest.mark.isolated(init=True)
     def test_killing_the_group_under_init(self, outside: Outside) -> None:
-        """Behind a reaper too, the group is the test's own."""
+        """Behind an init too, the group is the test's own."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         os.kill(0, signal.SIGTERM)
         assert processes() == [1, 2]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who buries the dead: PID 1. By default that is the test, with ``init=True`` a small reaper."""
+"""Who buries the dead: PID 1. By default that is the test, with ``init=True`` a small init."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_pid_1_inherits_the_orphan() -> None:
 
 @pytest.mark.isolated(pid=True, init=True)
 def test_with_an_init_the_orphan_is_none_of_our_business(here: Shell) -> None:
-    """As with ``docker run --init``: the reaper is PID 1, collects orphans and leaves no zombie."""
+    """As with ``docker run --init``: the init is PID 1, collects orphans and leaves no zombie."""
     leave_an_orphan()
 
     with pytest.raises(ChildProcessError):

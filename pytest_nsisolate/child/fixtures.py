@@ -85,7 +85,7 @@ def _closure(item: pytest.Item, name: str) -> frozenset[str]:
     return frozenset(seen)
 
 
-class Adoption:
+class OwnFinalizers:
     """Makes the child forget the runner's finalizers and own every one that comes.
 
     Made in the runner, where building it costs no page; it changes nothing before :meth:`apply`.

@@ -100,12 +100,12 @@ class Left:
     started: float
 
 
-class Lookout:
+class LeftoverCheck:
     """Looks round once, in the child. Made in the runner, where it costs the child no page.
 
     :param policy: what becomes of the test.
     :param own_pid: whether the test has a PID namespace of its own.
-    :param init: whether a reaper stands between the test and its usher.
+    :param init: whether an init stands between the test and its supervisor.
     """
 
     def __init__(self, item: pytest.Item, policy: Leftovers, *, own_pid: bool, init: bool) -> None:
@@ -169,14 +169,14 @@ class Lookout:
         return alive or None
 
     def _descendants(self) -> set[int]:
-        """Without a PID namespace: all below the usher, but its reaper and the test."""
+        """Without a PID namespace: all below the supervisor, but its init and the test."""
         adopter = os.getppid()
         top = adopter
         if self._init:
-            reaper = _read(adopter)
-            if reaper is None:
+            init = _read(adopter)
+            if init is None:
                 return set()
-            top = reaper.ppid
+            top = init.ppid
         return set(_below(top)) - {adopter, os.getpid()}
 
     # Telling --------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def _printable(text: str) -> str:
 
 
 def _everybody() -> set[int]:
-    """All of this PID namespace but PID 1, which is the test or its reaper, and the test.
+    """All of this PID namespace but PID 1, which is the test or its init, and the test.
 
     :raises OSError: without a ``/proc``.
     """
@@ -245,7 +245,7 @@ def _below(top: int) -> Iterator[int]:
                     todo += (children := [int(child) for child in file.read().split()])
                 yield from children
         except OSError:
-            continue  # it has just ended, and its children are on their way to the usher
+            continue  # it has just ended, and its children are on their way to the supervisor
 
 
 def _read(pid: int) -> Left | None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import pytest
 
 from pytest_nsisolate.child import after_fork, fixtures, inherited, leftovers, output
-from pytest_nsisolate.child.terminal import Stage, Turns
+from pytest_nsisolate.child.terminal import ChildTerminal, Turns
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
@@ -36,7 +36,7 @@ from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
-    from pytest_nsisolate.view.postmortem.at_failure import Inquest
+    from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
 #: The reports of phases about which there is nothing else to say (see ``PlainPass``).
 _PASSED: Final = {
@@ -78,7 +78,7 @@ class Child:
         *,
         inside: frozenset[str],
         own_pid: bool,
-        lookout: leftovers.Lookout,
+        leftover_check: leftovers.LeftoverCheck,
         turns: Turns,
         measurement: Measurement | None = None,
     ) -> None:
@@ -86,17 +86,17 @@ class Child:
         self._item = item
         self._nextitem = nextitem
         self._own_pid = own_pid
-        self._lookout = lookout
+        self._leftover_check = leftover_check
         #: Whether a failure may come of the test's limits.
         self.limited = False
         self._left = ""
         self._measurement = measurement
         #: What is asked if the test fails.
-        self.inquest: Inquest | None = None
+        self.post_mortem: PostMortem | None = None
         self._subtest_error: BaseException | None = None
         self._fault = files.fault
         self._redirection = output.Redirection(files, config)
-        self._adoption = fixtures.Adoption(item, inside)
+        self._own_finalizers = fixtures.OwnFinalizers(item, inside)
         self._plain = internals.PlainPass(item)
         self._watchdog = _watchdog(config)
         self._silence = internals.Silence(config, self._is_kept)
@@ -105,7 +105,7 @@ class Child:
         after_fork.wake_openssl()
         # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
         self._randomness = random.getstate()
-        self.stage = Stage(config, turns)
+        self.terminal = ChildTerminal(config, turns)
         self._writer: FrameWriter | None = None
         self._stray = False
         #: Whether a phase's hooks are at work; reports that are made then are those of subtests.
@@ -139,7 +139,7 @@ class Child:
             frame: dict[str, object] = {"step": step, "errno": error.errno}
             self._send(Kind.REFUSED, frame)
             posix._exit(EXIT_REFUSED)
-        self.stage.enter(self._send)
+        self.terminal.enter(self._send)
         if self._watchdog is not None:
             # A thread, which no fork takes along.
             timeout, descriptor, leave = self._watchdog
@@ -152,11 +152,11 @@ class Child:
         if self._records_warnings:
             warnings.divert(lambda data: self._send(Kind.WARNING, data))
         self._silence.fall()
-        self._adoption.apply()
+        self._own_finalizers.apply()
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
-        if self.inquest is not None and self.inquest.asks_for_mounts:
-            self.inquest.begin(lambda data: self._send(Kind.VIEW, data))
+        if self.post_mortem is not None and self.post_mortem.asks_for_mounts:
+            self.post_mortem.begin(lambda data: self._send(Kind.VIEW, data))
         writer.send_encoded(Kind.READY, b"{}")
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
@@ -167,12 +167,12 @@ class Child:
     def hear_report(self, report: pytest.TestReport) -> None:
         """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
         self.leave_if_stray()
-        self.stage.say_done()
+        self.terminal.say_done()
         failed = internals.failed_subtests(self._item)
         frame = {**self._serialize(report), "sub": True, "failed": failed}
         error, self._subtest_error = self._subtest_error, None
         self._send_with_view(frame, report, error, subtest=True)
-        self.stage.wait()
+        self.terminal.wait()
 
     def _is_kept(self, plugin: object) -> bool:
         """Who hears of subtests in the child: the session (``-x``), live logs, and us."""
@@ -238,12 +238,12 @@ class Child:
         """
         if self._stray or isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
             return
-        if left := self._lookout.look():
+        if left := self._leftover_check.look():
             if self._has_failed:
                 self._left = left
                 return
             try:
-                self._lookout.judge(left)
+                self._leftover_check.judge(left)
             except (pytest.fail.Exception, NsisolateLeftoversWarning):
                 if error is None or isinstance(error, pytest.skip.Exception):
                     raise
@@ -258,17 +258,17 @@ class Child:
         self._has_failed |= report.failed
         if self._measurement is not None:
             self._measurement.hand_over()
-        self.stage.say_done()
+        self.terminal.say_done()
         self._send_report(call, report)
         if call.when != "teardown":
-            self.stage.wait()
+            self.terminal.wait()
 
     def _hold_if_failed(self) -> None:
         """After the debugger, if there is one, and before anything is torn down."""
         if self._failed and self._pauses:
             self._failed = False
             faulthandler.cancel_dump_traceback_later()
-            self.stage.hold()
+            self.terminal.hold()
 
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if call.excinfo is None and self._says_nothing(report):
@@ -308,7 +308,7 @@ class Child:
         subtest: bool = False,
     ) -> None:
         """The report first: it stands, whatever becomes of the view."""
-        asks = self.inquest if report.failed and not self._stray else None
+        asks = self.post_mortem if report.failed and not self._stray else None
         if asks is not None:
             frame["view"] = True
         self._send(Kind.REPORT, frame)
@@ -405,15 +405,15 @@ class Child:
     def _after_fork(self) -> None:
         """In a process that the test has forked: it has nothing to tell the runner."""
         self._stray = True
-        self.stage.leave()
+        self.terminal.leave()
         if self._measurement is not None:
             self._measurement.leave()
         if self._writer is not None:
             after_fork.cover(self._writer.abandon())
 
     def _note_fork(self) -> None:
-        if self.inquest is not None:
-            self.inquest.forked = True
+        if self.post_mortem is not None:
+            self.post_mortem.forked = True
 
     def leave_if_stray(self) -> None:
         """End a copy of this process that the test has forked, and that has come back from it."""

@@ -99,7 +99,7 @@ class Screen:
         return found
 
 
-class Stage:
+class ChildTerminal:
     """The child's part: it says when it has done, waits for the word, and stops the clock.
 
     Made in the runner; silent until :meth:`enter`, and again in a process that the test has forked.

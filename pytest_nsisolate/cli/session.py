@@ -24,7 +24,7 @@ from pytest_nsisolate.kernel import mounts, process, roots
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, socket, traceback
 from pytest_nsisolate.process import launch, outcome
 from pytest_nsisolate.process.channel import Output, RunnerEnd, Shared, refuse
-from pytest_nsisolate.process.child_process import Attempt
+from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.mount_plans import current_directory
 from pytest_nsisolate.process.plan import plan_world
 from pytest_nsisolate.process.supervisor import EXIT_REFUSED, LaunchPlan
@@ -74,7 +74,7 @@ class Session:
         self._terminal = Terminal() if os.isatty(0) else None
         self._asked: list[int] = []
         self._signals: Signals | None = None
-        self._attempt: Attempt | None = None
+        self._child: ChildProcess | None = None
         self._master = -1
         try:
             self._start(self._plan(root), command, directory)
@@ -117,7 +117,7 @@ class Session:
 
         def register(end: RunnerEnd) -> None:
             budget = self._request.timeout
-            self._attempt = Attempt(end, maps=plan.maps, budget=budget, init=plan.init)
+            self._child = ChildProcess(end, maps=plan.maps, budget=budget, init=plan.init)
 
         # Blocked until they wait in a pipe; the command begins with the caller's own mask.
         mask = process.block_signals()
@@ -132,10 +132,10 @@ class Session:
         theirs.close()
 
     def _get_ready(self) -> None:
-        attempt = self._attempt
-        assert attempt is not None
-        attempt.get_ready()
-        match attempt.outcome:
+        child = self._child
+        assert child is not None
+        child.get_ready()
+        match child.outcome:
             case outcome.Refused() as refused:
                 step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
                 raise self._refusal(step)
@@ -157,69 +157,69 @@ class Session:
 
     def serve(self) -> tuple[int, str]:
         """Until the command has ended: (the exit status to end with, what there is to say)."""
-        attempt, signals = self._attempt, self._signals
-        assert attempt is not None
+        child, signals = self._child, self._signals
+        assert child is not None
         assert signals is not None
         if self._terminal is None:
-            end = self._wait(attempt, signals)
+            end = self._wait(child, signals)
         else:
             end = relay(
-                *(self._master, _end_of(attempt)),
+                *(self._master, _end_of(child)),
                 terminal=self._terminal,
                 signals=signals,
-                seconds=attempt.seconds_left,
-                deliver=lambda number: self._deliver(attempt, number),
+                seconds=child.seconds_left,
+                deliver=lambda number: self._deliver(child, number),
             )
         if end is End.HUNG_UP:
-            self._hang_up(attempt)
-        while attempt.next_frame() is not None:
+            self._hang_up(child)
+        while child.next_frame() is not None:
             pass
-        return self._status(attempt)
+        return self._status(child)
 
-    def _wait(self, attempt: Attempt, signals: Signals) -> End:
+    def _wait(self, child: ChildProcess, signals: Signals) -> End:
         """Without a terminal there is nothing to pass on but signals."""
         poller = select.poll()
         poller.register(signals.fd, select.POLLIN)
-        poller.register(_end_of(attempt), select.POLLIN)
+        poller.register(_end_of(child), select.POLLIN)
         while True:
-            left = attempt.seconds_left
+            left = child.seconds_left
             ready = dict(poller.poll(None if left is None else left * 1000))
             if not ready:
                 return End.LATE
             for number in signals.taken():
                 if number == signal.SIGTSTP:
-                    attempt.hold()
+                    child.hold()
                     stop_here()
-                    attempt.go_on()
-                elif number in PASSED_ON and not self._deliver(attempt, number):
+                    child.go_on()
+                elif number in PASSED_ON and not self._deliver(child, number):
                     return End.HUNG_UP
-            if _end_of(attempt) in ready:
+            if _end_of(child) in ready:
                 return End.ENDED
 
-    def _deliver(self, attempt: Attempt, number: int) -> bool:
+    def _deliver(self, child: ChildProcess, number: int) -> bool:
         """A signal for this process is one for the command; False when it was asked enough."""
         if number in _ASKING:
             self._asked.append(number)
             if len(self._asked) >= _PATIENCE:
                 return False
         if not (self._terminal is not None and press(self._master, number)):
-            _send(attempt, number)
+            _send(child, number)
         return True
 
-    def _hang_up(self, attempt: Attempt) -> None:
+    def _hang_up(self, child: ChildProcess) -> None:
         """The terminal has gone, or patience is at its end: so is the command, soon."""
         self._close_master()
         if len(self._asked) < _PATIENCE:
             self._asked.append(signal.SIGHUP)
-            _send(attempt, signal.SIGHUP)
+            _send(child, signal.SIGHUP)
             poller = select.poll()
-            poller.register(_end_of(attempt), select.POLLIN)
+            poller.register(_end_of(child), select.POLLIN)
             poller.poll(_HANGUP_SECONDS * 1000)
-        if attempt.outcome is None:
-            attempt.kill()
+        if child.outcome is None:
+            child.kill()
 
-    def _status(self, attempt: Attempt) -> tuple[int, str]:
-        match attempt.outcome:
+    def _status(self, child: ChildProcess) -> tuple[int, str]:
+        match child.outcome:
             case outcome.Exited(status=status):
                 return status, ""
             case outcome.Crashed(signal=signal.SIGKILL) if self._asked:
@@ -238,12 +238,12 @@ class Session:
     def close(self) -> None:
         """End everything that is left of the command. Bounded; may be called again."""
         self._close_master()
-        if self._attempt is not None:
-            attempt, self._attempt = self._attempt, None
+        if self._child is not None:
+            child, self._child = self._child, None
             try:
-                attempt.kill()
+                child.kill()
             finally:
-                attempt.bury()
+                child.reap()
         if self._signals is not None:
             self._signals.close()
             self._signals = None
@@ -265,15 +265,15 @@ class Session:
         self.close()
 
 
-def _end_of(attempt: Attempt) -> int:
+def _end_of(child: ChildProcess) -> int:
     """The pidfd of PID 1; of the process in the middle where that was lost."""
-    end = attempt.end
+    end = child.end
     return end.forked_pidfd if end.pid1_pidfd is None else end.pid1_pidfd
 
 
-def _send(attempt: Attempt, number: int) -> None:
+def _send(child: ChildProcess, number: int) -> None:
     try:
-        signal.pidfd_send_signal(_end_of(attempt), number)
+        signal.pidfd_send_signal(_end_of(child), number)
     except ProcessLookupError:
         pass  # its end is what is seen next
 

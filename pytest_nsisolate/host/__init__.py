@@ -98,11 +98,11 @@ def header_line(host: Host, namespaces: Iterable[str] = NAMESPACES) -> str:
     wanted = frozenset(namespaces)
     offered = [name for name in NAMESPACES if name in wanted and facts.is_offered(name)]
     absent = [name for name in NAMESPACES if name in wanted and name not in offered]
-    remarks = [f"switched off: {' '.join(absent)}"] if absent else []
+    notes = [f"switched off: {' '.join(absent)}"] if absent else []
     if host.seccomp == SECCOMP_FILTER:
-        remarks.append("a seccomp filter is on and may refuse some")
-    remarks.append("tried before the first isolated test")
-    return f"nsisolate: {host.mode}, namespaces: {' '.join(offered)} ({'; '.join(remarks)})"
+        notes.append("a seccomp filter is on and may refuse some")
+    notes.append("tried before the first isolated test")
+    return f"nsisolate: {host.mode}, namespaces: {' '.join(offered)} ({'; '.join(notes)})"
 
 
 def known_obstacle(host: Host) -> str | None:

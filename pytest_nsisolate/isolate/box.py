@@ -6,9 +6,9 @@ another one: all at once by setns(2) with a pidfd, but for the PID namespace, in
 children are born.
 
 Consequence: a keeper is PID 1 of the new namespaces; it holds nothing of the caller's, reaps
-orphans, and does nothing else. Each function is a fork of the caller, as of any call, whose usher
-joins the keeper's namespaces and forks the function's process there. When the keeper is killed the
-kernel kills everything in its PID namespace, whatever has become a daemon there.
+orphans, and does nothing else. Each function is a fork of the caller, as of any call, whose
+supervisor joins the keeper's namespaces and forks the function's process there. When the keeper is
+killed the kernel kills everything in its PID namespace, whatever has become a daemon there.
 
 What still fails: a timeout ends the function's process, not those that it has started; these live
 until the box is closed. The host's processes are not in the box, but it sees the host's files.
@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from pytest_nsisolate.errors import IsolatedCrash, IsolatedLoss, StepError, failing
 from pytest_nsisolate.isolate.call import Function
-from pytest_nsisolate.isolate.per_process import Home, here
+from pytest_nsisolate.isolate.per_process import PerProcess, here
 from pytest_nsisolate.isolate.spawning import admitted, refusal, spawn
 from pytest_nsisolate.isolate.task import Task
 from pytest_nsisolate.kernel import namespaces, process
@@ -53,24 +53,26 @@ class Box:
     Everything in it ends when it is closed.
     """
 
-    def __init__(self, home: Home, request: IsolationRequest, name: str, *, trusted: bool) -> None:
+    def __init__(
+        self, home: PerProcess, request: IsolationRequest, name: str, *, trusted: bool
+    ) -> None:
         __tracebackhide__ = True
         self._home = home
         self._of = here()
         self._run = home.run
         self._trusted = trusted
-        # The budget is that of each function, and the keeper is a reaper itself.
+        # The budget is that of each function, and the keeper is an init itself.
         named = request.namespaces | {"pid"}
         self._tasks: list[Task[Any]] = []
         self._closed = False
         with self._run.calls_lock:
             self._request = admitted(self._run, request.replace(namespaces=named), name)
             keeping = self._request.replace(timeout=None, init=False)
-            self.attempt = spawn(self._run, home.config, keeping, lambda files: _keep, what=name)
+            self.child = spawn(self._run, home.config, keeping, lambda files: _keep, what=name)
             self._run.tasks.append(self)
         try:
-            self.attempt.get_ready()
-            ended = self.attempt.outcome
+            self.child.get_ready()
+            ended = self.child.outcome
             if isinstance(ended, outcome.Refused):
                 raise refusal(self._run, ended, keeping, name)
             if ended is not None:
@@ -82,8 +84,8 @@ class Box:
     @property
     def pid(self) -> int:
         """The number of its PID 1, as the caller sees it."""
-        assert self.attempt.end.pid1 is not None
-        return self.attempt.end.pid1
+        assert self.child.end.pid1 is not None
+        return self.child.end.pid1
 
     @property
     def namespaces(self) -> dict[str, str]:
@@ -111,7 +113,7 @@ class Box:
         task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
         with self._run.calls_lock:
             self._tasks = [*(other for other in self._tasks if not other.over), task]
-            self._home.custody.take(task)
+            self._home.unawaited.take(task)
         return task
 
     def command(
@@ -180,17 +182,17 @@ class Box:
                 return
             self._closed = True
             try:
-                self.attempt.kill()
+                self.child.kill()
             finally:
-                self.attempt.bury()
+                self.child.reap()
                 self._run.tasks.remove(self)
         for task in self._tasks:
             task.end()
 
     def helpers(self) -> dict[int, str]:
         """The processes that hold it open, and what to call them."""
-        pid1 = self.attempt.end.pid1
-        return {**self.attempt.helpers(), **({} if pid1 is None else {pid1: "(PID 1 of a box)"})}
+        pid1 = self.child.end.pid1
+        return {**self.child.helpers(), **({} if pid1 is None else {pid1: "(PID 1 of a box)"})}
 
     #: What a custody does with a box that nobody has closed.
     end = close
@@ -207,7 +209,7 @@ class Box:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"open, PID 1 is {self.attempt.end.pid1}"
+        state = "closed" if self._closed else f"open, PID 1 is {self.child.end.pid1}"
         return f"<{type(self).__name__} of {' '.join(sorted(self._request.namespaces))}, {state}>"
 
     def _task(self, function: Function) -> Task[Any]:
@@ -215,10 +217,10 @@ class Box:
         if self._of is not here():
             raise RuntimeError(f"{self!r} belongs to the process that has opened it")
         with self._run.calls_lock:
-            if self._closed or self.attempt.wait(0):
+            if self._closed or self.child.wait(0):
                 raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
             # Whoever closes the box gives the number of its pidfd away.
-            keeper = self.attempt.end.pid1_pidfd
+            keeper = self.child.end.pid1_pidfd
             return Task(self._home, function, self._request, keeper)
 
 

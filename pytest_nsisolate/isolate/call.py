@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import logging
 
     from pytest_nsisolate.integrations.coverage import Measurement
-    from pytest_nsisolate.isolate.unawaited import Custody
+    from pytest_nsisolate.isolate.unawaited import Unawaited
     from pytest_nsisolate.process.channel import Output
 
 _TOO_LARGE: Final = "and more than one child may send at once"
@@ -110,7 +110,7 @@ class Call:
         *,
         own_pid: bool,
         number: int,
-        custody: Custody,
+        unawaited: Unawaited,
         measurement: Measurement | None,
     ) -> None:
         self._function = function
@@ -119,7 +119,7 @@ class Call:
         self._own_pid = own_pid
         after_fork.wake_openssl()
         self._seed = hash((random.getstate(), number))
-        self._custody = custody
+        self._unawaited = unawaited
         self._measurement = measurement
         self._writer: FrameWriter | None = None
         self._stray = False
@@ -152,8 +152,8 @@ class Call:
         after_fork.renew_thread_id()
         after_fork.leave_event_loop()
         random.seed(self._seed)
-        internals.forget_noticed(self._config)
-        self._custody.forget()
+        internals.forget_collected_errors(self._config)
+        self._unawaited.forget()
         warnings.divert(lambda data: self._send(Kind.WARNING, data))
         log_records.divert(self.handlers, lambda data: self._send(Kind.LOG, data))
         if self._measurement is not None:
@@ -165,9 +165,9 @@ class Call:
         after_fork.finish_multiprocessing()
         try:
             try:
-                internals.collect_noticed(self._config)
+                internals.raise_collected_errors(self._config)
             finally:
-                self._custody.settle_loose()
+                self._unawaited.settle_loose()
         except BaseException as error:
             if "error" not in answer:
                 answer = {"error": exceptions.describe(error, error.__traceback__)}

@@ -20,9 +20,9 @@ import pytest
 
 from pytest_nsisolate.isolate.box import Box
 from pytest_nsisolate.isolate.call import Function
-from pytest_nsisolate.isolate.per_process import Home
+from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.isolate.task import Task
-from pytest_nsisolate.isolate.unawaited import Custody
+from pytest_nsisolate.isolate.unawaited import Unawaited
 from pytest_nsisolate.request.resolve import MARKER_ONLY, from_keywords
 from pytest_nsisolate.request.wording import MarkerProblem, short, suggestion
 
@@ -70,22 +70,22 @@ _KNOWN: Final = frozenset({*IsolateKeywords.__annotations__, "trusted"})
 
 def make(config: pytest.Config, run: Run) -> Isolate:
     """The fixture's value, in the runner or, named by ``inside``, in a child."""
-    custody = Custody()
+    unawaited = Unawaited()
     # Its own ends with the last test.
-    config.pluginmanager.register(custody)
-    run.calls = Home(config, run, custody)
+    config.pluginmanager.register(unawaited)
+    run.calls = PerProcess(config, run, unawaited)
     return Isolate(run.calls, {}, trusted=False)
 
 
-def custody_of(made: Isolate) -> Custody:
+def custody_of(made: Isolate) -> Unawaited:
     """Who is registered for this value of the fixture."""
-    return made._home.custody
+    return made._home.unawaited
 
 
 class Isolate:
     """Calls functions in fresh children. The value of the fixture ``isolate``."""
 
-    def __init__(self, home: Home, keywords: IsolateKeywords, *, trusted: bool) -> None:
+    def __init__(self, home: PerProcess, keywords: IsolateKeywords, *, trusted: bool) -> None:
         __tracebackhide__ = True
         for name, value in keywords.items():
             if name not in _KNOWN:
@@ -136,7 +136,7 @@ class Isolate:
         __tracebackhide__ = True
         task = self._task(func, args, kwargs)
         with self._home.run.calls_lock:
-            self._home.custody.take(task)
+            self._home.unawaited.take(task)
         return task
 
     def open(self) -> Box:
@@ -157,7 +157,7 @@ class Isolate:
             raise pytest.UsageError(text)
         box = Box(self._home, self._request, f"{self!r}.open()", trusted=self._trusted)
         with self._home.run.calls_lock:
-            self._home.custody.take(box)
+            self._home.unawaited.take(box)
         return box
 
     def _task(

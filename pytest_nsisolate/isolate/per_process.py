@@ -19,7 +19,7 @@ import pytest
 from pytest_nsisolate.kernel.originals import os, threading
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.isolate.unawaited import Custody
+    from pytest_nsisolate.isolate.unawaited import Unawaited
     from pytest_nsisolate.runner.run import Run
 
 _here: list[object] = [object()]
@@ -42,19 +42,19 @@ if hasattr(os, "register_at_fork"):  # nowhere else anything can be isolated
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class Home:
+class PerProcess:
     """What calls of one session have in common, in the process that looks.
 
     :param run: the runner's own; None where the runner is somewhere else.
     """
 
-    def __init__(self, config: pytest.Config, run: Run, custody: Custody) -> None:
+    def __init__(self, config: pytest.Config, run: Run, unawaited: Unawaited) -> None:
         self.config = config
-        self.custody = custody
+        self.unawaited = unawaited
         self.calls = 0
         self._settings = run.settings
         self._run = run
-        self._of = here() if run.child is None else None
+        self._of = here() if run.in_child is None else None
 
     @property
     def run(self) -> Run:
@@ -65,7 +65,7 @@ class Home:
 
                 self._run = Run(self._settings, nested=True)
                 self._of = here()
-                self.custody.forget()
+                self.unawaited.forget()
             return self._run
 
     def helpers(self) -> dict[int, str]:

@@ -14,7 +14,7 @@ from pytest_nsisolate.errors import IsolatedRefusal, StepError, failing
 from pytest_nsisolate.host.remedies import Explanation, explain
 from pytest_nsisolate.process import launch, outcome
 from pytest_nsisolate.process.channel import Output, RunnerEnd
-from pytest_nsisolate.process.child_process import Attempt
+from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.mount_plans import current_directory
 from pytest_nsisolate.process.plan import kept_capabilities, plan_launch
 from pytest_nsisolate.process.supervisor import LaunchPlan
@@ -24,7 +24,7 @@ from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.wire.frames import FrameWriter
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.process.limits import Enforcement
+    from pytest_nsisolate.process.limits import HeldLimits
 
 #: Makes what the child does, from its files; in the caller, where it costs no page.
 Prepare = Callable[[Output], Callable[[FrameWriter], NoReturn]]
@@ -39,7 +39,7 @@ def spawn(
     what: str,
     join: int | None = None,
     measured: bool = False,
-) -> Attempt:
+) -> ChildProcess:
     """Fork a child into new namespaces, or into those of another process.
 
     :param prepare: gives what the child runs, and never returns from.
@@ -48,9 +48,9 @@ def spawn(
     :raises IsolatedRefusal: when the child cannot be born.
     """
     __tracebackhide__ = True
-    attempt: Attempt | None = None
+    child: ChildProcess | None = None
     files: Output | None = None
-    limits: Enforcement | None = None
+    limits: HeldLimits | None = None
     try:
         with failing("prepare the launch", None):
             if join is None:
@@ -62,8 +62,8 @@ def spawn(
             body = prepare(files)
 
         def register(end: RunnerEnd) -> None:
-            nonlocal attempt
-            attempt = Attempt(
+            nonlocal child
+            child = ChildProcess(
                 end,
                 maps=plan.maps,
                 budget=request.timeout,
@@ -75,28 +75,28 @@ def spawn(
         output.flush_to_terminal(config)
         writer = launch.launch(plan, files, shared, run.held(), register)
     except BaseException as error:
-        if files is not None and attempt is None:
+        if files is not None and child is None:
             files.close()
-        if limits is not None and attempt is None:
+        if limits is not None and child is None:
             limits.release()
-        if attempt is not None:
+        if child is not None:
             # A Ctrl-C that has waited for the end of the fork: nobody will ask for this child. When
-            # it is known by its number the usher reaps it; else it would be an orphan, and a
+            # it is known by its number the supervisor reaps it; else it would be an orphan, and a
             # zombie for ever where the caller is PID 1.
             try:
-                attempt.get_ready()
+                child.get_ready()
             finally:
                 try:
-                    attempt.kill()
+                    child.kill()
                 finally:
-                    attempt.bury()
+                    child.reap()
         if isinstance(error, StepError):
             raise refusal(run, outcome.refused_by(error), request, what) from None
         raise
     if writer is not None:
         body(writer)
-    assert attempt is not None
-    return attempt
+    assert child is not None
+    return child
 
 
 def admitted(run: Run, request: IsolationRequest, what: str) -> IsolationRequest:

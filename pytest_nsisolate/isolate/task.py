@@ -24,7 +24,7 @@ from pytest_nsisolate.errors import (
 )
 from pytest_nsisolate.isolate import awaiting
 from pytest_nsisolate.isolate.call import Call, Function, is_in_memory
-from pytest_nsisolate.isolate.per_process import Home, here
+from pytest_nsisolate.isolate.per_process import PerProcess, here
 from pytest_nsisolate.isolate.spawning import refusal, spawn
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import pickle, re
@@ -58,7 +58,7 @@ class Task(Generic[T]):
 
     def __init__(
         self,
-        home: Home,
+        home: PerProcess,
         function: Function,
         request: IsolationRequest,
         join: int | None = None,
@@ -85,7 +85,7 @@ class Task(Generic[T]):
                 files,
                 own_pid=join is None and "pid" in request.namespaces,
                 number=home.calls,
-                custody=home.custody,
+                unawaited=home.unawaited,
                 measurement=self._measurement,
             )
             self._handlers = call.handlers
@@ -95,7 +95,7 @@ class Task(Generic[T]):
             self._measurement: Measurement | None = run.measurement(home.config)
             home.calls += 1
             measured = self._measurement is not None
-            self.attempt = spawn(
+            self.child = spawn(
                 run,
                 home.config,
                 request,
@@ -105,16 +105,16 @@ class Task(Generic[T]):
                 measured=measured,
             )
             run.tasks.append(self)
-        self._guarded(self.attempt.get_ready)
-        if isinstance(self.attempt.outcome, outcome.Refused | outcome.Broken):
+        self._guarded(self.child.get_ready)
+        if isinstance(self.child.outcome, outcome.Refused | outcome.Broken):
             self._conclude()
         if self._error is not None:
             raise self._error
 
     @property
     def pid(self) -> int | None:
-        """The child's number as the caller sees it; of the reaper with ``init=True``."""
-        return self.attempt.end.pid1
+        """The child's number as the caller sees it; of the init with ``init=True``."""
+        return self.child.end.pid1
 
     @property
     def settled(self) -> bool:
@@ -131,11 +131,11 @@ class Task(Generic[T]):
         __tracebackhide__ = True
         until = None if timeout is None else monotonic() + timeout
         self._check_home()
-        self._guarded(self.attempt.catch_up)
+        self._guarded(self.child.catch_up)
         while not self.over:
             if until is not None:
                 left = until - monotonic()
-                answers = partial(self.attempt.wait, max(left, 0))
+                answers = partial(self.child.wait, max(left, 0))
                 if left < -_LOOK_SECONDS or not self._guarded(answers):
                     raise TimeoutError(f"{self.name} has not ended within {timeout:g} s, goes on")
             self._advance()
@@ -149,9 +149,9 @@ class Task(Generic[T]):
         """Whether :meth:`result` would not wait."""
         __tracebackhide__ = True
         self._check_home()
-        self._guarded(self.attempt.catch_up)
+        self._guarded(self.child.catch_up)
         until = monotonic() + _LOOK_SECONDS
-        while not self.over and self._guarded(lambda: self.attempt.wait(0)):
+        while not self.over and self._guarded(lambda: self.child.wait(0)):
             self._advance()
             if monotonic() > until:
                 break
@@ -167,13 +167,13 @@ class Task(Generic[T]):
     def end(self) -> None:
         """As :meth:`kill`, but somebody is still to be told."""
         if not self.over and self._home is here():
-            self.attempt.kill()
+            self.child.kill()
             while not self.over:
                 self._advance()
 
     def helpers(self) -> dict[int, str]:
         """The processes beside that of the function, and what to call them."""
-        return self.attempt.helpers()
+        return self.child.helpers()
 
     def __await__(self) -> Generator[Any, Any, T]:
         return self._wait().__await__()
@@ -182,9 +182,9 @@ class Task(Generic[T]):
         __tracebackhide__ = True
         while not self.done():
             # What has been read, but not been taken yet, makes no descriptor readable.
-            there = self._guarded(lambda: self.attempt.wait(0))
-            seconds = 0 if there else self.attempt.seconds_left
-            await self._waiters.readable(self.attempt.watched(), seconds)
+            there = self._guarded(lambda: self.child.wait(0))
+            seconds = 0 if there else self.child.seconds_left
+            await self._waiters.readable(self.child.watched(), seconds)
         return self.result()
 
     def __repr__(self) -> str:
@@ -208,20 +208,20 @@ class Task(Generic[T]):
             self._asked = True
             try:
                 if isinstance(error, KeyboardInterrupt):
-                    self.attempt.interrupt()
+                    self.child.interrupt()
             finally:
                 self.end()
             raise
 
     def _advance(self) -> None:
-        frame = self._guarded(self.attempt.next_frame)
+        frame = self._guarded(self.child.next_frame)
         if frame is None:
             self._conclude()
             return
         try:
             self._take(frame)
         except Exception as error:  # of the wrong shape, or what somebody's log handler makes of it
-            self.attempt.lose(f"its stream is broken: {error!r}")
+            self.child.lose(f"its stream is broken: {error!r}")
 
     def _take(self, frame: Frame) -> None:
         match frame.kind:
@@ -237,31 +237,31 @@ class Task(Generic[T]):
             case Kind.DONE:
                 pass
             case Kind.BROKEN:
-                self.attempt.lose(str(frame.data.get("text")))
+                self.child.lose(str(frame.data.get("text")))
             case _:
                 raise BrokenStream(f"an unexpected frame ({frame.kind.name})")
 
     # The end --------------------------------------------------------------------------------------
 
     def _conclude(self) -> None:
-        attempt = self.attempt
-        ended = attempt.outcome
+        child = self.child
+        ended = child.outcome
         assert ended is not None
         if ended != outcome.Finished(alone=True):
-            attempt.kill()
-        files = attempt.end.output
+            child.kill()
+        files = child.end.output
         texts = [output.read_text(fd) for fd in (files.stdout, files.stderr)]
         faults = _without_caller(output.read_text(files.fault)).strip()
         with self._run.calls_lock:
-            attempt.let_go()
-            attempt.bury()
+            child.let_go()
+            child.reap()
             self.over = True
             self._run.tasks.remove(self)
             self._waiters.wake()
         self._judge(ended, faults)
-        if attempt.limits is not None and self._error is not None:
-            met = attempt.limits.met_by_failure(limits.errnos(self._error))
-            for bound in attempt.limits_met() or met:
+        if child.limits is not None and self._error is not None:
+            met = child.limits.met_by_failure(limits.errnos(self._error))
+            for bound in child.limits_met() or met:
                 self._error.add_note(str(bound))
         for stream, text in zip(self._streams, texts, strict=True):
             if text and stream is not None:
@@ -278,8 +278,8 @@ class Task(Generic[T]):
                 self._error = IsolatedSignal(self.name, number, ended.name)
             case outcome.Exited(status=status):
                 self._error = IsolatedExit(self.name, status)
-            case outcome.TimedOut(seconds=seconds, evidence=evidence):
-                found = _without_caller(evidence)
+            case outcome.TimedOut(seconds=seconds, diagnosis=diagnosis):
+                found = _without_caller(diagnosis)
                 if self._command:
                     # The stacks are those of what waits for it.
                     found = found.rpartition("\n\n")[2]

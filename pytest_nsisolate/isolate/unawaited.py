@@ -21,13 +21,13 @@ import pytest
 from pytest_nsisolate.errors import NotAwaitedError
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.process.child_process import Attempt
+    from pytest_nsisolate.process.child_process import ChildProcess
 
 
-class Charge(Protocol):
+class Awaitable(Protocol):
     """What has to be awaited: a task or a box."""
 
-    attempt: Attempt
+    child: ChildProcess
 
     @property
     def settled(self) -> bool: ...
@@ -37,15 +37,15 @@ class Charge(Protocol):
     def helpers(self) -> dict[int, str]: ...
 
 
-class Custody:
+class Unawaited:
     """The charges of this process."""
 
     def __init__(self) -> None:
         self._fixtures: list[pytest.FixtureRequest] = []
-        self._loose: list[Charge] = []
+        self._loose: list[Awaitable] = []
         self._failed = False
 
-    def take(self, charge: Charge) -> None:
+    def take(self, charge: Awaitable) -> None:
         """Something was started, here and now."""
         if self._fixtures:
             # Registered before the fixture's own finalizer, so it runs after that.
@@ -105,12 +105,12 @@ class Custody:
         return result
 
 
-def _fail_unless_settled(charges: list[Charge]) -> None:
+def _fail_unless_settled(charges: list[Awaitable]) -> None:
     if names := _settle(charges):
         pytest.fail(str(NotAwaitedError(names)), pytrace=False)
 
 
-def _settle(charges: list[Charge]) -> tuple[str, ...]:
+def _settle(charges: list[Awaitable]) -> tuple[str, ...]:
     """End what is still to be awaited, and name it."""
     left = [charge for charge in charges if not charge.settled]
     names = tuple(repr(charge) for charge in left)

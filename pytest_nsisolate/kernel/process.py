@@ -5,7 +5,7 @@ Fact: PR_SET_PDEATHSIG fires when the parent dies after the call, not before.
 Consequence: a parent killed in between leaves the child alive for ever.
 What we do: arm it, then ask the parent's pidfd whether the parent is still there; the number of
 the parent would not do, for it is 0 inside a PID namespace (prctl(2), pidfd_open(2)).
-What still fails: a change of credentials clears it, so the usher watches as well.
+What still fails: a change of credentials clears it, so the supervisor watches as well.
 Fact: python-prctl takes 10 ms to import. What we do: in the runner, once, and only here.
 """
 

@@ -4,10 +4,10 @@
 ========== ==================================== =========================================
 what       runner                               child
 ========== ==================================== =========================================
-frames     reads; closes after the usher's end  the test's own process writes
-control    socket, runner's end                 the usher; PID 1 until its maps stand; the reaper
+frames     reads; closes after the supervisor's end  the test's own process writes
+control    socket, runner's end                 the supervisor; PID 1 until its maps stand; the init
 output     four memfds, read after a crash      fd 1 and 2, the log and the fault handler
-pidfds     of the usher and of PID 1            the usher: of the runner and of PID 1
+pidfds     of the supervisor and of PID 1            the supervisor: of the runner and of PID 1
 ========== ==================================== =========================================
 
 What is not a process's own is covered by ``/dev/null`` in it (dup2), never closed: a closed number
@@ -32,12 +32,12 @@ STEP_SECONDS: Final = 10.0
 #: What travels on the control socket: a letter and a number (see :data:`Letter`).
 MESSAGE: Final = struct.Struct("=ci")
 
-#: ``U`` usher to runner: write the id map of process N, 0 for the usher itself.
-#: ``P`` usher to runner: PID 1 is process N.
-#: ``G`` runner to PID 1: the id map is written; runner to usher: you may reap PID 1.
-#: ``T`` reaper to runner: the test ended with wait status N.
-#: ``H`` reaper to runner: the test stands still, as asked for by a Ctrl-Z.
-#: ``S`` usher to runner: PID 1 ended with wait status N and has been reaped.
+#: ``U`` supervisor to runner: write the id map of process N, 0 for the supervisor itself.
+#: ``P`` supervisor to runner: PID 1 is process N.
+#: ``G`` runner to PID 1: the id map is written; runner to supervisor: you may reap PID 1.
+#: ``T`` init to runner: the test ended with wait status N.
+#: ``H`` init to runner: the test stands still, as asked for by a Ctrl-Z.
+#: ``S`` supervisor to runner: PID 1 ended with wait status N and has been reaped.
 Letter: TypeAlias = Literal[b"U", b"P", b"G", b"T", b"H", b"S"]
 
 
@@ -82,8 +82,8 @@ class Output:
 class RunnerEnd:
     """What the runner holds of one child. It owns the descriptors and has to reap.
 
-    :param forked: the process that the runner made: the usher, or PID 1 itself.
-    :param direct: there is no usher.
+    :param forked: the process that the runner made: the supervisor, or PID 1 itself.
+    :param direct: there is no supervisor.
     :param pid1_pidfd: of PID 1, once its number is known.
     :param pid1: that number.
     """
@@ -129,20 +129,20 @@ class Shared:
     """Descriptors of the plugin that every child inherits and must not keep.
 
     :param null: ``/dev/null``, to be duplicated over the others.
-    :param runner_pidfd: the runner, as the usher watches it.
+    :param runner_pidfd: the runner, as the supervisor watches it.
     :param foreign: what else has to go: execnet's channel to the controller.
-    :param warden: the socket of the warden, None where there is none.
+    :param watchdog: the socket of the watchdog, None where there is none.
     """
 
     null: int
     runner_pidfd: int
     foreign: tuple[int, ...]
-    warden: int | None = None
+    watchdog: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The child's ends, as the usher and PID 1 use them before the test runs.
+    """The child's ends, as the supervisor and PID 1 use them before the test runs.
 
     :param not_ours: descriptors that are covered before the test runs.
     :param mask: the runner's signal mask, restored last.

@@ -4,12 +4,12 @@
 Fact: a daemon that the test left may hold the writing end of the pipe for hours, so EOF says
 nothing; and a process that was killed may have closed the pipe before it is dead.
 
-Consequence: the end of a child is what the usher says on its own socket (the exact wait status),
-or the usher's pidfd. Every wait is a ``poll`` over descriptors with a deadline on the runner's
-clock (a time namespace moves the child's). What can still be read from the pipe is read after the
-end, without blocking, and only then judged.
+Consequence: the end of a child is what the supervisor says on its own socket (the exact wait
+status), or the supervisor's pidfd. Every wait is a ``poll`` over descriptors with a deadline on the
+runner's clock (a time namespace moves the child's). What can still be read from the pipe is read
+after the end, without blocking, and only then judged.
 
-The kill is SIGKILL to PID 1 by pidfd: the kernel kills its namespace. The usher sees it and
+The kill is SIGKILL to PID 1 by pidfd: the kernel kills its namespace. The supervisor sees it and
 reports; if it does not within the machinery's deadline, it is killed too and PID 1 dies by
 PDEATHSIG.
 """
@@ -33,7 +33,7 @@ from pytest_nsisolate.wire.frames import Frame, FrameReader, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_nsisolate.process.limits import Bound, Enforcement
+    from pytest_nsisolate.process.limits import Bound, HeldLimits
 
 #: Seconds that the child has for its teardown after a Ctrl-C.
 INTERRUPT_GRACE: Final = 2.0
@@ -70,13 +70,13 @@ _HOLD_SECONDS: Final = 2.0
 _TURN_SECONDS: Final = 0.001
 
 
-class Attempt:
+class ChildProcess:
     """One child from its first fork to its burial, as the runner sees it.
 
-    :param end: the runner's descriptors; this object owns them and reaps the usher.
+    :param end: the runner's descriptors; this object owns them and reaps the supervisor.
     :param maps: written for the child when it asks, if the runner is the one to do it.
     :param budget: seconds for set-up, call and teardown together; None is no limit.
-    :param init: a reaper stands between the usher and the test.
+    :param init: an init stands between the supervisor and the test.
     :param measured: coverage is under way, so a child that is late is asked for what it has.
     :param limits: what holds those of the test; this object releases it.
     """
@@ -89,7 +89,7 @@ class Attempt:
         budget: float | None,
         init: bool,
         measured: bool = False,
-        limits: Enforcement | None = None,
+        limits: HeldLimits | None = None,
     ) -> None:
         self.end = end
         self.limits = limits
@@ -115,13 +115,13 @@ class Attempt:
         self._lost_sight = False
         self._forked_reaped = False
         self._open = True
-        self._buried = False
+        self._reaped = False
         self._deaf = False
         self._blind = False
         self._last_words: list[Frame] | None = None
         self._owed_signal: int | None = None
         self._held = False
-        # The reaper holds the other end too: when the usher is gone, a read would block.
+        # The init holds the other end too: when the supervisor is gone, a read would block.
         os.set_blocking(end.control, False)
         self._poller = select.poll()
         self._watched = {end.frames, end.control, end.forked_pidfd}
@@ -137,7 +137,7 @@ class Attempt:
         end = self.end
         found = {} if end.direct else {end.forked: "(supervisor of a call)"}
         if self._init and end.pid1 is not None:
-            found[end.pid1] = "(reaper of a call)"
+            found[end.pid1] = "(init of a call)"
         return found
 
     def next_frame(self) -> Frame | None:
@@ -230,7 +230,7 @@ class Attempt:
                 break
             self._signal(signal.SIGKILL)
             if self.end.pid1_pidfd is None:
-                # Not born yet, or its number is still on the way: the usher takes it along.
+                # Not born yet, or its number is still on the way: the supervisor takes it along.
                 reaping.end(self.end.forked_pidfd)
             if not self._pump(STEP_SECONDS):
                 reaping.end(self.end.forked_pidfd)
@@ -253,16 +253,16 @@ class Attempt:
         if self._open:
             self._open = False
             if self.end.pid1_pidfd is None:
-                # The test was over before its number had been read: the usher waits for a word,
-                # and no EOF will come, because it holds a copy of this end as well.
+                # The test was over before its number had been read: the supervisor waits for a
+                # word, and no EOF will come, because it holds a copy of this end as well.
                 self.end.tell(b"G")
             self.end.close_channels()
 
-    def bury(self) -> None:
+    def reap(self) -> None:
         """Reap what was forked and close the rest. Bounded; may be called again."""
-        if self._buried:
+        if self._reaped:
             return
-        self._buried = True
+        self._reaped = True
         try:
             if not self._forked_reaped:
                 self._end_and_reap()
@@ -333,7 +333,7 @@ class Attempt:
             if at.filename not in _OWN_FILES:
                 raise  # a signal handler's of the suite
             if self._blind:
-                # Not even of the kill can be heard: the usher takes it along, or it is PID 1.
+                # Not even of the kill can be heard: the supervisor takes it along, or it is PID 1.
                 reaping.end(self.end.forked_pidfd)
                 self._lost_sight = True
                 return False
@@ -358,7 +358,7 @@ class Attempt:
             return  # a kill on account of an earlier descriptor has seen to it
         if self.end.direct:
             while self._read_message():
-                pass  # the reaper's last word
+                pass  # the init's last word
             self._reap_pid1()
             return
         while self._pid1_status is None and self._read_message():
@@ -454,7 +454,7 @@ class Attempt:
         try:
             self.end.pid1_pidfd, self.end.pid1 = os.pidfd_open(pid), pid
         except ProcessLookupError:
-            pass  # the usher has been killed, and PID 1 with it: the usher's pidfd says so
+            pass  # the supervisor has been killed, and PID 1 with it: its pidfd says so
         except OSError as error:
             self._refused = outcome.Refused("pidfd_open", None, error.errno or 0)
             self.kill()
@@ -612,7 +612,7 @@ class Attempt:
 
     def _signal(self, number: int) -> None:
         if self.end.pid1_pidfd is None:
-            # A busy usher may say its number when the test is already running.
+            # A busy supervisor may say its number when the test is already running.
             self._owed_signal = number
             return
         try:

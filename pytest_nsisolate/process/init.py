@@ -5,7 +5,7 @@ Fact: PID 1 gets no signal that it has no handler for, not even its own SIGKILL,
 its namespace becomes its child (pid_namespaces(7)). A test that never asked to be PID 1 is
 surprised by both: ``os.kill(os.getpid(), SIGKILL)`` does nothing and orphans stay zombies.
 
-Consequence: the reaper is a process of its own, outside the test's interpreter. A SIGCHLD handler
+Consequence: the init is a process of its own, outside the test's interpreter. A SIGCHLD handler
 with ``waitpid(-1)`` inside the test would eat the exit codes of the test's own children: it turned
 the status of ``Popen(["false"])`` into 0 in 20 of 20 runs.
 
@@ -29,7 +29,7 @@ from pytest_nsisolate.process.job_control import hold_signal, release_signal
 
 
 def fork_test(control: int, *, lean: bool = False) -> None:
-    """Stay behind as the reaper. Returns in the test's own process (PID 2), and nowhere else.
+    """Stay behind as the init. Returns in the test's own process (PID 2), and nowhere else.
 
     :param control: the socket over which the test's wait status goes to the runner.
     :param lean: keep no other descriptor.

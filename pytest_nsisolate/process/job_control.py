@@ -26,12 +26,12 @@ _ATTEMPTS = 100
 
 
 def hold_signal() -> int:
-    """At which the reaper stops the test; SIGSTOP would stop the reaper."""
+    """At which the init stops the test; SIGSTOP would stop the init."""
     return signal.SIGRTMAX - 4
 
 
 def release_signal() -> int:
-    """At which it lets the test go on; higher, so that a reaper that was late takes it later."""
+    """At which it lets the test go on; higher, so that an init that was late takes it later."""
     return signal.SIGRTMAX - 1
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The first fork: ``runner -fork-> usher -fork-> PID 1``.
+"""The first fork: ``runner -fork-> supervisor -fork-> PID 1``.
 
 Fact: libc's locks and the interpreter's are only in order after ``os.fork``. A raw ``clone`` from a
 runner with threads inherits locks that nobody will release (it hung in up to one of five tries),
@@ -60,7 +60,7 @@ def launch(
         nonce = os.urandom(8)
     frames, frames_write, control, child_control = _open_channel()
     # Blocked so that a Ctrl-C cannot fall between the fork and its registration in the runner, and
-    # so that no handler of the runner's runs in the usher.
+    # so that no handler of the runner's runs in the supervisor.
     mask = None
     try:
         mask = process.block_signals()
@@ -106,7 +106,7 @@ def has_one_task() -> bool:
 def _clone(plan: LaunchPlan, shared: Shared) -> tuple[bool, int]:
     """(the short way was taken, what fork(2) returns)."""
     if (
-        shared.warden is not None
+        shared.watchdog is not None
         and plan.may_go_direct
         and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
         and has_one_task()
@@ -157,7 +157,7 @@ def _open_channel() -> tuple[int, int, int, int]:
 
 
 def _pidfd(pid: int, *descriptors: int) -> int:
-    """A pidfd of the usher; without one nothing here is bounded, so the usher must go."""
+    """A pidfd of the supervisor; without one nothing here is bounded, so the supervisor must go."""
     try:
         return os.pidfd_open(pid)
     except OSError as error:

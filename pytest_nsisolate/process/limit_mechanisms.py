@@ -30,7 +30,7 @@ from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.process.launch import fork
-from pytest_nsisolate.process.limits import CONTROLLERS, Bound, Enforcement
+from pytest_nsisolate.process.limits import CONTROLLERS, Bound, HeldLimits
 from pytest_nsisolate.request.limits import Limits, spelled
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _SPARE_FILES: Final = 16
 _PID_MAX: Final = "pid_max of its PID namespace"
 
 
-class Enforcer:
+class LimitMechanisms:
     """What the runner knows of this host's mechanisms; one for a run.
 
     :param host: the runner's standing.
@@ -57,9 +57,9 @@ class Enforcer:
         self._serial = count()
         self._swept = False
         self._nproc: bool | None = None
-        self._made: list[Enforcement] = []
+        self._made: list[HeldLimits] = []
 
-    def enforce(self, limits: Limits, namespaces: frozenset[str], *, init: bool) -> Enforcement:
+    def enforce(self, limits: Limits, namespaces: frozenset[str], *, init: bool) -> HeldLimits:
         """Decide and prepare: all of the limits, or none.
 
         :param namespaces: those of the test.
@@ -67,7 +67,7 @@ class Enforcer:
         :raises StepError: ``limit NAME=VALUE`` where nothing here holds it; the detail says why.
         """
         self._made = [one for one in self._made if one.groups]
-        made = Enforcement([], {})
+        made = HeldLimits([], {})
         self._made.append(made)
         try:
             for name, value in limits.given().items():
@@ -83,10 +83,10 @@ class Enforcer:
             made.release()
 
     def _bound(
-        self, made: Enforcement, name: str, value: int, namespaces: frozenset[str], *, init: bool
+        self, made: HeldLimits, name: str, value: int, namespaces: frozenset[str], *, init: bool
     ) -> None:
         if name == "processes" and init and value == 1:
-            detail = "the reaper is one already, and the test another"
+            detail = "the init is one already, and the test another"
             raise StepError(f"limit {name}={value}", None, errno.EINVAL, detail)
         failures: list[str] = []
         number = errno.EOPNOTSUPP
@@ -103,7 +103,7 @@ class Enforcer:
         raise StepError(step, None, number, "; ".join(failures))
 
     def _mechanisms(
-        self, made: Enforcement, name: str, value: int, namespaces: frozenset[str], *, init: bool
+        self, made: HeldLimits, name: str, value: int, namespaces: frozenset[str], *, init: bool
     ) -> Iterator[tuple[str, Callable[[], int]]]:
         """(its name, what tries it and gives the value that holds), the first choice first."""
         late = name == "processes" and value < _ENOUGH_FOR_PID_MAX
@@ -123,7 +123,7 @@ class Enforcer:
         if late:
             yield _PID_MAX, pid_max
 
-    def _group(self, made: Enforcement, place: cgroups.Place, name: str, value: int) -> int:
+    def _group(self, made: HeldLimits, place: cgroups.Place, name: str, value: int) -> int:
         group = next(
             (one for one in made.groups.values() if one.place.folder == place.folder), None
         )
@@ -141,7 +141,7 @@ class Enforcer:
         made.groups[name] = group
         return value
 
-    def _own_pid_max(self, made: Enforcement, value: int, namespaces: frozenset[str]) -> int:
+    def _own_pid_max(self, made: HeldLimits, value: int, namespaces: frozenset[str]) -> int:
         if "pid" not in namespaces:
             raise StepError("write pid_max", "pid", errno.ENOSYS, "without a PID namespace")
         if self._host.kernel < rlimits.FIRST_OWN_PID_MAX:
@@ -156,7 +156,7 @@ class Enforcer:
         return value
 
     def _rlimit(
-        self, made: Enforcement, name: str, value: int, namespaces: frozenset[str], init: bool
+        self, made: HeldLimits, name: str, value: int, namespaces: frozenset[str], init: bool
     ) -> int:
         resource = rlimits.RESOURCES[name]
         step = f"setrlimit({resource})"

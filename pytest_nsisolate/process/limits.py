@@ -63,7 +63,7 @@ class Bound(NamedTuple):
 
 
 @dataclass(slots=True)
-class Enforcement:
+class HeldLimits:
     """The limits of one attempt. The runner makes it, the child applies it, the runner asks it.
 
     :param bounds: every limit that was asked for, each exactly once.

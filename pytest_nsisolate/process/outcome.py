@@ -52,7 +52,7 @@ class TimedOut:
     """
 
     seconds: float
-    evidence: str = field(repr=False)
+    diagnosis: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def plan_launch(config: pytest.Config, request: IsolationRequest, run: Run) -> L
     plan = plan_world(request, run, mounts)
     if request.limits is None:
         return plan
-    held = run.enforcer.enforce(request.limits, request.namespaces, init=request.init)
+    held = run.limit_mechanisms.enforce(request.limits, request.namespaces, init=request.init)
     return replace(plan, limits=held)
 
 

@@ -4,15 +4,15 @@
 Fact: a process cannot move itself into a new PID namespace, only its later children are born there
 (unshare(2), CLONE_NEWPID); and NEWUSER is EINVAL in a process that has threads.
 
-Consequence: the usher, a fork of the runner with one thread, unshares and forks PID 1. From then on
-it only watches two pidfds, the runner's and PID 1's. When the runner dies it kills PID 1, and with
-PID 1 the kernel kills everything in the namespace (pid_namespaces(7)). Without a PID namespace it
-is the subreaper of everything that the test starts, and kills until nothing is left.
+Consequence: the supervisor, a fork of the runner with one thread, unshares and forks PID 1. From
+then on it only watches two pidfds, the runner's and PID 1's. When the runner dies it kills PID 1,
+and with PID 1 the kernel kills everything in the namespace (pid_namespaces(7)). Without a PID
+namespace it is the subreaper of everything that the test starts, and kills until nothing is left.
 
 Why not PR_SET_PDEATHSIG alone: a process that changes its ids loses it (prctl(2)), and tests of
 system code do that: one process survived the usual arrangement, none survives this one. PID 1 has
-it for the one case that the usher cannot serve, its own death; the pidfd that PID 1 polls after
-arming closes the race with a parent that died before.
+it for the one case that the supervisor cannot serve, its own death; the pidfd that PID 1 polls
+after arming closes the race with a parent that died before.
 
 Why it does so little: each page that it touches is copied. It does what must come before the
 second fork (user, time and PID namespace); PID 1 does the rest while the runner writes the id map.
@@ -40,13 +40,13 @@ from pytest_nsisolate.wire.frames import Kind
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.roots import RootPlan
     from pytest_nsisolate.process.channel import Link
-    from pytest_nsisolate.process.limits import Enforcement
+    from pytest_nsisolate.process.limits import HeldLimits
     from pytest_nsisolate.request.resolve import TimeOffsets
 
 #: Exit status of a process of ours that could not do its part; the reason went over the pipe.
 EXIT_REFUSED: Final = 97
 
-#: What PID 1 unshares, in this order; user, time and pid are the usher's.
+#: What PID 1 unshares, in this order; user, time and pid are the supervisor's.
 _BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")
 
 
@@ -56,7 +56,8 @@ class LaunchPlan:
 
     :param namespaces: the namespaces to create.
     :param maps: the id map of the user namespace, None without one.
-    :param maps_by_runner: the runner holds the capabilities and writes the map; else the usher.
+    :param maps_by_runner: the runner holds the capabilities and writes the map; else the
+        supervisor.
     :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
         None keeps what is.
     :param no_new_privs: afterwards no program gains rights by its file.
@@ -84,7 +85,7 @@ class LaunchPlan:
     root: RootPlan | None = None
     no_new_privs: bool = False
     sheltered: bool = True
-    limits: Enforcement | None = None
+    limits: HeldLimits | None = None
 
     @property
     def flags(self) -> int:
@@ -93,7 +94,7 @@ class LaunchPlan:
 
     @property
     def may_go_direct(self) -> bool:
-        """Nothing in this plan needs a usher."""
+        """Nothing in this plan needs a supervisor."""
         return "pid" in self.namespaces and self.time is None and self.join is None
 
 
@@ -113,8 +114,8 @@ def enter(plan: LaunchPlan, link: Link) -> None:
                 named("sigaction(SIGCHLD)", signal.signal, signal.SIGCHLD, before)
             process.die_with_parent(parent)
             named("dup2", os.dup2, link.shared.null, parent, False)
-            if link.shared.warden is not None:
-                named("dup2", os.dup2, link.shared.null, link.shared.warden, False)
+            if link.shared.watchdog is not None:
+                named("dup2", os.dup2, link.shared.null, link.shared.watchdog, False)
             _furnish(plan, link, at_once=at_once)
             return
         _watch(pid, plan, link)
@@ -136,11 +137,11 @@ def enter_directly(plan: LaunchPlan, link: Link) -> None:
         gc.disable()
         gc.freeze()
         process.die_with_parent(link.shared.runner_pidfd)
-        assert link.shared.warden is not None
-        with failing("report to the warden", None):
+        assert link.shared.watchdog is not None
+        with failing("report to the watchdog", None):
             own = os.pidfd_open(os.getpid())
-            watchdog.report_to(link.shared.warden, own)
-        link.cover(link.shared.warden)
+            watchdog.report_to(link.shared.watchdog, own)
+        link.cover(link.shared.watchdog)
         os.close(own)
         _furnish(plan, link, at_once=True)
         done = True
@@ -193,7 +194,7 @@ def _enter_time(plan: LaunchPlan) -> None:
 
 
 def _clone_at_once(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
-    """PID 1 by one raw clone, because an at-fork hook has started a thread in the usher."""
+    """PID 1 by one raw clone, because an at-fork hook has started a thread in the supervisor."""
     _enter_time(plan)
     try:
         pid = raw_clone(plan.flags)
@@ -226,7 +227,7 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     if plan.init:
         init.fork_test(link.control, lean=plan.lean)
     if plan.limits is not None:
-        # A usher that was not left outside is in the same user namespace.
+        # A supervisor that was not left outside is in the same user namespace.
         plan.limits.bound_process(beside=0 if at_once else 1)
     if plan.keep_capabilities is not None:
         process.limit_capabilities(*plan.keep_capabilities)

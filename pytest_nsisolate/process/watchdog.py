@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: MIT
 """One small process per run that outlives the runner by a moment, to end its children.
 
-Fact: a child that is cloned straight from the runner has no usher to watch over it, and
+Fact: a child that is cloned straight from the runner has no supervisor to watch over it, and
 PR_SET_PDEATHSIG is lost when a test changes its ids (prctl(2)).
 
-Consequence: before its first line of test code such a child sends a pidfd of itself to the warden,
-which polls the runner's. When the runner dies, the warden kills every child that it holds. Between
-its birth and that message the child has PDEATHSIG, which only code of ours could have lost.
+Consequence: before its first line of test code such a child sends a pidfd of itself to the
+watchdog, which polls the runner's. When the runner dies, the watchdog kills every child that it
+holds. Between its birth and that message the child has PDEATHSIG, which only code of ours could
+have lost.
 
 It is a fresh interpreter and not a fork, so that it holds no page of the runner's. Its program,
 :mod:`pytest_nsisolate.process.watchdog_program`, is run by path, isolated (``python -P -s -S``),
 with the two descriptors that it uses at fixed numbers.
 
-What still fails: a runner and a warden that are killed in the same moment leave a child whose test
-has changed its ids. The runner replaces a warden that has died before it clones again, a few
+What still fails: a runner and a watchdog that are killed in the same moment leave a child whose
+test has changed its ids. The runner replaces a watchdog that has died before it clones again, a few
 times; one that dies between a clone and the child's report costs that one test, which is refused.
 """
 
@@ -32,7 +33,7 @@ _PROGRAM: Final = os.path.abspath(watchdog_program.__file__)
 
 
 @dataclass(frozen=True, slots=True)
-class Warden:
+class Watchdog:
     """The runner's side: who it is, and where a child reports.
 
     :param pid: to be reaped by :meth:`dismiss`.
@@ -60,8 +61,8 @@ class Warden:
         os.close(self.socket)
 
 
-def spawn(runner_pidfd: int) -> Warden | None:
-    """Start a warden for the process behind this pidfd; None where that cannot be done.
+def spawn(runner_pidfd: int) -> Watchdog | None:
+    """Start a watchdog for the process behind this pidfd; None where that cannot be done.
 
     Uses posix_spawn(3), which neither copies the runner's page tables nor runs its at-fork hooks.
     """
@@ -98,7 +99,7 @@ def spawn(runner_pidfd: int) -> Warden | None:
     finally:
         theirs.close()
     try:
-        return Warden(pid, os.pidfd_open(pid), ours.detach())
+        return Watchdog(pid, os.pidfd_open(pid), ours.detach())
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -115,14 +116,14 @@ def _environment() -> dict[str, str]:
     }
 
 
-def report_to(warden: int, own_pidfd: int) -> None:
-    """In a child, before the test: ask the warden to see to our end.
+def report_to(watchdog: int, own_pidfd: int) -> None:
+    """In a child, before the test: ask the watchdog to see to our end.
 
-    :param warden: the socket of :class:`Warden`.
-    :raises OSError: EPIPE or ECONNRESET when the warden is gone.
+    :param watchdog: the socket of :class:`Watchdog`.
+    :raises OSError: EPIPE or ECONNRESET when the watchdog is gone.
     """
     # The C type: the class built on it touches twice as many pages in the child.
-    channel = socket.SocketType(fileno=os.dup(warden))
+    channel = socket.SocketType(fileno=os.dup(watchdog))
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, own_pidfd.to_bytes(4, sys.byteorder))
     try:
         channel.sendmsg([b"c"], [rights])

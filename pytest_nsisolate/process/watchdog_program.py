@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The warden's own process: see :mod:`pytest_nsisolate.process.watchdog`, which starts it.
+"""The watchdog's own process: see :mod:`pytest_nsisolate.process.watchdog`, which starts it.
 
 A program, run by path without site-packages: it imports the standard library only.
 """
@@ -20,7 +20,7 @@ SOCKET: Final = 4
 
 
 def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen by its effects)
-    """The warden's life: collect children, forget the dead, and outlive the runner by a moment."""
+    """Collect children, forget the dead, and outlive the runner by a moment."""
     channel = socket.socket(fileno=SOCKET)
     children: set[int] = set()
     poller = select.poll()

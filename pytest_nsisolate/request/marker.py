@@ -39,7 +39,7 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
                    (default: --nsisolate-timeout)
   inside=          str, list of names, or True: wider fixtures that are set up
                    in the test's process (default: none)
-  init=            bool: a reaper is PID 1, and the test its child
+  init=            bool: an init is PID 1, and the test its child
                    (default: --nsisolate-init)
   missing=         "fail" or "skip": what becomes of the test where this host
                    refuses (default: --nsisolate-missing)

@@ -49,7 +49,7 @@ class Settings:
     :param namespaces: the default set, as named: nothing implied is added.
     :param missing: what becomes of a test whose namespaces this host refuses.
     :param timeout: default budget of one attempt in seconds, or None.
-    :param init: marked tests run under a reaping init unless their marker says otherwise.
+    :param init: marked tests run under a init unless their marker says otherwise.
     :param postmortem: in the reports of which failed tests the view of PID 1 is shown.
     :param leftovers: what becomes of a test that leaves processes, unless its marker says; None:
         a warning for a marked test, nothing for an unmarked one.
@@ -94,8 +94,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--nsisolate-timeout", metavar="SECONDS", help=f"{budget}; 'none' lifts an ini key's"
     )
-    reaper = "marked tests run below a reaper, too (default: only those that are not marked)"
-    group.addoption("--nsisolate-init", action="store_true", default=None, help=reaper)
+    init = "marked tests run below an init, too (default: only those that are not marked)"
+    group.addoption("--nsisolate-init", action="store_true", default=None, help=init)
     group.addoption(
         "--nsisolate-pause",
         action="store_true",
@@ -124,7 +124,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nsisolate_namespaces", default, type="args", default=None)
     parser.addini("nsisolate_missing", missing, type="string", default="fail")
     parser.addini("nsisolate_timeout", budget, type="float", default=None)
-    parser.addini("nsisolate_init", reaper, type="bool", default=False)
+    parser.addini("nsisolate_init", init, type="bool", default=False)
     parser.addini("nsisolate_postmortem", shown, type="string", default="marked")
     parser.addini("nsisolate_leftovers", left, type="string", default=None)
     parser.addini("nsisolate_limits", bounds, type="args", default=None)

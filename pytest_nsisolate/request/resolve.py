@@ -55,7 +55,7 @@ class IsolationRequest:
     :param timeout: budget of one attempt in seconds, None for no limit.
     :param inside: higher-scope fixtures to set up in the child; True for all of them.
     :param leftovers: what becomes of processes that the test leaves behind.
-    :param init: a reaper is PID 1 and the test its child.
+    :param init: an init is PID 1 and the test its child.
     :param missing: what becomes of the test where the host refuses it; not a skip where
         ``NSISOLATE_MUST_WORK=1`` is set.
     :param limits: of memory, processor time, processes and files; None for none.

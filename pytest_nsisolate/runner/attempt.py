@@ -22,7 +22,7 @@ from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.process import job_control, outcome
-from pytest_nsisolate.process.child_process import Attempt
+from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.resolve import IsolationRequest
 from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.run import Run
@@ -33,7 +33,7 @@ from pytest_nsisolate.wire.tagged_json import text_of
 
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
-    from pytest_nsisolate.view.postmortem.at_failure import Inquest
+    from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
 #: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
 MUST_WORK: Final = "NSISOLATE_MUST_WORK"
@@ -46,7 +46,7 @@ def may_be_skipped(request: IsolationRequest) -> bool:
     return request.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
 
-class Isolation:
+class Attempt:
     """The runner's side of one attempt.
 
     :param item: the test.
@@ -56,9 +56,9 @@ class Isolation:
     def __init__(self, item: pytest.Item, request: IsolationRequest, run: Run) -> None:
         self.item = item
         self.request = request
-        self.attempt: Attempt | None = None
+        self.child: ChildProcess | None = None
         self.measurement: Measurement | None = None
-        self.inquest: Inquest | None = None
+        self.post_mortem: PostMortem | None = None
         #: Of the phase, with what is not the test's own doing.
         self.seconds_aside = 0.0
         self._measured = False
@@ -87,32 +87,32 @@ class Isolation:
         :raises pytest.exit.Exception: when the child asks for the end of the session.
         :raises KeyboardInterrupt: likewise, or on Ctrl-C here.
         """
-        attempt = self.attempt
-        assert attempt is not None
+        child = self.child
+        assert child is not None
         self.seconds_aside = 0.0
         try:
-            self._in_spite_of_ctrl_c(attempt, self._give_word)
-            found = self._receive(attempt, when)
+            self._in_spite_of_ctrl_c(child, self._give_word)
+            found = self._receive(child, when)
             if when == "teardown" or found is None:
-                self._complete(attempt)
+                self._complete(child)
         except BrokenStream as error:
-            attempt.lose(f"its stream is broken: {error}")
+            child.lose(f"its stream is broken: {error}")
             found = None
         except KeyboardInterrupt as error:
             self.over = True
             try:
-                self._end_by_interrupt(attempt, error)
+                self._end_by_interrupt(child, error)
             finally:
                 self.take_coverage()
         if self._exit is not None:
             self.over = True
             _end_session(self._exit)
-        if found is None or (when == "teardown" and isinstance(attempt.outcome, _LOST)):
-            assert attempt.outcome is not None
+        if found is None or (when == "teardown" and isinstance(child.outcome, _LOST)):
+            assert child.outcome is not None
             self.over = True
-            return self._replace(attempt.outcome, when, self._new_faults(attempt))
+            return self._replace(child.outcome, when, self._new_faults(child))
         if found[0].passed and self._faults_said > self._faults_read:
-            faults = self._new_faults(attempt, until=self._faults_said)
+            faults = self._new_faults(child, until=self._faults_said)
             if _FATAL in faults:
                 # The child does not know, and runs the call phase; the runner's pytest will not.
                 self._call_is_void = when == "setup"
@@ -146,29 +146,29 @@ class Isolation:
     # Frames -------------------------------------------------------------------------------------
 
     def _receive(
-        self, attempt: Attempt, when: str
+        self, child: ChildProcess, when: str
     ) -> tuple[pytest.TestReport, BaseException | None] | None:
         """Take frames in until the report of this phase comes; None when there is no more."""
-        while (frame := attempt.next_frame()) is not None:
+        while (frame := child.next_frame()) is not None:
             if frame.kind is not Kind.REPORT or "sub" in frame.data:
-                self._take(attempt, frame)
+                self._take(child, frame)
             elif self._call_is_void and len(self._phases) == 1 and _phase(frame.data) == "call":
                 self._read_report(frame.data, "call")
             else:
                 found = self._read_report(frame.data, when)
-                self._add_view(attempt, frame.data, found[0])
+                self._add_view(child, frame.data, found[0])
                 return found
         return None
 
-    def _complete(self, attempt: Attempt) -> None:
+    def _complete(self, child: ChildProcess) -> None:
         """Read on to the end, and hold the completion record against what has been reported."""
-        while (frame := attempt.next_frame()) is not None:
-            self._take(attempt, frame)
+        while (frame := child.next_frame()) is not None:
+            self._take(child, frame)
             if self._prompts_after_log(frame):
                 self.unfinished = True
                 return
         if self._done is not None and self._done.get("stashed") is True:
-            self._run.remarks.add(notes.STASH, self.item.nodeid)
+            self._run.notes.add(notes.STASH, self.item.nodeid)
         said = self._phases if self._done is None else self._done.get("phases")
         if said != self._phases and self._exit is None:
             raise BrokenStream(f"its completion record names the phases {said!r}")
@@ -182,30 +182,30 @@ class Isolation:
 
         :raises pytest.exit.Exception: when it is left by "quit".
         """
-        attempt = self.attempt
-        assert attempt is not None
+        child = self.child
+        assert child is not None
         try:
-            self._hold_open(attempt)
+            self._hold_open(child)
             self._give_word()
-            self._complete(attempt)
+            self._complete(child)
         except BrokenStream as error:
-            attempt.lose(f"its stream is broken: {error}")  # failed already
+            child.lose(f"its stream is broken: {error}")  # failed already
         except KeyboardInterrupt as error:
-            self._end_by_interrupt(attempt, error)
+            self._end_by_interrupt(child, error)
         if self._exit is not None:
             _end_session(self._exit)
 
-    def _take(self, attempt: Attempt, frame: Frame) -> None:
+    def _take(self, child: ChildProcess, frame: Frame) -> None:
         match frame.kind:
             case Kind.WARNING:
                 self._replay_warning(frame.data)
             case Kind.REPORT:
-                self._log_subtest(attempt, frame.data)
+                self._log_subtest(child, frame.data)
                 self._give_word()
             case Kind.PAUSE if self._run.settings.pause and frame.data.get("held") is True:
-                self._take_hold(attempt, frame)
+                self._take_hold(child, frame)
             case Kind.TURN | Kind.PAUSE | Kind.RESUME:
-                self._in_spite_of_ctrl_c(attempt, lambda: self._take_turn(frame))
+                self._in_spite_of_ctrl_c(child, lambda: self._take_turn(frame))
             case Kind.EXIT:
                 self._exit = frame.data
             case Kind.DONE:
@@ -213,20 +213,20 @@ class Isolation:
             case Kind.COVERAGE if self.measurement is not None:
                 self.measurement.merge(frame.data)
                 self._measured |= frame.data.get("final") is True
-            case Kind.VIEW if self.inquest is not None:
-                self.inquest.take_mounts(frame.data)
+            case Kind.VIEW if self.post_mortem is not None:
+                self.post_mortem.take_mounts(frame.data)
             case Kind.CARRIED:
                 self._hand_over(frame.data.get("data"))
             case Kind.BROKEN:
-                attempt.lose(str(frame.data.get("text")))
+                child.lose(str(frame.data.get("text")))
             case _:
                 raise BrokenStream(f"an unexpected frame ({frame.kind.name})")
 
     def take_coverage(self) -> None:
         """After a Ctrl-C: of what an ended child has sent, this still counts."""
-        if self.measurement is None or self.attempt is None:
+        if self.measurement is None or self.child is None:
             return
-        while (frame := self.attempt.next_frame()) is not None:
+        while (frame := self.child.next_frame()) is not None:
             if frame.kind is Kind.COVERAGE:
                 with suppress(BrokenStream):
                     self.measurement.merge(frame.data)
@@ -243,30 +243,30 @@ class Isolation:
             job_control.await_foreground(internals.standard_input(self.item.config))
             self._give_word()
 
-    def _take_hold(self, attempt: Attempt, frame: Frame) -> None:
+    def _take_hold(self, child: ChildProcess, frame: Frame) -> None:
         """``--nsisolate-pause``: what has failed is shown first, that of tear-down when logged."""
         terminal.adopt(self.item.config, frame.data)
         self._owes_word = self._holds = True
         if "teardown" not in self._phases or self.unfinished:
-            self._hold_open(attempt)
+            self._hold_open(child)
 
-    def _hold_open(self, attempt: Attempt) -> None:
+    def _hold_open(self, child: ChildProcess) -> None:
         if self._holds:
             from pytest_nsisolate.runner import hold  # nobody else needs it
 
             self._holds = False
             say = partial(internals.write_line, self.item.config)
             failure = f"{self._phases[-1]}: {outcome.headline(self._last and self._last.longrepr)}"
-            hold.hold(attempt, self.item.nodeid, failure, say, init=self.request.init)
+            hold.hold(child, self.item.nodeid, failure, say, init=self.request.init)
             self._give_word()
 
-    def _in_spite_of_ctrl_c(self, attempt: Attempt, action: Callable[[], None]) -> None:
+    def _in_spite_of_ctrl_c(self, child: ChildProcess, action: Callable[[], None]) -> None:
         """A Ctrl-C that comes just now is for the debugger in the child, if there is one."""
         while True:
             try:
                 return action()
             except KeyboardInterrupt:
-                if not attempt.pass_on():
+                if not child.pass_on():
                     raise
 
     def _give_word(self) -> None:
@@ -288,20 +288,22 @@ class Isolation:
         self.item.user_properties[:] = report.user_properties
         self._adopt_session_state(frame)
         error = reports.stand_in(frame, report) if "error" in frame else None
-        if report.failed and self.attempt is not None and self.attempt.limits is not None:
-            reports.add_limits(report, self.attempt.limits.met_by_failure(reports.errnos(frame)))
+        if report.failed and self.child is not None and self.child.limits is not None:
+            reports.add_limits(report, self.child.limits.met_by_failure(reports.errnos(frame)))
         self._last = report
         return report, error
 
-    def _add_view(self, attempt: Attempt, frame: dict[str, Any], report: pytest.TestReport) -> None:
+    def _add_view(
+        self, child: ChildProcess, frame: dict[str, Any], report: pytest.TestReport
+    ) -> None:
         """A failed test: what it saw of its world, which comes behind its report."""
-        if self.inquest is None or frame.get("view") is not True or not report.failed:
+        if self.post_mortem is None or frame.get("view") is not True or not report.failed:
             return
         # Only a failure needs them.
         from pytest_nsisolate.view.postmortem import listeners, outsiders, section
 
         began = monotonic()
-        found = self._await_view(attempt)
+        found = self._await_view(child)
         self.seconds_aside += monotonic() - began
         own = []
         if "net" in self.request.namespaces:
@@ -310,14 +312,14 @@ class Isolation:
             own.append(outsiders.hint(self.item, found.get("asked")))
         section.attach(report, found.get("text"), found.get("hints"), *own)
 
-    def _await_view(self, attempt: Attempt) -> dict[str, Any]:
-        while attempt.wait_aside(PATIENCE):
-            frame = attempt.next_frame()
+    def _await_view(self, child: ChildProcess) -> dict[str, Any]:
+        while child.wait_aside(PATIENCE):
+            frame = child.next_frame()
             if frame is None:
                 return {"text": "the view could not be read: the test's process has ended"}
             if frame.kind is Kind.VIEW:
                 return frame.data
-            self._take(attempt, frame)
+            self._take(child, frame)
         return {"text": f"the view could not be read within {PATIENCE:g} s"}
 
     def _hand_over(self, data: object) -> None:
@@ -334,13 +336,13 @@ class Isolation:
         except (KeyError, TypeError, ValueError) as error:
             raise BrokenStream(f"a warning of the wrong shape ({error!r})") from error
 
-    def _log_subtest(self, attempt: Attempt, frame: dict[str, Any]) -> None:
+    def _log_subtest(self, child: ChildProcess, frame: dict[str, Any]) -> None:
         report = reports.read_report(self.item, frame, self._captured, when=None)
         failed = frame.get("failed")
         if not isinstance(failed, int):
             raise BrokenStream("a subtest without a count")
         internals.set_failed_subtests(self.item, failed)
-        self._add_view(attempt, frame, report)
+        self._add_view(child, frame, report)
         with internals.silent_terminal(self.item):
             self.item.ihook.pytest_runtest_logreport(report=report)
 
@@ -362,22 +364,22 @@ class Isolation:
 
     # The end ------------------------------------------------------------------------------------
 
-    def _end_by_interrupt(self, attempt: Attempt, error: KeyboardInterrupt) -> NoReturn:
+    def _end_by_interrupt(self, child: ChildProcess, error: KeyboardInterrupt) -> NoReturn:
         """Ctrl-C here: shown as where it has hit the child, if that could still tell."""
-        attempt.interrupt()  # it may have come while nobody waited for the child
-        if (wish := attempt.last_wish()) is not None:
+        child.interrupt()  # it may have come while nobody waited for the child
+        if (wish := child.last_wish()) is not None:
             _end_session(wish)
-        if attempt.debugged:
+        if child.debugged:
             # With --pdb pytest would take a KeyboardInterrupt for a failure of this test.
             raise pytest.exit.Exception("KeyboardInterrupt", pytest.ExitCode.INTERRUPTED) from None
         raise error
 
-    def _new_faults(self, attempt: Attempt, until: int | None = None) -> str:
+    def _new_faults(self, child: ChildProcess, until: int | None = None) -> str:
         """What the fault handler has written since the last phase.
 
         :param until: how long its file was when the phase ended; the child is in the next by now.
         """
-        text = output.read_text(attempt.end.output.fault)[self._faults_read : until]
+        text = output.read_text(child.end.output.fault)[self._faults_read : until]
         self._faults_read += len(text)
         return text.strip()
 
@@ -385,11 +387,11 @@ class Isolation:
         self, ended: outcome.Outcome, when: str, faults: str
     ) -> tuple[pytest.TestReport, BaseException]:
         """A report for a phase whose own is missing or does not count."""
-        assert self.attempt is not None
+        assert self.child is not None
         if isinstance(ended, outcome.Refused):
             report = self.refuse(ended)
         else:
-            lost = output.lost_text(self.attempt.end.output)
+            lost = output.lost_text(self.child.end.output)
             self._captured.extend((when, kind, text) for kind, text in lost)
             internals.report_sections(self.item).extend((when, kind, text) for kind, text in lost)
             report = reports.crash_report(
@@ -399,7 +401,7 @@ class Isolation:
                 self._captured,
                 faults=faults,
                 init=self.request.init,
-                met=self.attempt.limits_met(),
+                met=self.child.limits_met(),
             )
             if self.measurement is not None and isinstance(ended, _LOST):
                 self._close_measurement(self.measurement, report)

@@ -28,7 +28,7 @@ from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import json, open, os, select
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.process.child_process import Attempt
+    from pytest_nsisolate.process.child_process import ChildProcess
 
 #: Before the user id and the number of a held test, in the name of its socket.
 NAME: Final = "pytest-nsisolate/held"
@@ -77,16 +77,16 @@ class Held:
 
     :param attempt: its child, which waits for a word of the runner's.
     :param nodeid: for the visitors' eyes.
-    :param init: the child's PID 1 is a reaper, and the test its first child.
+    :param init: the child's PID 1 is an init, and the test its first child.
     :raises OSError: when it cannot be offered to anybody.
     """
 
-    def __init__(self, attempt: Attempt, nodeid: str, *, init: bool) -> None:
-        assert attempt.end.pid1 is not None
-        self._attempt = attempt
+    def __init__(self, child: ChildProcess, nodeid: str, *, init: bool) -> None:
+        assert child.end.pid1 is not None
+        self._child = child
         self._nodeid = nodeid
         self._visits: dict[int, _Visit] = {}
-        self.pid = _first_child(attempt.end.pid1) if init else attempt.end.pid1
+        self.pid = _first_child(child.end.pid1) if init else child.end.pid1
         """The number of the test's process, as the runner sees it."""
         self._pidfd = os.pidfd_open(self.pid)
         self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -111,11 +111,11 @@ class Held:
     def wait(self) -> str:
         """Until it is over: why. The caller takes care of Ctrl-C."""
         while True:
-            self._attempt.listen()
-            if self._attempt.outcome is not None:
+            self._child.listen()
+            if self._child.outcome is not None:
                 return ENDED
             waiter = select.poll()
-            for fd in (self._listener.fileno(), *self._visits, *self._attempt.watched()):
+            for fd in (self._listener.fileno(), *self._visits, *self._child.watched()):
                 waiter.register(fd, select.POLLIN)
             for fd, _ in waiter.poll():
                 if fd == self._listener.fileno():
@@ -175,7 +175,7 @@ class Held:
 
 
 def hold(
-    attempt: Attempt, nodeid: str, failure: str, say: Callable[[str], None], *, init: bool
+    child: ChildProcess, nodeid: str, failure: str, say: Callable[[str], None], *, init: bool
 ) -> None:
     """Hold a child that waits for the runner's word, until somebody has seen enough of it.
 
@@ -185,8 +185,8 @@ def hold(
     :param say: shows a line at the user's terminal.
     """
     try:
-        attempt.get_ready()  # the number of its PID 1 may still be on the way
-        with Held(attempt, nodeid, init=init) as held:
+        child.get_ready()  # the number of its PID 1 may still be on the way
+        with Held(child, nodeid, init=init) as held:
             enter = command(held.pid)
             say(f"nsisolate: {nodeid} failed in {failure}")
             say(

@@ -39,10 +39,10 @@ def registered(config: pytest.Config, run: Run) -> Iterator[None]:
     try:
         yield
     finally:
-        if run.child is not None:
-            run.child.barrier(None)
+        if run.in_child is not None:
+            run.in_child.barrier(None)
         config.pluginmanager.unregister(hooks)
-        run.remarks.hand_over(config)
+        run.notes.hand_over(config)
         run.close()
 
 
@@ -89,15 +89,15 @@ class OutermostHooks:
         try:
             result = yield
         except BaseException as error:
-            if run.child is not None:
-                run.child.barrier(error)
+            if run.in_child is not None:
+                run.in_child.barrier(error)
             if run.current is not None and isinstance(error, KeyboardInterrupt):
                 # It may have come while nobody waited for the child.
                 run.current.interrupt()
                 phases.take_coverage(item)
             raise
-        if run.child is not None:
-            run.child.barrier(None)
+        if run.in_child is not None:
+            run.in_child.barrier(None)
         phases.finish(run)
         return result
 
@@ -111,7 +111,7 @@ class OutermostHooks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        if self._run.child is None:
+        if self._run.in_child is None:
             phases.call(item)
         self._mark(in_phase=True)
         try:
@@ -123,61 +123,61 @@ class OutermostHooks:
     def pytest_runtest_teardown(
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
-        child = self._run.child
-        if child is None:
+        in_child = self._run.in_child
+        if in_child is None:
             phases.tear_down(item, self._run, nextitem)
         self._mark(in_phase=True)
         try:
             result = yield
         except BaseException as error:
-            if child is not None:
-                child.look_round(error)
+            if in_child is not None:
+                in_child.look_round(error)
             raise
         finally:
             self._mark(in_phase=False)
-        if child is not None:
-            child.look_round(None)
+        if in_child is not None:
+            in_child.look_round(None)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        child = self._run.child
-        if child is None:
+        in_child = self._run.in_child
+        if in_child is None:
             return (yield from phases.make_report(item, call, self._run))
-        child.leave_if_stray()
-        if call.excinfo is not None and not child.in_phase:
+        in_child.leave_if_stray()
+        if call.excinfo is not None and not in_child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
-        if child.in_phase:
-            child.note_subtest(call)
+        if in_child.in_phase:
+            in_child.note_subtest(call)
         else:
-            child.end_phase(call, report)
+            in_child.end_phase(call, report)
         return report
 
     def _mark(self, *, in_phase: bool) -> None:
-        if self._run.child is not None:
-            self._run.child.in_phase = in_phase
+        if self._run.in_child is not None:
+            self._run.in_child.in_phase = in_phase
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if self._run.child is not None:
-            self._run.child.hear_report(report)
+        if self._run.in_child is not None:
+            self._run.in_child.hear_report(report)
         elif report.when == "teardown":
             phases.finish(self._run)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_exception_interact(self) -> Generator[None, object, object]:
-        if self._run.child is None:
+        if self._run.in_child is None:
             return (yield)
-        with self._run.child.stage.post_mortem():
+        with self._run.in_child.terminal.post_mortem():
             return (yield)
 
     def pytest_enter_pdb(self, pdb: object) -> None:
-        if self._run.child is not None:
-            self._run.child.stage.watch(pdb)
+        if self._run.in_child is not None:
+            self._run.in_child.terminal.watch(pdb)
 
     def pytest_leave_pdb(self) -> None:
-        if self._run.child is not None:
-            self._run.child.stage.unwatch()
+        if self._run.in_child is not None:
+            self._run.in_child.terminal.unwatch()

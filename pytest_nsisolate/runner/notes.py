@@ -47,7 +47,7 @@ _HELPERS: Final = frozenset(
 _WORKER_REMARKS: Final = "nsisolate_remarks"
 
 
-class Remarks:
+class Notes:
     """The remarks of a run: each with the tests that it is about, and with details."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from pytest_nsisolate.child import fixtures, output
-from pytest_nsisolate.child.leftovers import Lookout
+from pytest_nsisolate.child.leftovers import LeftoverCheck
 from pytest_nsisolate.child.main import Child
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host.remedies import Explanation
@@ -34,21 +34,21 @@ from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import faulthandler
 from pytest_nsisolate.process import job_control, launch, outcome
 from pytest_nsisolate.process.channel import Output, RunnerEnd
-from pytest_nsisolate.process.child_process import Attempt
+from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.plan import plan_launch
 from pytest_nsisolate.request.resolve import IsolationRequest
 from pytest_nsisolate.runner import reports, tracebacks
-from pytest_nsisolate.runner.attempt import Isolation
+from pytest_nsisolate.runner.attempt import Attempt
 from pytest_nsisolate.runner.run import SHOWN, Run
 from pytest_nsisolate.view.origin import make_view
 from pytest_nsisolate.view.postmortem import at_failure
 from pytest_nsisolate.wire.frames import FrameWriter
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.process.limits import Enforcement
+    from pytest_nsisolate.process.limits import HeldLimits
 
 #: The attempt at an item that is going on.
-ISOLATION = pytest.StashKey[Isolation]()
+ATTEMPT = pytest.StashKey[Attempt]()
 
 
 class Elsewhere(BaseException):
@@ -100,81 +100,81 @@ def _set_up(
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
         internals.disown(item)
         raise
-    run.remarks.look_at(item)
-    isolation = item.stash[ISOLATION] = Isolation(item, request, run)
+    run.notes.look_at(item)
+    attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
-    files, child = _prepare(item, run, isolation, inside)
-    child.inquest = isolation.inquest = at_failure.opened(
+    files, in_child = _prepare(item, run, attempt, inside)
+    in_child.post_mortem = attempt.post_mortem = at_failure.opened(
         item,
-        isolation.request,
+        attempt.request,
         run.settings.postmortem,
         run.home,
         run.first_mounts,
         run.host.euid,
     )
-    writer = _clone(item, run, isolation, files)
+    writer = _clone(item, run, attempt, files)
     if writer is None:
         internals.disown(item)
-        raise Elsewhere(*isolation.await_phase("setup"))
-    run.child, run.request = child, isolation.request
-    child.settle_in(writer)
+        raise Elsewhere(*attempt.await_phase("setup"))
+    run.in_child, run.request = in_child, attempt.request
+    in_child.settle_in(writer)
     if announced:
-        view = make_view(isolation.request, run.home, run.helpers)
+        view = make_view(attempt.request, run.home, run.helpers)
         item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
     original()
 
 
 def _prepare(
-    item: pytest.Item, run: Run, isolation: Isolation, inside: frozenset[str]
+    item: pytest.Item, run: Run, attempt: Attempt, inside: frozenset[str]
 ) -> tuple[Output, Child]:
     """The host check, and everything that is better made before the clone than after it."""
-    request = isolation.request
+    request = attempt.request
     try:
         with failing("examine this host", None):
             verdict = run.host_check.probe(request.namespaces, request.user, request.named)
     except StepError as error:
-        _refuse(item, isolation, outcome.refused_by(error))
+        _refuse(item, attempt, outcome.refused_by(error))
     if verdict.refusal is not None:
         found = verdict.refusal
         why = Explanation(found.cause, found.remedy)
-        _refuse(item, isolation, outcome.refused_by(found), why)
+        _refuse(item, attempt, outcome.refused_by(found), why)
     if verdict.leave_out_user:
-        request = isolation.request = request.without_user_namespace()
+        request = attempt.request = request.without_user_namespace()
     try:
         with failing("open what all children share", None):
             run.turns.forget()
         files = Output.create()
     except StepError as error:
-        _refuse(item, isolation, outcome.refused_by(error))
+        _refuse(item, attempt, outcome.refused_by(error))
     own_pid = "pid" in request.namespaces
-    lookout = Lookout(item, request.leftovers, own_pid=own_pid, init=request.init)
-    isolation.measurement = measurement = run.measurement(item.config)
-    child = Child(
+    leftover_check = LeftoverCheck(item, request.leftovers, own_pid=own_pid, init=request.init)
+    attempt.measurement = measurement = run.measurement(item.config)
+    in_child = Child(
         item,
         run.nextitem,
         files,
         inside=inside,
         own_pid=own_pid,
-        lookout=lookout,
+        leftover_check=leftover_check,
         turns=run.turns,
         measurement=measurement,
     )
-    child.limited = request.limits is not None
-    return files, child
+    in_child.limited = request.limits is not None
+    return files, in_child
 
 
-def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> FrameWriter | None:
+def _clone(item: pytest.Item, run: Run, attempt: Attempt, files: Output) -> FrameWriter | None:
     """The forks. None in the runner, where the isolation has its attempt then."""
-    request = isolation.request
-    limits: Enforcement | None = None
+    request = attempt.request
+    limits: HeldLimits | None = None
     try:
         with failing("prepare the launch", None):
-            # A warden costs more than it saves one test.
-            shared = run.shared(item.config, warden=run.nextitem in run.requests)
+            # A watchdog costs more than it saves one test.
+            shared = run.shared(item.config, watchdog=run.nextitem in run.requests)
             plan = plan_launch(item.config, request, run)
             limits = plan.limits
-            if isolation.inquest is not None:
-                isolation.inquest.note_plan(plan.mounts)
+            if attempt.post_mortem is not None:
+                attempt.post_mortem.note_plan(plan.mounts)
             moved = output.move_to(files, item.config)
         output.flush_to_terminal(item.config)
         if internals.fault_timeout(item.config) > 0:
@@ -185,12 +185,12 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
 
         def register(end: RunnerEnd) -> None:
             budget = _budget(item, run, request)
-            run.current = isolation.attempt = Attempt(
+            run.current = attempt.child = ChildProcess(
                 end,
                 maps=plan.maps,
                 budget=budget,
                 init=plan.init,
-                measured=isolation.measurement is not None,
+                measured=attempt.measurement is not None,
                 limits=limits,
             )
             run.current.debugged = bool(item.config.getoption("usepdb", False))
@@ -200,20 +200,20 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                     job_control.stopping_with(run.current.hold, run.current.go_on)
                 )
 
-        measurement = isolation.measurement
+        measurement = attempt.measurement
         cloning = nullcontext() if measurement is None else measurement.cloning()
         # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
         with run.calls_lock, cloning:
             writer = launch.launch(plan, files, shared, run.held(), register)
     except StepError as error:
-        if isolation.attempt is None:
+        if attempt.child is None:
             files.close()
             if limits is not None:
                 limits.release()
-        _refuse(item, isolation, outcome.refused_by(error))
+        _refuse(item, attempt, outcome.refused_by(error))
     if writer is None:
         # Now, while the new child is busy: the exit of the last one is over by then.
-        run.bury_outstanding()
+        run.reap_outstanding()
         if moved:
             output.forget_moved(item.config)
     return writer
@@ -221,13 +221,13 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
 
 def _refuse(
     item: pytest.Item,
-    isolation: Isolation,
+    attempt: Attempt,
     refused: outcome.Refused,
     why: Explanation | None = None,
 ) -> NoReturn:
     """No child was born: the test is an error, or by policy a skip."""
     internals.disown(item)
-    report = isolation.refuse(refused, why)
+    report = attempt.refuse(refused, why)
     raise Elsewhere(report, None if report.skipped else reports.crash_of(report))
 
 
@@ -241,31 +241,31 @@ def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | N
 
 def call(item: pytest.Item) -> None:
     """The call phase in the runner: it waits, and none of its hooks runs here."""
-    isolation = item.stash.get(ISOLATION, None)
-    if isolation is not None:
-        isolation.let_setup_show()
-        raise Elsewhere(*isolation.await_phase("call"))
+    attempt = item.stash.get(ATTEMPT, None)
+    if attempt is not None:
+        attempt.let_setup_show()
+        raise Elsewhere(*attempt.await_phase("call"))
 
 
 def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None:
     """The tear-down phase: the child's part first, then that of the runner's own nodes."""
-    isolation = item.stash.get(ISOLATION, None)
-    if isolation is None:
+    attempt = item.stash.get(ATTEMPT, None)
+    if attempt is None:
         return
-    isolation.let_setup_show()
+    attempt.let_setup_show()
     elsewhere = Elsewhere()
     try:
-        if isolation.attempt is not None and not isolation.over:
-            elsewhere = Elsewhere(*isolation.await_phase("teardown"))
+        if attempt.child is not None and not attempt.over:
+            elsewhere = Elsewhere(*attempt.await_phase("teardown"))
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
     except BaseException:
         # A timer of the suite's: the child has been ended, and the next test begins as ever.
-        isolation.over = True
-        _release(run, isolation)
+        attempt.over = True
+        _release(run, attempt)
         internals.tear_down_runner(item, nextitem)
         raise
-    _release(run, isolation)
+    _release(run, attempt)
     captured = len(internals.report_sections(item))
     if fixtures.ends_wider_fixtures(item, nextitem):
         run.end_own_children()
@@ -284,21 +284,21 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
     raise elsewhere
 
 
-def _release(run: Run, isolation: Isolation) -> None:
+def _release(run: Run, attempt: Attempt) -> None:
     """The child has nothing more to say: reap it, now or when the next one is launched."""
-    if isolation.unfinished:
-        run.unfinished = partial(_finish, run, isolation)
+    if attempt.unfinished:
+        run.unfinished = partial(_finish, run, attempt)
         return
-    attempt, run.current = isolation.attempt, None
+    child, run.current = attempt.child, None
     run.stopping.close()
-    if attempt is None:
+    if child is None:
         return
-    if attempt.outcome == outcome.Finished(alone=True):
-        attempt.let_go()
-        run.outstanding = attempt
+    if child.outcome == outcome.Finished(alone=True):
+        child.let_go()
+        run.outstanding = child
     else:
-        attempt.kill()
-        attempt.bury()
+        child.kill()
+        child.reap()
 
 
 def finish(run: Run) -> None:
@@ -311,19 +311,19 @@ def finish(run: Run) -> None:
         unfinished()
 
 
-def _finish(run: Run, isolation: Isolation) -> None:
+def _finish(run: Run, attempt: Attempt) -> None:
     try:
-        isolation.finish()
+        attempt.finish()
     finally:
-        isolation.unfinished = False
-        _release(run, isolation)
+        attempt.unfinished = False
+        _release(run, attempt)
 
 
 def take_coverage(item: pytest.Item) -> None:
     """A Ctrl-C has ended the child: what it had measured is all that still counts."""
-    isolation = item.stash.get(ISOLATION, None)
-    if isolation is not None:
-        isolation.take_coverage()
+    attempt = item.stash.get(ATTEMPT, None)
+    if attempt is not None:
+        attempt.take_coverage()
 
 
 # Reports ----------------------------------------------------------------------------------------
@@ -344,12 +344,12 @@ def make_report(
     error = value.error
     call_info.excinfo = None if error is None else reports.raised(error)
     if report is not None:
-        report.duration = call_info.duration - item.stash[ISOLATION].seconds_aside
+        report.duration = call_info.duration - item.stash[ATTEMPT].seconds_aside
         report.start = call_info.start
         report.stop = call_info.stop
         item.stash[SHOWN] = reports.copied(report)
     if call_info.when == "setup":
-        item.stash[ISOLATION].hush_setup_show()
+        item.stash[ATTEMPT].hush_setup_show()
     shown = item.stash.get(SHOWN, None)
     try:
         result = yield
@@ -364,7 +364,7 @@ def make_report(
             call_info.excinfo = None
         item.stash[SHOWN] = None
         if call_info.when == "teardown":
-            del item.stash[ISOLATION]
+            del item.stash[ATTEMPT]
     if report is None or result is not shown:
         return result
     reports.adopt_attributes(report, result)

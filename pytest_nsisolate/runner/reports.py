@@ -199,7 +199,7 @@ def _tell(ended: outcome.Outcome, when: str, *, faults: str, init: bool) -> tupl
     assert not isinstance(ended, outcome.Refused)
     head = outcome.describe(ended, phase=when)
     if isinstance(ended, outcome.TimedOut):
-        return head, f"{head}\n\n{ended.evidence}"
+        return head, f"{head}\n\n{ended.diagnosis}"
     if not init and "Fatal Python error: Aborted" in faults:
         head += " (abort() as PID 1: the kernel dropped its SIGABRT)"
     return head, f"{head}\n\n{faults}" if faults else head

@@ -19,28 +19,28 @@ from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host import Host, examine
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import os, threading
-from pytest_nsisolate.runner.notes import Remarks
+from pytest_nsisolate.runner.notes import Notes
 
 if TYPE_CHECKING:
     from pytest_nsisolate.child.main import Child
     from pytest_nsisolate.child.terminal import Turns
     from pytest_nsisolate.integrations.coverage import Measurement
-    from pytest_nsisolate.isolate.per_process import Home
-    from pytest_nsisolate.isolate.unawaited import Charge
+    from pytest_nsisolate.isolate.per_process import PerProcess
+    from pytest_nsisolate.isolate.unawaited import Awaitable
     from pytest_nsisolate.kernel.idmap import IdMaps
     from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.process.channel import Shared
-    from pytest_nsisolate.process.child_process import Attempt
+    from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.host_check import HostCheck
-    from pytest_nsisolate.process.limit_mechanisms import Enforcer
+    from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
     from pytest_nsisolate.process.mount_plans import MountPlans
-    from pytest_nsisolate.process.watchdog import Warden
+    from pytest_nsisolate.process.watchdog import Watchdog
     from pytest_nsisolate.request.options import Settings
     from pytest_nsisolate.request.resolve import IsolationRequest
     from pytest_nsisolate.runner.streams import StandardStreams
 
 
-#: Where wardens die, no other is started: each may have cost a test.
+#: Where watchdogs die, no other is started: each may have cost a test.
 _MOST_LOST: Final = 2
 
 
@@ -51,7 +51,7 @@ class Run:
     :param requests: what each collected item asked for; absent: not isolated.
     :param current: the attempt whose child is at work.
     :param outstanding: a child that finished alone and has not been reaped yet; one at most.
-    :param child: in a child, and only there: its side of things.
+    :param in_child: in a child, and only there: its side of things.
     :param nextitem: what pytest is going to run after the current item.
     :param request: in a child: what its test asked for.
     :param unfinished: called when the last report has been logged: somebody is at a prompt inside.
@@ -70,20 +70,20 @@ class Run:
 
     settings: Settings
     requests: dict[pytest.Item, IsolationRequest] = field(default_factory=dict)
-    current: Attempt | None = None
-    outstanding: Attempt | None = None
-    child: Child | None = None
+    current: ChildProcess | None = None
+    outstanding: ChildProcess | None = None
+    in_child: Child | None = None
     nextitem: pytest.Item | None = None
     request: IsolationRequest | None = None
     unfinished: Callable[[], None] | None = None
     budgets: dict[pytest.Item, float] = field(default_factory=dict)
     keeps_calls: bool = False
     home: Mapping[str, int] = field(default_factory=dict)
-    remarks: Remarks = field(default_factory=Remarks)
+    notes: Notes = field(default_factory=Notes)
     stopping: ExitStack = field(default_factory=ExitStack)
     nested: bool = False
-    calls: Home | None = None
-    tasks: list[Charge] = field(default_factory=list)
+    calls: PerProcess | None = None
+    tasks: list[Awaitable] = field(default_factory=list)
     calls_lock: threading.RLock = field(default_factory=threading.RLock)
     streams: StandardStreams | None = None
     first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
@@ -93,11 +93,11 @@ class Run:
     _shared: Shared | None = None
     _mount_plans: MountPlans | None = None
     _maps: IdMaps | None = None
-    _warden: Warden | None = None
-    _wardens_lost: int = 0
+    _watchdog: Watchdog | None = None
+    _watchdogs_lost: int = 0
     _measurement: Measurement | None = None
     _turns: Turns | None = None
-    _enforcer: Enforcer | None = None
+    _limit_mechanisms: LimitMechanisms | None = None
 
     @property
     def host(self) -> Host:
@@ -147,13 +147,13 @@ class Run:
         return self._turns
 
     @property
-    def enforcer(self) -> Enforcer:
+    def limit_mechanisms(self) -> LimitMechanisms:
         """What holds the limits of tests; made for the first test that has any."""
-        if self._enforcer is None:
-            from pytest_nsisolate.process.limit_mechanisms import Enforcer
+        if self._limit_mechanisms is None:
+            from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
 
-            self._enforcer = Enforcer(self.host)
-        return self._enforcer
+            self._limit_mechanisms = LimitMechanisms(self.host)
+        return self._limit_mechanisms
 
     def identity_maps(self) -> IdMaps:
         """The runner's own ids one to one; they cannot change during a run."""
@@ -177,10 +177,10 @@ class Run:
         except OSError:
             pass  # tmp_path will say so in the test that asks for it, as in plain pytest
 
-    def shared(self, config: pytest.Config, *, warden: bool = False) -> Shared:
+    def shared(self, config: pytest.Config, *, watchdog: bool = False) -> Shared:
         """Descriptors that all children inherit; made, with all preloading, at the first use.
 
-        :param warden: whether one may be started, for this child and those that come.
+        :param watchdog: whether one may be started, for this child and those that come.
         :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
         """
         from pytest_nsisolate.process import launch
@@ -197,38 +197,38 @@ class Run:
                     os.close(null)
                     raise
             self._shared = Shared(null, runner, foreign)
-        if self._warden is not None and not self._warden.is_alive():
-            self._dismiss_warden()
-            self._wardens_lost += 1
-        few = self._wardens_lost < _MOST_LOST
-        if warden and self._warden is None and few and launch.has_one_task():
-            self._start_warden()
+        if self._watchdog is not None and not self._watchdog.is_alive():
+            self._dismiss_watchdog()
+            self._watchdogs_lost += 1
+        few = self._watchdogs_lost < _MOST_LOST
+        if watchdog and self._watchdog is None and few and launch.has_one_task():
+            self._start_watchdog()
         return self._shared
 
-    def _start_warden(self) -> None:
+    def _start_watchdog(self) -> None:
         from pytest_nsisolate.process import watchdog
 
         assert self._shared is not None
-        self._warden = new = watchdog.spawn(self._shared.runner_pidfd)
+        self._watchdog = new = watchdog.spawn(self._shared.runner_pidfd)
         if new is not None:
             foreign = (*self._shared.foreign, new.pidfd)
-            self._shared = replace(self._shared, warden=new.socket, foreign=foreign)
+            self._shared = replace(self._shared, watchdog=new.socket, foreign=foreign)
 
-    def _dismiss_warden(self) -> None:
-        if self._warden is not None:
-            before, self._warden = self._warden, None
+    def _dismiss_watchdog(self) -> None:
+        if self._watchdog is not None:
+            before, self._watchdog = self._watchdog, None
             before.dismiss()
             assert self._shared is not None
             foreign = tuple(fd for fd in self._shared.foreign if fd != before.pidfd)
-            self._shared = replace(self._shared, warden=None, foreign=foreign)
+            self._shared = replace(self._shared, watchdog=None, foreign=foreign)
 
     def end_own_children(self) -> None:
         """Before code of the suite runs in the runner: whom it waits for is its own. Bounded.
 
-        ``os.wait()`` would block on the warden, and "kill all my children" would hit it.
+        ``os.wait()`` would block on the watchdog, and "kill all my children" would hit it.
         """
-        self.bury_outstanding()
-        self._dismiss_warden()
+        self.reap_outstanding()
+        self._dismiss_watchdog()
 
     def measurement(self, config: pytest.Config) -> Measurement | None:
         """What coverage measures in this runner, ready for a clone; None if nobody measures."""
@@ -241,7 +241,7 @@ class Run:
 
     def held(self) -> tuple[int, ...]:
         """What the runner holds of a child that is not reaped yet; the next one must not."""
-        held = [fd for task in self.tasks for fd in task.attempt.end.descriptors()]
+        held = [fd for task in self.tasks for fd in task.child.end.descriptors()]
         if self.outstanding is not None:
             held.append(self.outstanding.end.forked_pidfd)
         return tuple(held)
@@ -250,25 +250,25 @@ class Run:
         """Processes that this one's calls keep beside their functions, and what to call them."""
         return {} if self.calls is None else self.calls.helpers()
 
-    def bury_outstanding(self) -> None:
+    def reap_outstanding(self) -> None:
         """Reap the child that was not waited for. Bounded."""
         if self.outstanding is not None:
-            attempt, self.outstanding = self.outstanding, None
-            attempt.bury()
+            child, self.outstanding = self.outstanding, None
+            child.reap()
 
     def close(self) -> None:
         """At the end of the run: nothing is left behind."""
         self.stopping.close()
         if self.current is not None:
-            attempt, self.current = self.current, None
-            attempt.kill()
-            attempt.bury()
-        self.bury_outstanding()
+            child, self.current = self.current, None
+            child.kill()
+            child.reap()
+        self.reap_outstanding()
         for task in [*self.tasks]:
             task.end()
-        if self._enforcer is not None:
-            self._enforcer.close()
-        self._dismiss_warden()
+        if self._limit_mechanisms is not None:
+            self._limit_mechanisms.close()
+        self._dismiss_watchdog()
         if self._mount_plans is not None:
             self._mount_plans.close()
             self._mount_plans = None

@@ -148,7 +148,7 @@ def show_side(config: pytest.Config, run: Run) -> None:
     """Behind a line of ``--setup-show``: where the fixture has just been set up or torn down."""
     with internals.capture_disabled(config):
         writer = config.get_terminal_writer()
-        writer.write(" [runner]" if run.child is None else " [child]")
+        writer.write(" [runner]" if run.in_child is None else " [child]")
         writer.flush()
 
 
@@ -209,7 +209,7 @@ def summarize(terminalreporter: Any, run: Run) -> None:
     told = config.stash.get(_NOTES, {})
     for line in dict.fromkeys((*_notes(run), *told)):
         terminalreporter.write_line(line, yellow=True)
-    for line in run.remarks.lines():
+    for line in run.notes.lines():
         terminalreporter.write_line(line, yellow=True)
 
 

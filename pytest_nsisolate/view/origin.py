@@ -29,14 +29,14 @@ def make_view(
     from pytest_nsisolate.view import Origin, Pid1View
     from pytest_nsisolate.view.processes import parent_of
 
-    reaper = usher = None
+    init = supervisor = None
     if "pid" in request.namespaces:
-        reaper = 1 if request.init else None
+        init = 1 if request.init else None
     else:
-        usher = os.getppid()
+        supervisor = os.getppid()
         if request.init:
-            reaper, usher = usher, parent_of(usher)
-    return Pid1View(Origin(home, request.namespaces, reaper, usher, helpers))
+            init, supervisor = supervisor, parent_of(supervisor)
+    return Pid1View(Origin(home, request.namespaces, init, supervisor, helpers))
 
 
 def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:

@@ -34,8 +34,8 @@ class Origin:
 
     :param home: the runner's namespaces; empty if they are not known.
     :param asked: the kinds of namespaces that the test asked for.
-    :param reaper: the one between the test and its supervisor or the kernel, if there is one.
-    :param usher: without a PID namespace of its own: the process that everything is below that
+    :param init: the one between the test and its supervisor or the kernel, if there is one.
+    :param supervisor: without a PID namespace of its own: the process that everything is below that
         the test starts and leaves behind.
     :param helpers: gives the processes that the fixture ``isolate`` keeps beside its functions, by
         number, and what to call them.
@@ -43,8 +43,8 @@ class Origin:
 
     home: Mapping[str, int] = field(default_factory=lambda: ReadOnlyMapping({}))
     asked: frozenset[str] = frozenset()
-    reaper: int | None = None
-    usher: int | None = None
+    init: int | None = None
+    supervisor: int | None = None
     helpers: Callable[[], Mapping[int, str]] = dict
 
 
@@ -60,7 +60,7 @@ class Readings:
 
     @property
     def pid(self) -> int:
-        """The number of the test's own process, which is 1, or more behind a reaper."""
+        """The number of the test's own process, which is 1, or more behind an init."""
         return os.getpid()
 
     @property
@@ -154,7 +154,7 @@ class Readings:
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """Everybody who lives in the test's world, itself and a reaper too, by number.
+        """Everybody who lives in the test's world, itself and an init too, by number.
 
         Without a PID namespace (``pid=True``) the world is what the test has started, and itself.
         """
@@ -169,7 +169,7 @@ class Readings:
     def orphans(self) -> tuple[Process, ...]:
         """Those whose own parent has ended, so that they are PID 1's now.
 
-        Exact behind a reaper (``init=True``). The kernel does not note who started a child of
+        Exact behind an init (``init=True``). The kernel does not note who started a child of
         PID 1, so where the test is PID 1 it is those that it cannot have started: their session or
         process group was begun by somebody else, or an older one became its child later than a
         younger one. A ``sleep &`` of a shell that has just ended may be missing.
@@ -177,7 +177,7 @@ class Readings:
         everybody, adopter = self.processes, self._adopter
         if adopter == os.getpid():
             return orphans_of_test(everybody, adopter)
-        # It has started nobody but the test, or the reaper.
+        # It has started nobody but the test, or the init.
         own = self._own_pids
         return tuple(p for p in everybody if p.ppid == adopter and p.pid not in own)
 
@@ -188,7 +188,7 @@ class Readings:
 
     @property
     def leftovers(self) -> tuple[Process, ...]:
-        """Those alive besides the test and its reaper.
+        """Those alive besides the test and its init.
 
         multiprocessing's resource tracker and fork server, which end with the test, are left out.
         """
@@ -258,26 +258,26 @@ class Readings:
 
     @property
     def _own_pids(self) -> frozenset[int]:
-        """The test, and its reaper if it has one."""
+        """The test, and its init if it has one."""
         origin = self._origin
-        known = origin.usher is None or self._usher is not None
-        return frozenset({os.getpid(), (known and origin.reaper) or os.getpid()})
+        known = origin.supervisor is None or self._usher is not None
+        return frozenset({os.getpid(), (known and origin.init) or os.getpid()})
 
     @property
     def _usher(self) -> int | None:
         """That of the origin; None in a call by ``isolate`` with a PID namespace of its own."""
-        usher = self._origin.usher
-        return None if usher is None or "pid" in self.isolated else usher
+        supervisor = self._origin.supervisor
+        return None if supervisor is None or "pid" in self.isolated else supervisor
 
     def _in_world(self, everybody: tuple[Process, ...]) -> tuple[Process, ...]:
-        usher = self._usher
-        return everybody if usher is None else below(everybody, usher)
+        supervisor = self._usher
+        return everybody if supervisor is None else below(everybody, supervisor)
 
     def _machinery(self, everybody: Iterable[Process]) -> frozenset[int]:
         """The test and what is there only because it is isolated: nothing of it was started by it.
 
-        PID 1 is the test, its reaper or that of a box. What stands above the process that looks is
-        the test, where this is a copy of it or a function of ``isolate``, and their reapers.
+        PID 1 is the test, its init or that of a box. What stands above the process that looks is
+        the test, where this is a copy of it or a function of ``isolate``, and their inits.
         """
         parents = {process.pid: process.ppid for process in everybody}
         found = {1, *self._own_pids, *self._origin.helpers()}
@@ -290,7 +290,7 @@ class Readings:
     @property
     def _labels(self) -> dict[int, str]:
         """What to call the machinery's own processes in a table."""
-        own = dict.fromkeys(self._own_pids, "(the reaper)")
+        own = dict.fromkeys(self._own_pids, "(the init)")
         return {**self._origin.helpers(), **own, os.getpid(): "(this test)"}
 
     def __repr__(self) -> str:

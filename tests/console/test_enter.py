@@ -209,7 +209,7 @@ def test_look_inside(side: Side) -> None:
             assert shell.exitstatus == 7
         run.pytest.expect(r"test_one goes on \(its shell was left\)")
         run.expect_next()
-        # The reaper is PID 1, and the test its first child.
+        # The init is PID 1, and the test its first child.
         told = run.run(str(run.pid), "sh", "-c", "readlink /proc/2/ns/net /proc/self/ns/net; id -u")
         test, own, uid = told.stdout.split()
         assert test == own

@@ -245,7 +245,7 @@ def test_a_filter_on_one_namespace_is_told_from_one_on_all() -> None:
 
 
 @NEEDS_HOSTS
-@pytest.mark.parametrize("where", ["pid1", "usher"])
+@pytest.mark.parametrize("where", ["pid1", "supervisor"])
 def test_a_step_that_hangs_is_killed(
     where: str, host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
 ) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Calls by ``isolate``: from the runner, from PID 1, from a test behind a reaper."""
+"""Calls by ``isolate``: from the runner, from PID 1, from a test behind an init."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def on_both_sides(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def everywhere(function: Callable[..., None]) -> Callable[..., None]:
-    """And once more behind a reaper."""
+    """And once more behind an init."""
     return on_both_sides(_again(function, "behind_init", pytest.mark.isolated(init=True)))
 
 
@@ -277,7 +277,7 @@ def test_timeout(isolate: Any) -> None:
     with pytest.raises(nsi.IsolatedTimeout, match=r"timed out after 0\.2 s") as caught:
         isolate.using(timeout=0.2)(select.select, [], [], [])
     assert caught.value.seconds == 0.2
-    assert "Python stacks" in caught.value.evidence
+    assert "Python stacks" in caught.value.diagnosis
     assert not isinstance(caught.value, TimeoutError)
 
 
@@ -619,7 +619,7 @@ def test_what_was_read_is_not_waited_for(isolate: Any) -> None:
     logger.addHandler(handler := Slow())
     task = isolate.start(talk)
     ended = select.poll()
-    ended.register(task.attempt.end.forked_pidfd, select.POLLIN)
+    ended.register(task.child.end.forked_pidfd, select.POLLIN)
     ended.poll()
     with pytest.raises(nsi.IsolatedExit, match="3"):
         asyncio.run(_bounded(task))
@@ -841,7 +841,7 @@ def test_what_kills_everything_leaves_the_box(isolate: Any) -> None:
 def test_a_lost_box_says_so(isolate: Any) -> None:
     with isolate.open() as box:
         os.kill(box.pid, signal.SIGKILL)
-        box.attempt.wait(10)
+        box.child.wait(10)
         with pytest.raises(nsi.IsolatedLoss, match="PID 1 has ended"):
             box.run(os.getpid)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Real processes in real namespaces: the usher's shape, without pytest in it.
+"""Real processes in real namespaces: the supervisor's shape, without pytest in it.
 
 Every process started here is owned: it dies with its parent, is killed after ten seconds, and is
 reaped. Its result comes back as a Python literal, its :class:`StepError` as one.
@@ -177,7 +177,7 @@ class World:
         maps = idmap.identity_maps()
         entered, written = os.pipe(), os.pipe()
 
-        def usher() -> Any:
+        def supervisor() -> Any:
             namespaces.enter("user")
             os.write(entered[1], str(os.getpid()).encode())
             os.read(written[0], 1)
@@ -192,7 +192,7 @@ class World:
             finally:
                 os._exit(0)
         try:
-            return run_in_child(usher)
+            return run_in_child(supervisor)
         finally:
             os.kill(writer, signal.SIGKILL)
             os.waitpid(writer, 0)

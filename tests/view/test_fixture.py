@@ -128,7 +128,7 @@ def test_without_isolation_it_is_an_error_that_names_the_marker(quiet: Result, n
 
 
 def test_under_all_every_test_has_it(tmp_path: Path) -> None:
-    """An unmarked test is isolated there, behind a reaper."""
+    """An unmarked test is isolated there, behind an init."""
     source = "def test_it(pid1):\n    pid1.assert_alone()\n    assert pid1.pid == 2\n"
     result = run(tmp_path, source, "--nsisolate=all")
     assert result.passed() == {"test_it"}, result.text

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A name or a condition never means the test itself, or what is there because it is isolated.
 
-Every test here has the interpreter's name, and so has its reaper; an assertion that took one of
+Every test here has the interpreter's name, and so has its init; an assertion that took one of
 them for the daemon that did not start would hold for nothing.
 """
 
@@ -27,7 +27,7 @@ from tests.view.tools import owned
 
 pytestmark = NEEDS_NAMESPACES
 
-#: Every shape of a world: the test is PID 1, behind a reaper, in the runner's PID namespace.
+#: Every shape of a world: the test is PID 1, behind an init, in the runner's PID namespace.
 WORLDS = pytest.mark.parametrize(
     "world",
     [

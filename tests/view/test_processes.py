@@ -181,16 +181,16 @@ def test_a_chain_may_be_longer_than_python_s_stack(
     pid1: Pid1View,
 ) -> None:
     """The tree of it is made, walked, drawn, compared and told without a call for each."""
-    (reaper, me) = pid1.processes
+    (init, me) = pid1.processes
     chain = [dataclasses.replace(me, pid=n, ppid=n - 1) for n in range(me.pid + 1, 3000)]
-    (tree,) = as_trees((reaper, me, *chain))
+    (tree,) = as_trees((init, me, *chain))
     assert [depth for depth, _ in tree.walk()] == [*range(len(chain) + 2)]
     assert len(str(tree).splitlines()) == len(chain) + 2
-    assert repr(tree) == f"<ProcessTree of {reaper}, {len(chain) + 2} in all>"
-    (again,) = as_trees((reaper, me, *chain))
+    assert repr(tree) == f"<ProcessTree of {init}, {len(chain) + 2} in all>"
+    (again,) = as_trees((init, me, *chain))
     assert tree == again
     assert hash(tree) == hash(again)
-    (other,) = as_trees((reaper, me, *chain[:-1]))
+    (other,) = as_trees((init, me, *chain[:-1]))
     assert tree != other
 
 
@@ -241,9 +241,9 @@ def test_psutil_of_one_s_own_sees_the_test_s_world(pid1: Pid1View, remembered: i
 @pytest.mark.isolated(init=True)
 class TestReaper:
     def test_numbers(self, pid1: Pid1View) -> None:
-        """PID 1 is the reaper, which is no leftover, and the test its child."""
-        reaper, me = pid1.processes
-        assert (reaper.pid, reaper.ppid, me.pid, me.ppid) == (1, 0, pid1.pid, 1)
+        """PID 1 is the init, which is no leftover, and the test its child."""
+        init, me = pid1.processes
+        assert (init.pid, init.ppid, me.pid, me.ppid) == (1, 0, pid1.pid, 1)
         assert pid1.leftovers == pid1.orphans == ()
         (tree,) = pid1.process_tree
         assert [(depth, process.pid) for depth, process in tree.walk()] == [(0, 1), (1, me.pid)]
@@ -259,7 +259,7 @@ class TestReaper:
             own.kill()
 
     def test_no_zombie_of_an_orphan_stays(self, pid1: Pid1View) -> None:
-        """The reaper waits for them."""
+        """The init waits for them."""
         subprocess.run(["sh", "-c", "true & true &"], check=True)
         pid1.assert_no_zombies(within=10)
 

@@ -46,7 +46,7 @@ class Measurement(ABC):
         """Round the clone, on both sides of it.
 
         ``[run] patch = fork`` has a hook that begins another measurement in each copy. Those of
-        the usher and of the child are no use to anybody (see :meth:`_enter`), and their own
+        the supervisor and of the child are no use to anybody (see :meth:`_enter`), and their own
         patches would multiply with each generation of processes.
         """
         config: Any = getattr(self.cov, "config", None)

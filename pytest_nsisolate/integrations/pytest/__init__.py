@@ -35,7 +35,10 @@ from pytest_nsisolate.integrations.pytest.hooks import (
     show_item,
     tear_down_runner,
 )
-from pytest_nsisolate.integrations.pytest.noticed import collect_noticed, forget_noticed
+from pytest_nsisolate.integrations.pytest.noticed import (
+    forget_collected_errors,
+    raise_collected_errors,
+)
 from pytest_nsisolate.integrations.pytest.private import (
     CaptureIO,
     TeeCaptureIO,
@@ -97,7 +100,6 @@ __all__ = [
     "call_and_report",
     "capture_disabled",
     "check_interactive_exception",
-    "collect_noticed",
     "create_base_temp",
     "disown",
     "exits_on_fault_timeout",
@@ -107,8 +109,8 @@ __all__ = [
     "fault_timeout",
     "files_in_use",
     "fixture_arguments",
+    "forget_collected_errors",
     "forget_fixture",
-    "forget_noticed",
     "global_captures",
     "higher_scope_names",
     "is_builtin",
@@ -119,6 +121,7 @@ __all__ = [
     "mark_as_shown",
     "own_functions",
     "plain_pass",
+    "raise_collected_errors",
     "red_headline",
     "rendered",
     "replace_stack",

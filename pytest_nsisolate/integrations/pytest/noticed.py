@@ -16,7 +16,7 @@ from pytest_nsisolate.integrations.pytest.private import (
 )
 
 
-def forget_noticed(config: pytest.Config) -> None:
+def forget_collected_errors(config: pytest.Config) -> None:
     """In a copy: what was noticed before, and is still to be told, is told by the original."""
     for key in _NOTICED:
         noticed: Any = config.stash.get(key, None)
@@ -24,7 +24,7 @@ def forget_noticed(config: pytest.Config) -> None:
             noticed.clear()
 
 
-def collect_noticed(config: pytest.Config) -> None:
+def raise_collected_errors(config: pytest.Config) -> None:
     """Warn now of exceptions that nobody could raise: of threads, and of ``__del__``.
 
     Public neighbour: the hooks round each phase, of which there is none in a call by ``isolate``.

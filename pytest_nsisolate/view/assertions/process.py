@@ -38,7 +38,7 @@ class ProcessAssertions(Readings):
         if "pid" not in self.isolated:
             hint = "add pid=True to its marker, @pytest.mark.isolated"
         else:
-            hint = "with init=True a reaper is PID 1, and the test its child"
+            hint = "with init=True an init is PID 1, and the test its child"
         raise failure(
             "this test is not PID 1",
             expected="process number 1 of a PID namespace of its own",
@@ -48,7 +48,7 @@ class ProcessAssertions(Readings):
         )
 
     def assert_alone(self, *, within: float = 0) -> None:
-        """There is no process but the test and its reaper, not even a zombie.
+        """There is no process but the test and its init, not even a zombie.
 
         :param within: seconds to wait for that.
         """
@@ -80,7 +80,7 @@ class ProcessAssertions(Readings):
         parent = "their parent" if len(mine) == len(zombies) else f"the parent of {len(mine)}"
         hint = f"{parent}, this test, has not waited for them: Popen.wait(), os.waitpid(-1, 0)"
         if mine and self.pid == 1:
-            hint += "; with init=True a reaper waits for orphans"
+            hint += "; with init=True an init waits for orphans"
         raise failure(
             f"{number_of(zombies, 'process')} ended and nobody has waited",
             expected=f"no zombies{bound(within)}",
@@ -114,7 +114,7 @@ class ProcessAssertions(Readings):
 
         :param which: its name, number, a condition (``lambda p: p.uid == 33``), or an object that
             has a ``pid``. A name is that of the program or of the file that was started, without
-            its folder. A name or a condition never means the test itself or its reaper.
+            its folder. A name or a condition never means the test itself or its init.
         :param count: there are exactly so many, one or more.
         :param within: seconds to wait for it.
         :returns: the first one, by number.
@@ -220,7 +220,7 @@ class ProcessAssertions(Readings):
         if any(process.is_zombie for process in meant):
             return "it has ended, and nobody has waited for it"
         if not meant and any(matches(process, which) for process in everybody):
-            return "only this test or its reaper is such a process; a number means them: pid1.pid"
+            return "only this test or its init is such a process; a number means them: pid1.pid"
         return None
 
     def _until_none(self, look: Callable[[], list[Process]], within: float) -> list[Process]:

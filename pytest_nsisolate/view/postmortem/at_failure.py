@@ -62,7 +62,7 @@ def opened(
     home: Mapping[str, int],
     first_mounts: FirstMounts,
     uid: int,
-) -> Inquest | None:
+) -> PostMortem | None:
     """In the runner, before the clone: what will be asked if this test fails; None for nothing.
 
     :param mode: of which tests.
@@ -73,10 +73,10 @@ def opened(
     if mode == "none":
         return None
     whole = mode == "all" or item.get_closest_marker("isolated") is not None
-    return Inquest(request, home, first_mounts, uid, whole=whole)
+    return PostMortem(request, home, first_mounts, uid, whole=whole)
 
 
-class Inquest:
+class PostMortem:
     """One test's; made in the runner, used in its child.
 
     :param whole: with the view; else hints only.

@@ -58,7 +58,7 @@ def line(processes: list[str]) -> str:
     names = ", ".join(processes[:_MOST_NAMED]) + (", ..." if len(processes) > _MOST_NAMED else "")
     return (
         "hint: an orphan that has ended is a zombie until PID 1, which is this test, waits for it: "
-        f"{names}. With init=True a reaper does so"
+        f"{names}. With init=True an init does so"
     )
 
 
