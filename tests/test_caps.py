@@ -13,8 +13,10 @@ from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.process.plan import kept_capabilities
 from pytest_nsisolate.request import grants
 from pytest_nsisolate.request.marker import check_keywords
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.request.options import Settings
-from pytest_nsisolate.request.resolve import IsolationRequest, MarkerProblem, from_keywords
+from pytest_nsisolate.request.resolve import from_keywords
+from pytest_nsisolate.request.wording import MarkerProblem
 from tests.batch import Side, assert_expected, cases, shared_batch, verdict
 from tests.support import NEEDS_NAMESPACES
 

@@ -15,8 +15,8 @@ import yaml
 
 from pytest_nsisolate.host import Host, facts
 from pytest_nsisolate.host.remedies import explain, places
+from pytest_nsisolate.request.model import MUST_WORK
 from pytest_nsisolate.request.options import add_options
-from pytest_nsisolate.runner.attempt import MUST_WORK
 
 ROOT: Final = Path(__file__).parents[1]
 RECIPES: Final = ROOT / "docs" / "ci"

@@ -14,8 +14,8 @@ import pytest
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.kernel import namespaces
 from pytest_nsisolate.process.plan import plan_launch
+from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets
 from pytest_nsisolate.request.options import Settings
-from pytest_nsisolate.request.resolve import IsolationRequest, TimeOffsets
 from pytest_nsisolate.runner.run import Run
 from tests.support import NEEDS_NAMESPACES, needs
 

@@ -13,9 +13,10 @@ import pytest
 
 from pytest_nsisolate.host import Host, facts
 from pytest_nsisolate.host.remedies import TABLE, explain
-from pytest_nsisolate.host.remedies.table import Case, Row, UserMode
+from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.kernel import originals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.request.model import UserMode
 
 ROOT = Host(True, True, 0, 0, (1 << 41) - 1, (6, 1))
 USER = Host(True, False, 1000, 1000, 0, (6, 1))

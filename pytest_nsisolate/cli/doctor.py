@@ -19,11 +19,11 @@ from typing import Final
 
 from pytest_nsisolate.cli.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.host.remedies.table import UserMode
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process.cgroup_trial import attempt_cgroups
 from pytest_nsisolate.process.host_check import HostCheck, Refusal, Verdict
+from pytest_nsisolate.request.model import UserMode
 
 _DEV: Final = "mount /dev"
 

@@ -28,8 +28,8 @@ from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.mount_plans import current_directory
 from pytest_nsisolate.process.plan import plan_world
 from pytest_nsisolate.process.supervisor import EXIT_REFUSED, LaunchPlan
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.request.options import Settings
-from pytest_nsisolate.request.resolve import IsolationRequest
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 

@@ -30,7 +30,7 @@ from pytest_nsisolate.isolate.task import Task
 from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
 from pytest_nsisolate.process import outcome
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 P = ParamSpec("P")

@@ -18,8 +18,7 @@ from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.mount_plans import current_directory
 from pytest_nsisolate.process.plan import kept_capabilities, plan_launch
 from pytest_nsisolate.process.supervisor import LaunchPlan
-from pytest_nsisolate.request.resolve import IsolationRequest
-from pytest_nsisolate.runner.attempt import may_be_skipped
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.wire.frames import FrameWriter
 
@@ -150,6 +149,6 @@ def refusal(
     """What a call raises that this host does not let in."""
     step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
     why = why or explain(step.step, step.namespace, step.errno, run.host, user=request.user)
-    if may_be_skipped(request) and not refused.late:
+    if request.may_be_skipped and not refused.late:
         return pytest.skip.Exception(f"{what}: {outcome.REFUSED}{step} ({why.cause})")
     return IsolatedRefusal(step, why.cause, why.remedy, what)

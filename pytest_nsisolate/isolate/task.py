@@ -36,7 +36,7 @@ from pytest_nsisolate.wire.frames import Frame, FrameWriter, Kind
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.process.channel import Output
-    from pytest_nsisolate.request.resolve import IsolationRequest
+    from pytest_nsisolate.request.model import IsolationRequest
 
 T = TypeVar("T")
 

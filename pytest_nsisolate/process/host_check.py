@@ -27,9 +27,9 @@ from errno import errorcode
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.remedies import explain
-from pytest_nsisolate.host.remedies.table import UserMode
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process.trial import Denial, attempt
+from pytest_nsisolate.request.model import UserMode
 
 #: Not for ever: descriptors, processes or memory were short.
 _TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)

@@ -14,7 +14,7 @@ from pytest_nsisolate.kernel.mounts import MountPlan
 from pytest_nsisolate.process.mount_plans import current_directory
 from pytest_nsisolate.process.supervisor import LaunchPlan
 from pytest_nsisolate.request import grants
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner.run import Run
 
 _EVERY: Final = (1 << 64) - 1

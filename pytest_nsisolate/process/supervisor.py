@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.kernel.roots import RootPlan
     from pytest_nsisolate.process.channel import Link
     from pytest_nsisolate.process.limits import HeldLimits
-    from pytest_nsisolate.request.resolve import TimeOffsets
+    from pytest_nsisolate.request.model import TimeOffsets
 
 #: Exit status of a process of ours that could not do its part; the reason went over the pipe.
 EXIT_REFUSED: Final = 97

@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host import Host
-from pytest_nsisolate.host.remedies.table import UserMode
 from pytest_nsisolate.kernel import idmap, mounts, process, rlimits, syscalls
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import json, os, select, signal, socket
@@ -25,6 +24,7 @@ from pytest_nsisolate.process import trial_child
 from pytest_nsisolate.process.launch import fork
 from pytest_nsisolate.process.outcome import signal_name
 from pytest_nsisolate.process.trial_child import START, Message, Trial
+from pytest_nsisolate.request.model import UserMode
 
 #: How long one child may take before it is killed, in seconds.
 SECONDS: Final = 10.0

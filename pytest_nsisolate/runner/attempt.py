@@ -20,10 +20,9 @@ from pytest_nsisolate.errors import BrokenStream
 from pytest_nsisolate.host.remedies import Explanation, explain
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.process import job_control, outcome
 from pytest_nsisolate.process.child_process import ChildProcess
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.view.postmortem.at_failure import PATIENCE
@@ -35,15 +34,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
-#: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
-MUST_WORK: Final = "NSISOLATE_MUST_WORK"
-
 _FATAL: Final = "Fatal Python error"
-
-
-def may_be_skipped(request: IsolationRequest) -> bool:
-    """Where this host refuses the request: a skip, if the environment does not forbid it."""
-    return request.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
 
 class Attempt:
@@ -129,7 +120,7 @@ class Attempt:
         why = why or explain(
             refused.step, refused.namespace, refused.errno, host, user=self.request.user
         )
-        skip = may_be_skipped(self.request) and not refused.late
+        skip = self.request.may_be_skipped and not refused.late
         return reports.refusal_report(self.item, refused, why, self._captured, skip=skip)
 
     def hush_setup_show(self) -> None:

@@ -36,7 +36,7 @@ from pytest_nsisolate.process import job_control, launch, outcome
 from pytest_nsisolate.process.channel import Output, RunnerEnd
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.plan import plan_launch
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import reports, tracebacks
 from pytest_nsisolate.runner.attempt import Attempt
 from pytest_nsisolate.runner.run import SHOWN, Run

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
     from pytest_nsisolate.process.mount_plans import MountPlans
     from pytest_nsisolate.process.watchdog import Watchdog
+    from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Settings
-    from pytest_nsisolate.request.resolve import IsolationRequest
     from pytest_nsisolate.runner.streams import StandardStreams
 
 

@@ -16,7 +16,8 @@ from pytest_nsisolate.host import header_line
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process.outcome import REFUSED, headline
-from pytest_nsisolate.request.resolve import IsolationRequest, resolve_all
+from pytest_nsisolate.request.model import IsolationRequest
+from pytest_nsisolate.request.resolve import resolve_all
 from pytest_nsisolate.runner.run import RUN, Run
 
 if TYPE_CHECKING:

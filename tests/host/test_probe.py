@@ -21,13 +21,13 @@ import pytest
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.host.remedies.table import UserMode
 from pytest_nsisolate.kernel import idmap, mounts, network, originals, process
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.process import host_check as probe_module
 from pytest_nsisolate.process import trial
 from pytest_nsisolate.process.host_check import HostCheck, Refusal, probe
 from pytest_nsisolate.process.trial import Denial, attempt
+from pytest_nsisolate.request.model import UserMode
 from tests.hostile import NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 

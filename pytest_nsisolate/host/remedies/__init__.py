@@ -27,7 +27,8 @@ from pytest_nsisolate.host.remedies import (
     processes,
     rooting,
 )
-from pytest_nsisolate.host.remedies.table import Case, Row, UserMode
+from pytest_nsisolate.host.remedies.table import Case, Row
+from pytest_nsisolate.request.model import UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
     *processes.ANYWHERE,

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import errorcode
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from pytest_nsisolate.host import CAP_SYS_ADMIN, SECCOMP_FILTER, Host, facts
 from pytest_nsisolate.host.remedies import places
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import PLATFORM, os, re
-
-UserMode: TypeAlias = Literal["map", "same", "none"]
+from pytest_nsisolate.request.model import UserMode
 
 REPORT: Final = "a defect of pytest-nsisolate: please report it, with the output of its doctor"
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.mounts import Mount, parse_mounts
 from pytest_nsisolate.view.origin import make_view
