@@ -17,7 +17,7 @@ import pytest
 
 from pytest_nsisolate.child import output, terminal
 from pytest_nsisolate.errors import BrokenStream
-from pytest_nsisolate.host.remedies import Explanation, explain
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.process import job_control, outcome
@@ -110,18 +110,12 @@ class Attempt:
                 return self._replace(outcome.Finished(alone=False), when, faults)
         return found
 
-    def refuse(self, refused: outcome.Refused, why: Explanation | None = None) -> pytest.TestReport:
-        """The report of a test that this host does not let in: an error, or by policy a skip.
-
-        :param why: the cause and the remedy, if they are known already.
-        """
+    def refuse(self, refusal: Refusal) -> pytest.TestReport:
+        """The report of a test that this host does not let in: an error, or by policy a skip."""
         self.over = True
-        host = self._run.host
-        why = why or explain(
-            refused.step, refused.namespace, refused.errno, host, user=self.request.user
-        )
-        skip = self.request.may_be_skipped and not refused.late
-        return reports.refusal_report(self.item, refused, why, self._captured, skip=skip)
+        refusal = self._run.launcher.explained(refusal, self.request.user)
+        skip = self.request.may_be_skipped and not refusal.late
+        return reports.refusal_report(self.item, refusal, self._captured, skip=skip)
 
     def hush_setup_show(self) -> None:
         """``--setup-show``: the child has shown the item's line between its fixtures' lines."""
@@ -379,7 +373,7 @@ class Attempt:
     ) -> tuple[pytest.TestReport, BaseException]:
         """A report for a phase whose own is missing or does not count."""
         assert self.child is not None
-        if isinstance(ended, outcome.Refused):
+        if isinstance(ended, Refusal):
             report = self.refuse(ended)
         else:
             lost = output.lost_text(self.child.end.output)
@@ -406,7 +400,7 @@ class Attempt:
             report.sections.append(("Coverage", text))
 
 
-_LOST = (outcome.Crashed, outcome.Exited, outcome.TimedOut, outcome.Refused, outcome.Broken)
+_LOST = (outcome.Crashed, outcome.Exited, outcome.TimedOut, Refusal, outcome.Broken)
 
 
 def _phase(frame: dict[str, Any]) -> object:
