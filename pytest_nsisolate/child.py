@@ -11,8 +11,9 @@ the phase, but only as far as our ``pytest_runtest_makereport``, the outermost. 
 so does a test's own mock.) ``atexit``, ``multiprocessing``'s finalizers and the reporters never
 run. Whatever slips past that meets :meth:`Child.barrier` round the protocol and round the loop.
 
-A process that the test forks may return from the test body too: it is told apart by a flag that an
-at-fork hook sets, never by its pid (the runner and the child may both be PID 1).
+A process that the test forks may come back from the test body too (:mod:`.strays`): it is told
+apart by a flag that an at-fork hook sets, never by its pid (the runner and the child may both be
+PID 1).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import posix
 import random
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
@@ -37,6 +39,7 @@ from pytest_nsisolate import (
     output,
     ownership,
     remarks,
+    strays,
     typenames,
     warning_frames,
 )
@@ -62,9 +65,6 @@ _DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
 
 #: Exit status of a child that could not begin; the reason went over the pipe.
 EXIT_REFUSED: Final = 97
-
-#: Exit status of a copy of the child that came back from the test body.
-EXIT_STRAY: Final = 98
 
 
 class Child:
@@ -163,7 +163,8 @@ class Child:
         if self._records_warnings:
             warning_frames.divert(lambda data: self._send(Kind.WARNING, data))
         self._silence.fall()
-        self._adoption.apply()
+        self._adoption.apply(self.guarded)
+        self._item.runtest = self.guarded(self._item.runtest)  # type: ignore[method-assign]
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
         if self.inquest is not None and self.inquest.asks_for_mounts:
@@ -228,7 +229,6 @@ class Child:
             Ctrl-C, or an error in another plugin's hook.
         """
         try:
-            self.leave_if_stray()
             self._give_up(error or RuntimeError("the child came back from the test's protocol"))
         finally:
             self._exit(0)
@@ -380,6 +380,7 @@ class Child:
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
+        self.leave_if_stray(error)
         frame: dict[str, object]
         kind = type(error)  # asked instead of the exception, which may raise at being looked at
         if issubclass(kind, pytest.exit.Exception):
@@ -402,25 +403,43 @@ class Child:
         try:
             output.flush_streams()
         finally:
-            posix._exit(status)
+            posix._exit(strays.EXIT_STRAY if self._stray else status)
 
     # Copies ---------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
-        """In a process that the test has forked: it has nothing to tell the runner."""
+        """In a process that the test has forked: it has nothing to tell, and does not come back."""
         self._stray = True
         self.stage.leave()
         if self._measurement is not None:
             self._measurement.leave()
         if self._writer is not None:
             copies.cover(self._writer.abandon())
+        spot = strays.Spot()
+        self._adoption.set_traps(
+            lambda frame: self.leave_if_stray() if spot.is_below(frame) else None
+        )
 
-    def leave_if_stray(self) -> None:
-        """End a copy of this process that the test has forked, and that has come back from it."""
+    def guarded(self, function: Callable[..., object]) -> Callable[..., None]:
+        """The same, but a copy of this process ends where it comes back from it."""
+
+        def call(*arguments: object) -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:
+                self.leave_if_stray(error)
+                raise
+            self.leave_if_stray()
+
+        return call
+
+    def leave_if_stray(self, error: BaseException | None = None) -> None:
+        """End a copy of this process that the test has forked, and that has come back from it.
+
+        :param error: what it has come back by, if it did not return.
+        """
         if self._stray:
-            text = f"pytest-nsisolate: a process forked by {self._item.nodeid} returned from it\n"
-            os.write(2, text.encode())
-            posix._exit(EXIT_STRAY)
+            strays.leave(self._item.nodeid, error)
 
 
 def _explain(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate import phases, reporting, tracebacks
+from pytest_nsisolate import copies, phases, reporting, strays, tracebacks
 from pytest_nsisolate.run import Run
 
 
@@ -50,6 +50,8 @@ class OutermostHooks:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        #: In a copy of the runner that a plain test has forked: that test.
+        self._stray = ""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(
@@ -59,6 +61,9 @@ class OutermostHooks:
         run.nextitem = nextitem
         if item not in run.requests:
             run.end_own_children()
+        elif self._stray:
+            strays.leave(self._stray)
+        process = copies.here()
         try:
             result = yield
         except BaseException as error:
@@ -71,15 +76,20 @@ class OutermostHooks:
             raise
         if run.child is not None:
             run.child.barrier(None)
+        if copies.here() is not process:
+            # A plain test's fork, which has come back from it: a second session, as elsewhere.
+            self._stray = item.nodeid
         phases.finish(run)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        process = copies.here()
         try:
             with phases.cloning_in_setup(item, self._run):
                 return (yield)
         finally:
+            self._end_copy(item, process)
             self._mark(in_phase=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -97,16 +107,18 @@ class OutermostHooks:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         child = self._run.child
-        if child is None:
-            phases.tear_down(item, self._run, nextitem)
-        self._mark(in_phase=True)
+        process = copies.here()
         try:
+            if child is None:
+                phases.tear_down(item, self._run, nextitem)
+            self._mark(in_phase=True)
             result = yield
         except BaseException as error:
             if child is not None:
                 child.look_round(error)
             raise
         finally:
+            self._end_copy(item, process)
             self._mark(in_phase=False)
         if child is not None:
             child.look_round(None)
@@ -119,7 +131,7 @@ class OutermostHooks:
         child = self._run.child
         if child is None:
             return (yield from phases.make_report(item, call, self._run))
-        child.leave_if_stray()
+        child.leave_if_stray(None if call.excinfo is None else call.excinfo.value)
         if call.excinfo is not None and not child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
@@ -129,8 +141,14 @@ class OutermostHooks:
             child.end_phase(call, report)
         return report
 
+    def _end_copy(self, item: pytest.Item, process: object) -> None:
+        """In the runner: a hook of this phase has forked this copy, which has come back from it."""
+        if self._run.child is None and item in self._run.requests and copies.here() is not process:
+            strays.leave(item.nodeid)
+
     def _mark(self, *, in_phase: bool) -> None:
         if self._run.child is not None:
+            self._run.child.leave_if_stray()
             self._run.child.in_phase = in_phase
 
     @pytest.hookimpl(trylast=True)

@@ -25,7 +25,16 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_nsisolate import jobcontrol, launch, outcome, output, ownership, replay, tracebacks
+from pytest_nsisolate import (
+    jobcontrol,
+    launch,
+    outcome,
+    output,
+    ownership,
+    replay,
+    strays,
+    tracebacks,
+)
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.child import Child
@@ -92,7 +101,8 @@ def _set_up(
         changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
         request = request if changed is None else changed
         inside = ownership.left_to_child(item, request.inside)
-        ownership.set_up_higher_scopes(item, inside, before=run.end_own_children)
+        with strays.caught(item):
+            ownership.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
         internals.disown(item)
@@ -112,7 +122,7 @@ def _set_up(
     child.settle_in(writer)
     if announced:
         item.ihook.pytest_nsisolate_ready(item=item, pid1=make_view(isolation.request, run.home))
-    original()
+    child.guarded(original)()
 
 
 def _prepare(
@@ -258,10 +268,13 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
         raise
     _release(run, isolation)
     captured = len(internals.report_sections(item))
+    guard: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if ownership.ends_wider_fixtures(item, nextitem):
         run.end_own_children()
+        guard = strays.caught(item)
     try:
-        internals.tear_down_runner(item, nextitem)
+        with guard:
+            internals.tear_down_runner(item, nextitem)
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
     except BaseException as error:

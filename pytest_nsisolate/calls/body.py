@@ -6,7 +6,7 @@ hooks, perhaps an event loop) is in this copy too.
 
 Consequence: as in :mod:`pytest_nsisolate.child` nothing returns from here: the raw exit stands in
 the outermost ``finally``, and a process that the function has forked and that comes back from it
-ends with :data:`~pytest_nsisolate.child.EXIT_STRAY`.
+ends with :data:`~pytest_nsisolate.strays.EXIT_STRAY`.
 
 What the function writes to descriptors goes where it would have gone. Streams in memory
 (``capsys``, ``--capture=sys``) become files of the caller's while the call lasts.
@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate import copies, evidence, output, warning_frames
+from pytest_nsisolate import copies, evidence, output, strays, warning_frames
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.calls import log_records, thrown, values
-from pytest_nsisolate.child import EXIT_STRAY
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.wire import FrameWriter, Kind
 
@@ -140,7 +139,7 @@ class Call:
         except BaseException as error:
             self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
         finally:
-            posix._exit(EXIT_STRAY if self._stray else 0)
+            posix._exit(strays.EXIT_STRAY if self._stray else 0)
 
     def _settle_in(self, writer: FrameWriter) -> None:
         self._writer = writer
@@ -197,9 +196,7 @@ class Call:
 
     def _leave_if_stray(self) -> None:
         if self._stray:
-            name = self._function.name
-            os.write(2, f"pytest-nsisolate: a process forked by {name} returned from it\n".encode())
-            posix._exit(EXIT_STRAY)
+            strays.leave(self._function.name)
 
 
 def is_in_memory(stream: Any) -> bool:

@@ -27,9 +27,10 @@ from typing import IO, Any, NoReturn, ParamSpec, TypeVar
 
 from pytest_nsisolate import outcome
 from pytest_nsisolate.calls.body import Function
-from pytest_nsisolate.calls.home import Home, here
+from pytest_nsisolate.calls.home import Home
 from pytest_nsisolate.calls.spawning import admitted, refusal, spawn
 from pytest_nsisolate.calls.tasks import Task
+from pytest_nsisolate.copies import here
 from pytest_nsisolate.errors import IsolatedLoss
 from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.request import IsolationRequest

@@ -18,23 +18,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_nsisolate.copies import here
+
 if TYPE_CHECKING:
     from pytest_nsisolate.calls.custody import Custody
     from pytest_nsisolate.run import Run
-
-_here: list[object] = [object()]
 
 #: Held while the state of this process is made.
 _making = [threading.RLock()]
 
 
-def here() -> object:
-    """This very process: another object in every copy of it."""
-    return _here[0]
-
-
 def _after_fork() -> None:
-    _here[0] = object()
     _making[0] = threading.RLock()
 
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 from pytest_nsisolate import limits, outcome, output, warning_frames
 from pytest_nsisolate.calls import log_records, thrown, values, waiting
 from pytest_nsisolate.calls.body import Call, Function, is_in_memory
-from pytest_nsisolate.calls.home import Home, here
+from pytest_nsisolate.calls.home import Home
 from pytest_nsisolate.calls.spawning import refusal, spawn
 from pytest_nsisolate.clock import monotonic
+from pytest_nsisolate.copies import here
 from pytest_nsisolate.errors import (
     BrokenStream,
     IsolatedExit,

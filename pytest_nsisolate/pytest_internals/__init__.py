@@ -15,6 +15,8 @@ from pytest_nsisolate.pytest_internals.capture import (
 )
 from pytest_nsisolate.pytest_internals.fixtures import (
     ClassCleanups,
+    definitions_behind,
+    definitions_of,
     disown,
     fixture_arguments,
     forget_fixture,
@@ -22,6 +24,7 @@ from pytest_nsisolate.pytest_internals.fixtures import (
     is_set_up,
     known_fixtures,
     replace_stack,
+    set_traps,
     set_up_fixtures,
     setup_stack,
     tear_everything_down,
@@ -90,6 +93,8 @@ __all__ = [
     "check_interactive_exception",
     "collect_noticed",
     "create_base_temp",
+    "definitions_behind",
+    "definitions_of",
     "disown",
     "exits_on_fault_timeout",
     "expected_failure",
@@ -115,6 +120,7 @@ __all__ = [
     "report_sections",
     "restore_subtest",
     "set_failed_subtests",
+    "set_traps",
     "set_up_fixtures",
     "setup_stack",
     "show_item",
