@@ -165,6 +165,7 @@ class Child:
         self._silence.fall()
         self._adoption.apply(self.guarded)
         self._item.runtest = self.guarded(self._item.runtest)  # type: ignore[method-assign]
+        self._item.add_report_section = self._hand_over_section  # type: ignore[method-assign]
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
         if self.inquest is not None and self.inquest.asks_for_mounts:
@@ -274,12 +275,24 @@ class Child:
             faulthandler.cancel_dump_traceback_later()
             self.stage.hold()
 
+    def _hand_over_section(self, when: str, key: str, content: str) -> None:
+        """``Item.add_report_section``: the files have been emptied, and a hook may hang now."""
+        item = self._item
+        type(item).add_report_section(item, when, key, content)
+        before, captured = self._sections, internals.report_sections(item)
+        if len(captured) > before:
+            self._sections = len(captured)
+            try:
+                self._send(Kind.OUTPUT, {"fresh": captured[before:]})
+            except OSError:
+                self._sections = before  # the phase's report will say so
+
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if call.excinfo is None and self._says_nothing(report):
             assert self._writer is not None
             self._writer.send_encoded(Kind.REPORT, _PASSED[call.when])
             return
-        # Every report repeats what the earlier phases captured; the wire does not.
+        # Every report repeats what has been captured so far; the wire does not.
         frame = self._serialize(report)
         captured = internals.report_sections(self._item)
         fresh = captured[self._sections :]

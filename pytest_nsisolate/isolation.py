@@ -205,6 +205,8 @@ class Isolation:
         match frame.kind:
             case Kind.WARNING:
                 self._replay_warning(frame.data)
+            case Kind.OUTPUT:
+                self._add_captured(replay.read_texts(frame.data.get("fresh")))
             case Kind.REPORT:
                 self._log_subtest(attempt, frame.data)
                 self._give_word()
@@ -299,6 +301,10 @@ class Isolation:
         self._last = report
         return report, error
 
+    def _add_captured(self, texts: replay.Sections) -> None:
+        self._captured.extend(texts)
+        internals.report_sections(self.item).extend(texts)
+
     def _add_view(self, attempt: Attempt, frame: dict[str, Any], report: pytest.TestReport) -> None:
         """A failed test: what it saw of its world, which comes behind its report."""
         if self.inquest is None or frame.get("view") is not True or not report.failed:
@@ -391,9 +397,10 @@ class Isolation:
         if isinstance(ended, outcome.Refused):
             report = self.refuse(ended)
         else:
-            lost = output.lost_text(self.attempt.end.output)
-            self._captured.extend((when, kind, text) for kind, text in lost)
-            internals.report_sections(self.item).extend((when, kind, text) for kind, text in lost)
+            lost = self.attempt.captured
+            if lost is None:
+                lost = output.lost_text(self.attempt.end.output)
+            self._add_captured([(when, kind, text) for kind, text in lost])
             report = replay.crash_report(
                 self.item,
                 ended,

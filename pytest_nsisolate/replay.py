@@ -61,7 +61,7 @@ def read_report(
     if when is not None:
         if data.get("when") != when:
             raise BrokenStream(f"a report of the phase {data.get('when')!r}, not {when!r}")
-        captured.extend(_texts(frame.get("fresh")))
+        captured.extend(read_texts(frame.get("fresh")))
         data["sections"] = _sections(frame.get("sections"), captured)
     config = item.config
     try:
@@ -98,7 +98,11 @@ def _property(entry: object) -> object:
     return entry
 
 
-def _texts(fresh: object) -> Sections:
+def read_texts(fresh: object) -> Sections:
+    """Captured text, as a child sends it.
+
+    :raises BrokenStream: for anything else.
+    """
     if not isinstance(fresh, list):
         raise BrokenStream("captured text of the wrong shape")
     if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in fresh):

@@ -26,7 +26,7 @@ from collections import deque
 from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate import burial, channel, evidence, jobcontrol, outcome
+from pytest_nsisolate import burial, channel, evidence, jobcontrol, outcome, output
 from pytest_nsisolate.channel import MESSAGE, STEP_SECONDS, RunnerEnd
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.deadline import Deadline
@@ -103,6 +103,8 @@ class Attempt:
         self._init = init
         self._measured = measured
         self.outcome: outcome.Outcome | None = None
+        #: Kind and text of what the phase had captured when its time was over.
+        self.captured: list[tuple[str, str]] | None = None
         self._maps = maps
         self._budget = budget
         self._reader = FrameReader(end.nonce)
@@ -193,9 +195,12 @@ class Attempt:
         """Too late, but nobody has looked for a while: what was said in time counts, read now."""
         if self.seconds_left != 0:
             return
-        until = monotonic() + STEP_SECONDS
-        while self.outcome is None and (left := until - monotonic()) > 0:
-            if not self._pump(0 if self._reader.at_boundary else left):
+        now = monotonic()
+        while self.outcome is None:
+            whole = self._reader.at_boundary
+            # A frame that has begun is waited for; who talks without end is not listened to for it.
+            left = now + (LAST_WORDS_SECONDS if whole else STEP_SECONDS) - monotonic()
+            if left <= 0 or not self._pump(0 if whole else left):
                 return
             self._look()
 
@@ -304,7 +309,9 @@ class Attempt:
     def _step(self) -> None:
         left = self._deadline.left
         if left is not None and left <= 0:
-            self._expire()
+            self.catch_up()
+            if self.outcome is None and self.seconds_left == 0:
+                self._expire()
         elif self._pump(left):
             self._look()
         # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
@@ -498,8 +505,10 @@ class Attempt:
         if self._done is not None:
             self.kill()
             return
-        # The evidence wakes a test that had stopped itself; what it says then is too late.
+        # The evidence wakes a test that had stopped itself, or that waits in a C function: what it
+        # says then is too late, and its next phase empties the files.
         self._deaf = True
+        self.captured = output.lost_text(self.end.output)
         if not self._ready:
             self.outcome = outcome.Broken(f"not ready after {STEP_SECONDS:g} s")
         else:

@@ -65,6 +65,7 @@ class Kind(enum.IntEnum):
     TURN = 14
     RESULT = 15
     VIEW = 16
+    OUTPUT = 17
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

@@ -233,7 +233,8 @@ class Task(Generic[T]):
         if ended != outcome.Finished(alone=True):
             attempt.kill()
         files = attempt.end.output
-        texts = [output.read_text(fd) for fd in (files.stdout, files.stderr)]
+        written = output.lost_text(files) if attempt.captured is None else attempt.captured
+        texts = [dict(written).get(name, "") for name in ("stdout", "stderr")]
         faults = _without_caller(output.read_text(files.fault)).strip()
         with self._run.calls_lock:
             attempt.let_go()
