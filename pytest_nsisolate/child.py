@@ -8,8 +8,9 @@ Consequence: the child goes back up through the set-up hooks, because their seco
 the phase, but only as far as our ``pytest_runtest_makereport``, the outermost. There
 :meth:`Child.end_phase` takes over, runs call and teardown itself and ends the process by
 ``posix._exit`` in a ``finally``. (``os._exit`` may be somebody's patch: coverage's saves data, and
-so does a test's own mock.) ``atexit``, ``multiprocessing``'s finalizers and the reporters never
-run. Whatever slips past that meets :meth:`Child.barrier` round the protocol and round the loop.
+so does a test's own mock.) What the runner has left for its exit, and the reporters, never run;
+what the test has, does (:mod:`.ending`). Whatever slips past that meets :meth:`Child.barrier` round
+the protocol and round the loop.
 
 A process that the test forks may come back from the test body too (:mod:`.strays`): it is told
 apart by a flag that an at-fork hook sets, never by its pid (the runner and the child may both be
@@ -30,6 +31,7 @@ import pytest
 
 from pytest_nsisolate import (
     copies,
+    ending,
     evidence,
     inherited,
     interrupts,
@@ -108,6 +110,9 @@ class Child:
         self.inquest: Inquest | None = None
         self._subtest_error: BaseException | None = None
         self._fault = files.fault
+        self._files = files
+        self._ending = ending.Ending()
+        self._ended = False
         self._redirection = output.Redirection(files, config)
         self._adoption = ownership.Adoption(item, inside)
         self._plain = internals.PlainPass(item)
@@ -170,6 +175,7 @@ class Child:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
         if self.inquest is not None and self.inquest.asks_for_mounts:
             self.inquest.begin(lambda data: self._send(Kind.VIEW, data))
+        self._ending.begin()
         writer.send_encoded(Kind.READY, b"{}")
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
@@ -247,13 +253,19 @@ class Child:
         """
         if self._stray or isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
             return
-        if left := self._lookout.look():
+        threads = self._await_threads() if self._ending.has_threads else ()
+        if left := self._lookout.look(threads):
             try:
                 self._lookout.judge(left)
             except (pytest.fail.Exception, NsisolateLeftoversWarning):
                 if error is None or isinstance(error, pytest.skip.Exception):
                     raise
                 self._left = left
+
+    def _await_threads(self) -> list[str]:
+        """What they write meanwhile is captured, as the rest of the tear-down is."""
+        with internals.captured_again(self._item, "teardown"):
+            return self._ending.await_threads()
 
     def _tell(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if self._left:
@@ -277,6 +289,8 @@ class Child:
 
     def _hand_over_section(self, when: str, key: str, content: str) -> None:
         """``Item.add_report_section``: the files have been emptied, and a hook may hang now."""
+        if not content:
+            return
         item = self._item
         type(item).add_report_section(item, when, key, content)
         before, captured = self._sections, internals.report_sections(item)
@@ -379,17 +393,39 @@ class Child:
             self._send(Kind.CARRIED, {"data": carried})
 
     def _finish(self) -> None:
+        """Every phase is over: what the test has left for the end of its process, and that end."""
         if self._carries:
             self._carry()
-        copies.finish_multiprocessing()
-        if self._measurement is not None:
-            self._measurement.hand_over()
-        alone = self._own_pid and process.alone()
-        stashed = remarks.stashed(self._item) != self._stashed
-        if alone and not stashed and self._phases == _EVERY_PHASE and self._writer is not None:
-            self._writer.send_encoded(Kind.DONE, _DONE)
-        else:
-            self._send(Kind.DONE, {"phases": self._phases, "alone": alone, "stashed": stashed})
+        if self._ending.is_due:
+            self._ended = True
+            self._send(Kind.ENDING, {})
+            output.direct_to(self._files)
+            warning_frames.write_from_now_on()
+            self._ending.run(self._end)
+        self._end()
+
+    def _end(self) -> NoReturn:
+        """The completion record. Also called by :mod:`atexit`, which takes no exception from us."""
+        try:
+            self.leave_if_stray()
+            copies.finish_multiprocessing()
+            if self._ended:
+                self._ending.finish()
+                output.flush_streams()
+            if self._measurement is not None:
+                self._measurement.hand_over()
+            alone = self._own_pid and process.alone()
+            stashed = remarks.stashed(self._item) != self._stashed
+            plain = alone and not stashed and not self._ended and self._phases == _EVERY_PHASE
+            if plain and self._writer is not None:
+                self._writer.send_encoded(Kind.DONE, _DONE)
+            else:
+                done = {"phases": self._phases, "alone": alone, "stashed": stashed}
+                self._send(Kind.DONE, {**done, "ended": self._ended})
+        except BaseException as error:
+            self._send(Kind.BROKEN, {"text": _explain(error)})
+        finally:
+            self._exit(0)
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
@@ -429,6 +465,7 @@ class Child:
         if self._writer is not None:
             copies.cover(self._writer.abandon())
         spot = strays.Spot()
+        self._ending.forget()
         self._adoption.set_traps(
             lambda frame: self.leave_if_stray() if spot.is_below(frame) else None
         )

@@ -116,7 +116,11 @@ class Isolation:
         if found is None or (when == "teardown" and isinstance(attempt.outcome, _LOST)):
             assert attempt.outcome is not None
             self.over = True
-            return self._replace(attempt.outcome, when, self._new_faults(attempt))
+            lost = self._replace(attempt.outcome, when, self._new_faults(attempt))
+            if found is None or not (attempt.ending and found[0].failed):
+                return lost
+            replay.add_loss(found[0], lost[0])
+            return found
         if found[0].passed and self._faults_said > self._faults_read:
             faults = self._new_faults(attempt, until=self._faults_said)
             if _FATAL in faults:
@@ -175,6 +179,10 @@ class Isolation:
                 return
         if self._done is not None and self._done.get("stashed") is True:
             self._run.remarks.add(remarks.STASH, self.item.nodeid)
+        if self._done is not None and self._done.get("ended") is True:
+            files = attempt.end.output
+            words = output.read_text(files.stdout), output.read_text(files.stderr)
+            self._run.last_words.append(words)
         said = self._phases if self._done is None else self._done.get("phases")
         if said != self._phases and self._exit is None:
             raise BrokenStream(f"its completion record names the phases {said!r}")
@@ -408,6 +416,7 @@ class Isolation:
                 self._captured,
                 faults=faults,
                 init=self.request.init,
+                ending=self.attempt.ending,
                 met=self.attempt.limits_met(),
             )
             if self.measurement is not None and isinstance(ended, _LOST):

@@ -29,6 +29,7 @@ from typing import Any, Literal
 import pytest
 
 from pytest_nsisolate import pytest_internals as internals
+from pytest_nsisolate import strays
 
 
 def set_up_higher_scopes(
@@ -44,7 +45,8 @@ def set_up_higher_scopes(
     if names:
         if not all(internals.is_set_up(item, name) for name in names):
             before()
-        internals.set_up_fixtures(item, names)
+        with strays.caught(item):
+            internals.set_up_fixtures(item, names)
 
 
 def ends_wider_fixtures(item: pytest.Item, nextitem: pytest.Item | None) -> bool:

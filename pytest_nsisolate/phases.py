@@ -101,8 +101,7 @@ def _set_up(
         changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
         request = request if changed is None else changed
         inside = ownership.left_to_child(item, request.inside)
-        with strays.caught(item):
-            ownership.set_up_higher_scopes(item, inside, before=run.end_own_children)
+        ownership.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
         internals.disown(item)

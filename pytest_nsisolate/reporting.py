@@ -184,6 +184,18 @@ def summarize(terminalreporter: Any, run: Run) -> None:
         terminalreporter.write_line(line, yellow=True)
 
 
+def say_last_words(config: pytest.Config, run: Run) -> None:
+    """What isolated tests have written at the end of their processes: behind all else, as there."""
+    words, run.last_words = run.last_words, []
+    if any(map(any, words)):
+        with internals.capture_disabled(config):
+            for out, err in words:
+                sys.stdout.write(out)
+                sys.stdout.flush()
+                sys.stderr.write(err)
+                sys.stderr.flush()
+
+
 def _notes(run: Run) -> list[str]:
     """What this process's checks of the host have to say, if it has made any."""
     return [*run.host_check.notes()] if "pytest_nsisolate.host.probe" in sys.modules else []

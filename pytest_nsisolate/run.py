@@ -63,6 +63,7 @@ class Run:
     :param nested: not the runner's, but of a child that isolates calls of its own.
     :param tasks: the calls by ``isolate`` that are at work.
     :param calls_lock: held while a call forks, and while one closes what it holds of its child.
+    :param last_words: what isolated tests have written at the end of their processes.
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -82,6 +83,7 @@ class Run:
     nested: bool = False
     tasks: list[Charge] = field(default_factory=list)
     calls_lock: threading.RLock = field(default_factory=threading.RLock)
+    last_words: list[tuple[str, str]] = field(default_factory=list)
     first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
     _host: Host | None = None
     _host_check: HostCheck | None = None

@@ -26,7 +26,7 @@ from collections import deque
 from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate import burial, channel, evidence, jobcontrol, outcome, output
+from pytest_nsisolate import burial, channel, ending, evidence, jobcontrol, outcome, output
 from pytest_nsisolate.channel import MESSAGE, STEP_SECONDS, RunnerEnd
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.deadline import Deadline
@@ -114,6 +114,8 @@ class Attempt:
         #: With ``--pdb`` a Ctrl-C is for the test: it fails, and the debugger opens there.
         self.debugged = False
         self._ready = False
+        #: It does what is left for the end of a process.
+        self.ending = False
         self._done: Frame | None = None
         self._refused: outcome.Refused | None = None
         self._test_status: int | None = None
@@ -413,6 +415,9 @@ class Attempt:
             if frame.kind is Kind.READY:
                 self._ready = True
                 self._deadline.set(self._budget)
+            elif frame.kind is Kind.ENDING:
+                self.ending = True
+                self._deadline.set(ending.SECONDS)
             elif frame.kind is Kind.REFUSED:
                 found = outcome.read_refusal(frame.data)
                 # That the runner was gone follows from what it has run into itself.
@@ -512,11 +517,12 @@ class Attempt:
         if not self._ready:
             self.outcome = outcome.Broken(f"not ready after {STEP_SECONDS:g} s")
         else:
-            assert self._budget is not None
+            budget = ending.SECONDS if self.ending else self._budget
+            assert budget is not None
             found = evidence.gather(self.end, init=self._init)
             if self._measured:
                 self._ask_for_coverage()
-            self.outcome = outcome.TimedOut(self._budget, found)
+            self.outcome = outcome.TimedOut(budget, found)
         self.kill()
 
     def _ask_for_coverage(self) -> None:

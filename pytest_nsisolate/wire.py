@@ -66,6 +66,7 @@ class Kind(enum.IntEnum):
     RESULT = 15
     VIEW = 16
     OUTPUT = 17
+    ENDING = 18
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

@@ -21,15 +21,25 @@ import posix
 import random
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate import copies, evidence, output, strays, warning_frames
+from pytest_nsisolate import (
+    copies,
+    ending,
+    evidence,
+    leftovers,
+    output,
+    strays,
+    warning_frames,
+)
 from pytest_nsisolate import pytest_internals as internals
 from pytest_nsisolate.calls import log_records, thrown, values
+from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.wire import FrameWriter, Kind
 
@@ -117,11 +127,13 @@ class Call:
         self._files = files
         self._own_pid = own_pid
         copies.wake_openssl()
+        self._ending = ending.Ending()
         self._seed = hash((random.getstate(), number))
         self._custody = custody
         self._measurement = measurement
         self._writer: FrameWriter | None = None
         self._stray = False
+        self._ended = False
         self.handlers: list[logging.Handler] = log_records.handlers()
 
     def run(self, writer: FrameWriter) -> NoReturn:
@@ -134,6 +146,26 @@ class Call:
             if self._measurement is not None:
                 self._measurement.hand_over()
             self._send_answer(answer)
+            if self._ending.is_due:
+                self._ended = True
+                self._send(Kind.ENDING, {})
+                self._ending.run(self._end)
+            self._end()
+        except BaseException as error:
+            self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
+        finally:
+            posix._exit(strays.EXIT_STRAY if self._stray else 0)
+
+    def _end(self) -> NoReturn:
+        """The completion record. Also called by :mod:`atexit`, which takes no exception from us."""
+        try:
+            self._leave_if_stray()
+            copies.finish_multiprocessing()
+            if self._ended:
+                self._ending.finish()
+                output.flush_streams()
+            if self._measurement is not None:
+                self._measurement.hand_over()
             alone = self._own_pid and process.alone()
             self._send(Kind.DONE, {"phases": [], "alone": alone})
         except BaseException as error:
@@ -157,13 +189,14 @@ class Call:
         log_records.divert(self.handlers, lambda data: self._send(Kind.LOG, data))
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
+        self._ending.begin()
 
     def _answer(self) -> dict[str, object]:
         answer = self._function.answer()
         self._leave_if_stray()
-        copies.finish_multiprocessing()
         try:
             try:
+                self._await_threads()
                 internals.collect_noticed(self._config)
             finally:
                 self._custody.settle_loose()
@@ -171,6 +204,16 @@ class Call:
             if "error" not in answer:
                 answer = {"error": thrown.describe(error, error.__traceback__)}
         return answer
+
+    def _await_threads(self) -> None:
+        """
+        :raises NsisolateLeftoversWarning: if the user's filters make it an error.
+        """
+        if names := self._ending.await_threads():
+            code: Any = getattr(self._function.function, "__code__", None)
+            place = ("<function>", 1) if code is None else (code.co_filename, code.co_firstlineno)
+            text = leftovers.describe_threads(names, "warn")
+            warnings.warn_explicit(text, NsisolateLeftoversWarning, *place)
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"
@@ -188,6 +231,7 @@ class Call:
     def _after_fork(self) -> None:
         """In a process that the function has forked: it has nothing to tell the caller."""
         self._stray = True
+        self._ending.forget()
         log_records.restore(self.handlers)
         if self._measurement is not None:
             self._measurement.leave()

@@ -264,7 +264,8 @@ class Task(Generic[T]):
                 self._error = IsolatedExit(self.name, status)
             case outcome.TimedOut(seconds=seconds, evidence=evidence):
                 found = _without_caller(evidence)
-                self._error = IsolatedTimeout(self.name, seconds, found)
+                what = f"the exit of {self.name}" if self.attempt.ending else self.name
+                self._error = IsolatedTimeout(what, seconds, found)
                 self._error.add_note(found)
                 return
             case outcome.Broken(reason=reason):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pytest_nsisolate.pytest_internals.capture import (
     capture_disabled,
+    captured_again,
     global_captures,
     report_log_handler,
     standard_input,
@@ -90,6 +91,7 @@ __all__ = [
     "base_temp",
     "call_and_report",
     "capture_disabled",
+    "captured_again",
     "check_interactive_exception",
     "collect_noticed",
     "create_base_temp",
