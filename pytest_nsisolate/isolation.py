@@ -345,6 +345,10 @@ class Isolation:
             raise BrokenStream(f"what it carried could not be taken in ({error!r})") from error
 
     def _replay_warning(self, data: dict[str, Any]) -> None:
+        if hasattr(self.item.config, "workerinput"):
+            from pytest_nsisolate.adapters import xdist  # only a worker needs it
+
+            data = xdist.taken(data)
         try:
             warning_frames.replay(data)
         except (KeyError, TypeError, ValueError) as error:

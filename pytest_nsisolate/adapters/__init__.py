@@ -29,6 +29,7 @@ _ADAPTERS: Final = {
     "pytest_benchmark.plugin": "benchmark",
     "pytest_jsonreport.plugin": "json_report",
     "syrupy": "syrupy",
+    "xdist.plugin": "xdist",
 }
 
 #: Words of ``--inline-snapshot`` after which it writes into the tests' own sources.
