@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -31,7 +30,7 @@ from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import BrokenStream
 from pytest_nsisolate.postmortem.inquest import PATIENCE
 from pytest_nsisolate.remedies import Explanation, explain
-from pytest_nsisolate.request import IsolationRequest
+from pytest_nsisolate.request import IsolationRequest, may_be_skipped
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.tagged import text_of
@@ -41,15 +40,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.coverage import Measurement
     from pytest_nsisolate.postmortem.inquest import Inquest
 
-#: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
-MUST_WORK: Final = "NSISOLATE_MUST_WORK"
-
 _FATAL: Final = "Fatal Python error"
-
-
-def may_be_skipped(request: IsolationRequest) -> bool:
-    """Where this host refuses the request: a skip, if the environment does not forbid it."""
-    return request.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
 
 class Isolation:

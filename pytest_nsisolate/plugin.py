@@ -70,7 +70,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     run = session.config.stash[RUN]
-    if not run.requests:
+    if not reporting.can_isolate(session.config, run):
         try:
             return (yield)
         finally:

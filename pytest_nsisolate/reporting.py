@@ -92,6 +92,15 @@ def take_requests(config: pytest.Config, run: Run, items: list[pytest.Item]) -> 
             _end_run(config, error)
 
 
+def can_isolate(config: pytest.Config, run: Run) -> bool:
+    """Whether there is anything to isolate, and a way to do it; without one, it is refused."""
+    if run.requests and not run.host.linux:
+        from pytest_nsisolate.elsewhere import RefusingHooks  # nobody else needs it
+
+        config.pluginmanager.register(RefusingHooks(run), "nsisolate-elsewhere")
+    return bool(run.requests) and run.host.linux
+
+
 def _resolve(
     config: pytest.Config, run: Run, items: list[pytest.Item]
 ) -> list[IsolationRequest | None]:

@@ -9,9 +9,10 @@ here, at collection, before any test has run.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import pytest
 
@@ -23,6 +24,9 @@ from pytest_nsisolate.settings import Settings
 from pytest_nsisolate.usage import MarkerProblem, listing, spelled, suggestion
 
 __all__ = ["IsolationRequest", "MarkerProblem", "TimeOffsets", "resolve", "resolve_all"]
+
+#: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
+MUST_WORK: Final = "NSISOLATE_MUST_WORK"
 
 #: The fixture names that an item may name in ``inside``.
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
@@ -255,6 +259,11 @@ def resolve(
     if known_fixtures is not None and request.inside and request.inside is not True:
         _refuse_unknown(request.inside, known_fixtures(item))
     return request
+
+
+def may_be_skipped(request: IsolationRequest) -> bool:
+    """Where this host refuses the request: a skip, if the environment does not forbid it."""
+    return request.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
 
 def from_keywords(keywords: Mapping[str, object], settings: Settings) -> IsolationRequest:

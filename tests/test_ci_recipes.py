@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from pytest_nsisolate.host import Host, facts
-from pytest_nsisolate.isolation import MUST_WORK
 from pytest_nsisolate.remedies import explain, places
+from pytest_nsisolate.request import MUST_WORK
 from pytest_nsisolate.settings import add_options
 
 ROOT: Final = Path(__file__).parents[1]

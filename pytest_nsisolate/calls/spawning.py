@@ -12,11 +12,10 @@ import pytest
 from pytest_nsisolate import launch, outcome, output
 from pytest_nsisolate.channel import Output, RunnerEnd
 from pytest_nsisolate.errors import IsolatedRefusal, StepError, failing
-from pytest_nsisolate.isolation import may_be_skipped
 from pytest_nsisolate.mount_plans import current_directory
 from pytest_nsisolate.plan import kept_capabilities, plan_launch
 from pytest_nsisolate.remedies import Explanation, explain
-from pytest_nsisolate.request import IsolationRequest
+from pytest_nsisolate.request import IsolationRequest, may_be_skipped
 from pytest_nsisolate.run import Run
 from pytest_nsisolate.supervise import Attempt
 from pytest_nsisolate.usher import LaunchPlan

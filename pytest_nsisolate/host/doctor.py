@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from typing import Final
 
 from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.host.cgroup_trial import attempt_cgroups
 from pytest_nsisolate.host.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.host.probe import HostCheck, Refusal, Verdict
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
@@ -173,6 +172,8 @@ def _optional(call: str, result: str, refusal: Refusal | None = None) -> Line:
 
 
 def _cgroups(check: HostCheck) -> Line:
+    from pytest_nsisolate.host.cgroup_trial import attempt_cgroups  # not on every platform
+
     usable, error = attempt_cgroups()
     if usable:
         found = ", ".join(f"{place.controller} (v{place.version})" for place in usable)

@@ -22,14 +22,17 @@ from __future__ import annotations
 
 import errno
 import re
+import sys
 from dataclasses import dataclass
 from errno import errorcode
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
-from pytest_nsisolate.host.trial import Denial, attempt
 from pytest_nsisolate.remedies import explain
 from pytest_nsisolate.remedies.table import UserMode
+
+if sys.platform == "linux":  # nowhere else it can be imported, or is called
+    from pytest_nsisolate.host.trial import attempt
 
 #: Not for ever: descriptors, processes or memory were short.
 _TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
@@ -116,7 +119,7 @@ class HostCheck:
 
     def explain(self, error: StepError) -> Refusal:
         """A step that the runner itself has tried."""
-        return _refusal(Denial(error, None), "none", self.host)
+        return _refusal(error, None, "none", self.host)
 
     def notes(self) -> tuple[str, ...]:
         """What no report says: why tests ran without their user namespace; one line each."""
@@ -158,12 +161,13 @@ def _may_leave_out_user(
 
 
 def _try(namespaces: frozenset[str], user: UserMode, host: Host, *limit: bool) -> Refusal | None:
+    if not host.linux:
+        return _refusal(StepError("clone", None, errno.ENOSYS), None, user, host)
     denial = attempt(namespaces, user, host, *limit)
-    return None if denial is None else _refusal(denial, user, host)
+    return None if denial is None else _refusal(*denial, user, host)
 
 
-def _refusal(denial: Denial, user: UserMode, host: Host) -> Refusal:
-    error, filtered = denial
+def _refusal(error: StepError, filtered: bool | None, user: UserMode, host: Host) -> Refusal:
     cause, remedy = explain(
         error.step, error.namespace, error.errno, host, user=user, filtered=filtered
     )
