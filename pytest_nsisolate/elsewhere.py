@@ -59,7 +59,8 @@ class RefusingHooks:
         captured = internals.report_sections(item)
         report = replay.refusal_report(item, refused, why, captured, skip=skip)
         report.duration, report.start, report.stop = made.duration, made.start, made.stop
-        call.excinfo = None  # no debugger has anything to show here
+        call.excinfo = None if skip else replay.raised(replay.crash_of(report))
+        internals.let_interact(item, call, report)
         return report
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import pytest
 
@@ -41,6 +41,18 @@ if TYPE_CHECKING:
     from pytest_nsisolate.postmortem.inquest import Inquest
 
 _FATAL: Final = "Fatal Python error"
+
+
+class Ended(NamedTuple):
+    """A phase as the runner knows it.
+
+    :param error: what stands for the exception of a report that did not pass.
+    :param made_here: no child could tell, and nobody has heard of the exception yet.
+    """
+
+    report: pytest.TestReport
+    error: BaseException | None
+    made_here: bool = False
 
 
 class Isolation:
@@ -76,7 +88,7 @@ class Isolation:
         self._faults_said = 0
         self._call_is_void = False
 
-    def await_phase(self, when: str) -> tuple[pytest.TestReport, BaseException | None]:
+    def await_phase(self, when: str) -> Ended:
         """The child's report of a phase, and what stands for its exception.
 
         A child that cannot report any more gets a report made for it, and is :attr:`over`.
@@ -108,11 +120,11 @@ class Isolation:
             assert attempt.outcome is not None
             self.over = True
             lost = self._replace(attempt.outcome, when, self._new_faults(attempt))
-            if found is None or not (attempt.ending and found[0].failed):
+            if found is None or not (attempt.ending and found.report.failed):
                 return lost
-            replay.add_loss(found[0], lost[0])
+            replay.add_loss(found.report, lost.report)
             return found
-        if found[0].passed and self._faults_said > self._faults_read:
+        if found.report.passed and self._faults_said > self._faults_read:
             faults = self._new_faults(attempt, until=self._faults_said)
             if _FATAL in faults:
                 # The child does not know, and runs the call phase; the runner's pytest will not.
@@ -146,9 +158,7 @@ class Isolation:
 
     # Frames -------------------------------------------------------------------------------------
 
-    def _receive(
-        self, attempt: Attempt, when: str
-    ) -> tuple[pytest.TestReport, BaseException | None] | None:
+    def _receive(self, attempt: Attempt, when: str) -> Ended | None:
         """Take frames in until the report of this phase comes; None when there is no more."""
         while (frame := attempt.next_frame()) is not None:
             if frame.kind is not Kind.REPORT or "sub" in frame.data:
@@ -157,7 +167,7 @@ class Isolation:
                 self._read_report(frame.data, "call")
             else:
                 found = self._read_report(frame.data, when)
-                self._add_view(attempt, frame.data, found[0])
+                self._add_view(attempt, frame.data, found.report)
                 return found
         return None
 
@@ -283,9 +293,7 @@ class Isolation:
             output.flush_to_terminal(self.item.config)
             self._run.turns.give()
 
-    def _read_report(
-        self, frame: dict[str, Any], when: str
-    ) -> tuple[pytest.TestReport, BaseException | None]:
+    def _read_report(self, frame: dict[str, Any], when: str) -> Ended:
         before = len(self._captured)
         report = replay.read_report(self.item, frame, self._captured, when=when)
         internals.report_sections(self.item).extend(self._captured[before:])
@@ -298,7 +306,7 @@ class Isolation:
         if report.failed and self.attempt is not None and self.attempt.limits is not None:
             replay.add_limits(report, self.attempt.limits.met_by_failure(replay.errnos(frame)))
         self._last = report
-        return report, error
+        return Ended(report, error)
 
     def _add_captured(self, texts: replay.Sections) -> None:
         self._captured.extend(texts)
@@ -392,9 +400,7 @@ class Isolation:
         self._faults_read += len(text)
         return text.strip()
 
-    def _replace(
-        self, ended: outcome.Outcome, when: str, faults: str
-    ) -> tuple[pytest.TestReport, BaseException]:
+    def _replace(self, ended: outcome.Outcome, when: str, faults: str) -> Ended:
         """A report for a phase whose own is missing or does not count."""
         assert self.attempt is not None
         if isinstance(ended, outcome.Refused):
@@ -416,7 +422,7 @@ class Isolation:
             )
             if self.measurement is not None and isinstance(ended, _LOST):
                 self._close_measurement(self.measurement, report)
-        return report, replay.crash_of(report)
+        return Ended(report, replay.crash_of(report), made_here=True)
 
     def _close_measurement(self, measurement: Measurement, report: pytest.TestReport) -> None:
         measurement.forget_context()

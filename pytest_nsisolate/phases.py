@@ -64,14 +64,19 @@ class Elsewhere(BaseException):
 
     :param report: the child's report; None lets pytest make one of the runner's own part.
     :param error: what stands for the child's exception, if it had one.
+    :param made_here: the report is the runner's, because no child could make one.
     """
 
     def __init__(
-        self, report: pytest.TestReport | None = None, error: BaseException | None = None
+        self,
+        report: pytest.TestReport | None = None,
+        error: BaseException | None = None,
+        made_here: bool = False,
     ) -> None:
         super().__init__("this phase has run in a child")
         self.report = report
         self.error = error
+        self.made_here = made_here
 
 
 # Set-up -----------------------------------------------------------------------------------------
@@ -228,7 +233,7 @@ def _refuse(
     """No child was born: the test is an error, or by policy a skip."""
     internals.disown(item)
     report = isolation.refuse(refused, why)
-    raise Elsewhere(report, None if report.skipped else replay.crash_of(report))
+    raise Elsewhere(report, None if report.skipped else replay.crash_of(report), made_here=True)
 
 
 def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | None:
@@ -360,12 +365,14 @@ def make_report(
         replay.warn_of_hook(item, failure)
         result = shown
     finally:
-        if not run.keeps_calls:
+        if not (run.keeps_calls or value.made_here):
             # pytest_exception_interact has run in the child, where there is something to look at.
             call_info.excinfo = None
         item.stash[SHOWN] = None
         if call_info.when == "teardown":
             del item.stash[ISOLATION]
+    if value.made_here:
+        internals.let_interact(item, call_info, result)
     if report is None or result is not shown:
         return result
     replay.adopt_attributes(report, result)

@@ -29,6 +29,7 @@ _ADAPTERS: Final = {
     "pytest_benchmark.plugin": "benchmark",
     "pytest_jsonreport.plugin": "json_report",
     "syrupy": "syrupy",
+    "vscode_pytest": "vscode",
     "xdist.plugin": "xdist",
 }
 

@@ -31,7 +31,13 @@ from pytest_nsisolate.pytest_internals.fixtures import (
     tear_everything_down,
     wider_fixtures_of_suite,
 )
-from pytest_nsisolate.pytest_internals.hooks import Silence, is_builtin, show_item, tear_down_runner
+from pytest_nsisolate.pytest_internals.hooks import (
+    Silence,
+    is_builtin,
+    let_interact,
+    show_item,
+    tear_down_runner,
+)
 from pytest_nsisolate.pytest_internals.noticed import collect_noticed, forget_noticed
 from pytest_nsisolate.pytest_internals.private import (
     CaptureIO,
@@ -114,6 +120,7 @@ __all__ = [
     "junit_attributes",
     "known_fixtures",
     "leave_line",
+    "let_interact",
     "mark_as_shown",
     "plain_pass",
     "rendered",
