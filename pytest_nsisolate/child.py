@@ -31,6 +31,7 @@ import pytest
 
 from pytest_nsisolate import (
     copies,
+    debuggers,
     ending,
     evidence,
     inherited,
@@ -104,6 +105,9 @@ class Child:
         self._lookout = lookout
         #: Whether a failure may come of the test's limits.
         self.limited = False
+        #: To the editor that debugs the runner.
+        self.connection: debuggers.Connection | None = None
+        self._undebugged = ""
         self._left = ""
         self._measurement = measurement
         #: What is asked if the test fails.
@@ -177,6 +181,9 @@ class Child:
             self.inquest.begin(lambda data: self._send(Kind.VIEW, data))
         self._ending.begin()
         writer.send_encoded(Kind.READY, b"{}")
+        if self.connection is not None:
+            # Now, when nobody waits for this child to be ready: somebody may have to click.
+            self._undebugged = self.connection.attach()
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"
@@ -416,12 +423,13 @@ class Child:
                 self._measurement.hand_over()
             alone = self._own_pid and process.alone()
             stashed = remarks.stashed(self._item) != self._stashed
-            plain = alone and not stashed and not self._ended and self._phases == _EVERY_PHASE
-            if plain and self._writer is not None:
+            plain = alone and not stashed and not self._ended and not self._undebugged
+            if plain and self._phases == _EVERY_PHASE and self._writer is not None:
                 self._writer.send_encoded(Kind.DONE, _DONE)
             else:
                 done = {"phases": self._phases, "alone": alone, "stashed": stashed}
-                self._send(Kind.DONE, {**done, "ended": self._ended})
+                said = {"ended": self._ended, "undebugged": self._undebugged}
+                self._send(Kind.DONE, done | said)
         except BaseException as error:
             self._send(Kind.BROKEN, {"text": _explain(error)})
         finally:
@@ -459,6 +467,7 @@ class Child:
     def _after_fork(self) -> None:
         """In a process that the test has forked: it has nothing to tell, and does not come back."""
         self._stray = True
+        debuggers.mute()
         self.stage.leave()
         if self._measurement is not None:
             self._measurement.leave()

@@ -42,7 +42,7 @@ from threading import Thread, current_thread
 from threading import enumerate as alive_threads
 from typing import Any, Final, NoReturn
 
-from pytest_nsisolate import inherited
+from pytest_nsisolate import debuggers, inherited
 from pytest_nsisolate.clock import monotonic
 
 #: Seconds that threads have to end, all of them together.
@@ -214,7 +214,12 @@ def _call_all(hooks: list[Any]) -> None:
 
 def _awaited() -> list[Thread]:
     """The threads for which an exit waits."""
-    return [found for found in alive_threads() if not (found.daemon or found is current_thread())]
+    own = current_thread()
+    return [
+        found
+        for found in alive_threads()
+        if not (found.daemon or found is own or debuggers.is_helper(found))
+    ]
 
 
 def _restore_excepthooks() -> None:

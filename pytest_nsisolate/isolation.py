@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 import pytest
 
 from pytest_nsisolate import (
+    debuggers,
     interrupts,
     jobcontrol,
     live,
@@ -68,6 +69,7 @@ class Isolation:
         self.attempt: Attempt | None = None
         self.measurement: Measurement | None = None
         self.inquest: Inquest | None = None
+        self.connection: debuggers.Connection | None = None
         #: Of the phase, with what is not the test's own doing.
         self.seconds_aside = 0.0
         self._measured = False
@@ -180,6 +182,9 @@ class Isolation:
                 return
         if self._done is not None and self._done.get("stashed") is True:
             self._run.remarks.add(remarks.STASH, self.item.nodeid)
+        if self._done is not None and self._done.get("undebugged"):
+            debuggers.give_up(text_of(self._done["undebugged"]))
+            self._run.remarks.add(remarks.UNDEBUGGED, self.item.nodeid, debuggers.why())
         if self._done is not None and self._done.get("ended") is True:
             files = attempt.end.output
             words = output.read_text(files.stdout), output.read_text(files.stderr)

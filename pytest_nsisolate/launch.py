@@ -25,13 +25,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import posix
 import signal
 import socket
 import warnings
 from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections.abc import Callable
 
-from pytest_nsisolate import burial, usher
+from pytest_nsisolate import burial, debuggers, usher
 from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import process
@@ -131,9 +132,13 @@ def fork() -> int:
     filters: list[object] = getattr(warnings, "filters")  # noqa: B009 (typeshed has it read-only)
     filters.insert(0, entry)
     try:
-        return os.fork()
+        # Not os.fork: a debugger puts its own in there, which would follow every process of ours.
+        pid = posix.fork()
     finally:
         filters.remove(entry)
+    if pid == 0:
+        debuggers.mute()
+    return pid
 
 
 def _open_channel() -> tuple[int, int, int, int]:

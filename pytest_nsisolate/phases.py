@@ -26,11 +26,13 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from pytest_nsisolate import (
+    debuggers,
     jobcontrol,
     launch,
     outcome,
     output,
     ownership,
+    remarks,
     replay,
     strays,
     tracebacks,
@@ -118,7 +120,16 @@ def _set_up(
     child.inquest = isolation.inquest = inquest.opened(
         item, isolation.request, run.settings.postmortem, run.home, run.first_mounts
     )
-    writer = _clone(item, run, isolation, files)
+    if debuggers.is_active():
+        child.connection = isolation.connection = debuggers.connect()
+        if child.connection is None:
+            run.remarks.add(remarks.UNDEBUGGED, item.nodeid, debuggers.why())
+    writer = None
+    try:
+        writer = _clone(item, run, isolation, files)
+    finally:
+        if writer is None and child.connection is not None:
+            child.connection.close()
     if writer is None:
         internals.disown(item)
         raise Elsewhere(*isolation.await_phase("setup"))
@@ -189,7 +200,8 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
             faulthandler.cancel_dump_traceback_later()
 
         def register(end: RunnerEnd) -> None:
-            budget = _budget(item, run, request)
+            debugged = isolation.connection is not None
+            budget = None if debugged else _budget(item, run, request)
             run.current = isolation.attempt = Attempt(
                 end,
                 maps=plan.maps,
@@ -198,6 +210,7 @@ def _clone(item: pytest.Item, run: Run, isolation: Isolation, files: Output) -> 
                 measured=isolation.measurement is not None,
                 limits=limits,
             )
+            run.current.patient = debugged
             run.current.debugged = bool(item.config.getoption("usepdb", False))
             if jobcontrol.has_terminal():
                 # Also while nobody waits for the child: it may be at a prompt already.

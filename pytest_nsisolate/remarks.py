@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_nsisolate import debuggers
 from pytest_nsisolate import pytest_internals as internals
 
 THREADS: Final = "threads of the runner do not run in isolated tests"
@@ -26,7 +27,12 @@ LOOP: Final = (
 )
 STASH: Final = "what a test adds to session.stash or config.stash ends with its process"
 
-_KINDS: Final = (THREADS, LOOP, STASH)
+UNDEBUGGED: Final = (
+    "the debugger did not stop in isolated tests (--pdb does; --nsisolate=none --nsisolate-unsafe "
+    "runs them in pytest's own process)"
+)
+
+_KINDS: Final = (THREADS, LOOP, STASH, UNDEBUGGED)
 
 #: Under this name a worker of pytest-xdist tells the controller.
 _WORKER_REMARKS: Final = "nsisolate_remarks"
@@ -43,8 +49,9 @@ class Remarks:
         """In the runner, after the wider fixtures were set up and before the clone."""
         if threading.active_count() > 1:
             here = threading.current_thread()
-            names = sorted(t.name for t in threading.enumerate() if t is not here)
-            self.add(THREADS, item.nodeid, *names)
+            others = [t for t in threading.enumerate() if t is not here]
+            if names := sorted(t.name for t in others if not debuggers.is_helper(t)):
+                self.add(THREADS, item.nodeid, *names)
         if "asyncio" in sys.modules and _has_wide_loop(item):
             self.add(LOOP, item.nodeid)
 

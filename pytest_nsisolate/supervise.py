@@ -113,6 +113,8 @@ class Attempt:
         self._interrupted = False
         #: With ``--pdb`` a Ctrl-C is for the test: it fails, and the debugger opens there.
         self.debugged = False
+        #: Somebody may be looking at it in an editor: no time is too long.
+        self.patient = False
         self._ready = False
         #: It does what is left for the end of a process.
         self.ending = False
@@ -417,7 +419,7 @@ class Attempt:
                 self._deadline.set(self._budget)
             elif frame.kind is Kind.ENDING:
                 self.ending = True
-                self._deadline.set(ending.SECONDS)
+                self._deadline.set(None if self.patient else ending.SECONDS)
             elif frame.kind is Kind.REFUSED:
                 found = outcome.read_refusal(frame.data)
                 # That the runner was gone follows from what it has run into itself.

@@ -30,6 +30,7 @@ import pytest
 
 from pytest_nsisolate import (
     copies,
+    debuggers,
     ending,
     evidence,
     leftovers,
@@ -128,6 +129,8 @@ class Call:
         self._own_pid = own_pid
         copies.wake_openssl()
         self._ending = ending.Ending()
+        #: To the editor that debugs the caller.
+        self.connection: debuggers.Connection | None = None
         self._seed = hash((random.getstate(), number))
         self._custody = custody
         self._measurement = measurement
@@ -141,6 +144,8 @@ class Call:
         try:
             self._settle_in(writer)
             writer.send_encoded(Kind.READY, b"{}")
+            if self.connection is not None:
+                self.connection.attach()
             answer = self._answer()
             output.flush_streams()
             if self._measurement is not None:
@@ -231,6 +236,7 @@ class Call:
     def _after_fork(self) -> None:
         """In a process that the function has forked: it has nothing to tell the caller."""
         self._stray = True
+        debuggers.mute()
         self._ending.forget()
         log_records.restore(self.handlers)
         if self._measurement is not None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from pytest_nsisolate import limits, outcome, output, warning_frames
+from pytest_nsisolate import debuggers, limits, outcome, output, warning_frames
 from pytest_nsisolate.calls import log_records, thrown, values, waiting
 from pytest_nsisolate.calls.body import Call, Function, is_in_memory
 from pytest_nsisolate.calls.home import Home
@@ -87,13 +87,24 @@ class Task(Generic[T]):
                 measurement=self._measurement,
             )
             self._handlers = call.handlers
+            call.connection = connection
             return call.run
 
         with run.calls_lock:
             self._measurement: Measurement | None = run.measurement(home.config)
             home.calls += 1
             measured = self._measurement is not None
-            self.attempt = spawn(run, home.config, request, prepare, join=join, measured=measured)
+            connection = debuggers.connect() if debuggers.is_active() else None
+            if connection is not None:
+                request = request.replace(timeout=None)
+            try:
+                self.attempt = spawn(
+                    run, home.config, request, prepare, join=join, measured=measured
+                )
+            finally:
+                if connection is not None:
+                    connection.close()
+            self.attempt.patient = connection is not None
             run.tasks.append(self)
         self._guarded(self.attempt.get_ready)
         if isinstance(self.attempt.outcome, outcome.Refused | outcome.Broken):
