@@ -96,8 +96,9 @@ class Ending:
         hooks += _thread_hooks[self._thread_hooks :]
         # They join their threads without a bound, so that is for a thread of our own to do.
         helper = Thread(target=_call_all, args=(hooks[::-1],), daemon=True)
-        helper.start()
-        Thread.join(helper, until - monotonic())
+        with suppress(RuntimeError):  # a limit of the test's is reached
+            helper.start()
+            Thread.join(helper, until - monotonic())
         while (left := until - monotonic()) > 0 and (threads := _awaited()):
             Thread.join(threads[0], left)
         return [thread.name for thread in _awaited()]
@@ -153,8 +154,8 @@ class Ending:
             first = _number(self._finalizers)
             for info in [*_finalizers.values()]:
                 info.atexit = info.atexit and info.index >= first
-            weakref.finalize._exitfunc()  # type: ignore[attr-defined]
-        logging.shutdown(self._new_handlers())
+            _guarded(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
+        _guarded(logging.shutdown, self._new_handlers())
         _finish_files()
 
     def forget(self) -> None:
@@ -265,12 +266,13 @@ def _flush(stream: Any) -> None:
         stream.flush()
 
 
-def _guarded(call: Callable[[Any], None], thing: object) -> None:
+def _guarded(call: Callable[..., object], *things: object) -> None:
     try:
-        call(thing)
+        call(*things)
     except Exception:  # as the interpreter says it
         with suppress(Exception):  # of a representation
-            sys.stderr.write(f"Exception ignored in: {thing!r}\n{traceback.format_exc()}")
+            where = things[0] if things else call
+            sys.stderr.write(f"Exception ignored in: {where!r}\n{traceback.format_exc()}")
 
 
 def _standard_streams() -> Iterator[object]:

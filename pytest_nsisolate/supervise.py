@@ -418,8 +418,9 @@ class Attempt:
                 self._ready = True
                 self._deadline.set(self._budget)
             elif frame.kind is Kind.ENDING:
+                if not self.ending:  # once: it is the child who says so
+                    self._deadline.set(None if self.patient else ending.SECONDS)
                 self.ending = True
-                self._deadline.set(None if self.patient else ending.SECONDS)
             elif frame.kind is Kind.REFUSED:
                 found = outcome.read_refusal(frame.data)
                 # That the runner was gone follows from what it has run into itself.

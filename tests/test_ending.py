@@ -296,3 +296,49 @@ def test_in_a_worker_it_is_written_by_the_worker(tmp_path: Path) -> None:
     assert differences(plain, isolated) == []
     assert sorted(_lines(plain.stderr)) == sorted(_lines(isolated.stderr))
     assert isolated.text.count("ValueError: in a handler") == 1
+
+
+BROKEN: Final = """
+import logging, os, pytest
+KEPT = []
+
+class Broken(logging.Handler):
+    def flush(self): raise TypeError("a broken handler")
+
+@pytest.mark.isolated
+def test_it():
+    KEPT.append(Broken())
+    reader, writer = os.pipe()
+    os.close(reader)
+    KEPT.append(open(writer, "w"))
+    KEPT[-1].write("nobody reads this")
+"""
+
+
+def test_what_goes_wrong_at_the_end_fails_nothing(tmp_path: Path) -> None:
+    """As with any exit of Python; it is shown."""
+    result = run_source(tmp_path, BROKEN)
+    assert result.returncode == 0, result.text
+    assert "TypeError: a broken handler" in result.stderr
+    assert "BrokenPipeError" in result.stderr
+
+
+LIES: Final = """
+import pytest, time
+from pytest_nsisolate import ending
+from pytest_nsisolate.run import RUN
+from pytest_nsisolate.wire import Kind
+ending.SECONDS = 1
+
+@pytest.mark.isolated(timeout=30)
+def test_it(request):
+    while True:
+        request.config.stash[RUN].child._send(Kind.ENDING, {})
+        time.sleep(0.05)
+"""
+
+
+def test_who_says_again_and_again_that_it_ends_has_no_more_time(tmp_path: Path) -> None:
+    """A child is not trusted."""
+    result = run_source(tmp_path, LIES)
+    assert "timed out after 1 s" in result.failure("test_it")

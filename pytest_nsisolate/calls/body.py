@@ -131,6 +131,7 @@ class Call:
         self._ending = ending.Ending()
         #: To the editor that debugs the caller.
         self.connection: debuggers.Connection | None = None
+        self._undebugged = ""
         self._seed = hash((random.getstate(), number))
         self._custody = custody
         self._measurement = measurement
@@ -145,7 +146,7 @@ class Call:
             self._settle_in(writer)
             writer.send_encoded(Kind.READY, b"{}")
             if self.connection is not None:
-                self.connection.attach()
+                self._undebugged = self.connection.attach()
             answer = self._answer()
             output.flush_streams()
             if self._measurement is not None:
@@ -172,7 +173,8 @@ class Call:
             if self._measurement is not None:
                 self._measurement.hand_over()
             alone = self._own_pid and process.alone()
-            self._send(Kind.DONE, {"phases": [], "alone": alone})
+            done = {"phases": [], "alone": alone, "undebugged": self._undebugged}
+            self._send(Kind.DONE, done)
         except BaseException as error:
             self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
         finally:

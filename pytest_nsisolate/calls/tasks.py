@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-from pytest_nsisolate import debuggers, limits, outcome, output, warning_frames
+from pytest_nsisolate import debuggers, limits, outcome, output, remarks, warning_frames
 from pytest_nsisolate.calls import log_records, thrown, values, waiting
 from pytest_nsisolate.calls.body import Call, Function, is_in_memory
 from pytest_nsisolate.calls.home import Home
@@ -229,7 +229,9 @@ class Task(Generic[T]):
             case Kind.RESULT:
                 self._frame = frame.data
             case Kind.DONE:
-                pass
+                if reason := frame.data.get("undebugged"):
+                    debuggers.give_up(str(reason))
+                    self._run.remarks.add(remarks.UNDEBUGGED, self.name, debuggers.why())
             case Kind.BROKEN:
                 self.attempt.lose(str(frame.data.get("text")))
             case _:
