@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -81,6 +81,11 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
         from pytest_nsisolate.runner.summary import LEFT_OUT
 
         pytest.skip(LEFT_OUT)
+    if not run.launcher.host.linux:
+        from pytest_nsisolate.runner.elsewhere import RefusingIsolate
+
+        yield cast("Isolate", RefusingIsolate(run, {}))
+        return
     from pytest_nsisolate.isolate.fixture import custody_of, make
 
     made = make(request.config, run)

@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     run = config.stash.get(RUN, None)
     if run is not None:
+        summary.say_last_words(config, run)
         run.close()
 
 
@@ -71,7 +72,7 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
     run = session.config.stash[RUN]
     summary.arrange_reports(session.config, run)
-    if not run.requests:
+    if not summary.can_isolate(session.config, run):
         try:
             return (yield)
         finally:

@@ -12,12 +12,23 @@ from tests.support import NEEDS_NAMESPACES
 pytestmark = NEEDS_NAMESPACES
 
 
+#: It hangs in the child only, not in the runner.
+HOOK = """
+import os, signal
+
+def pytest_runtest_makereport(item, call):
+    if (item.name, call.when, os.getpid()) == ("test_hook_hangs", "call", 1):
+        while True:
+            signal.pause()
+"""
+
+
 @cases("hanging")
 def test_budget(
     tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
 ) -> None:
     """A test of the suite is ended and reported as its ``expect`` mark says."""
-    assert_expected(shared_batch(tmp_path_factory, "hanging", side), name, expected)
+    assert_expected(shared_batch(tmp_path_factory, "hanging", side, conftest=HOOK), name, expected)
 
 
 def test_budget_by_option() -> None:
@@ -91,3 +102,61 @@ def test_a_clock_that_stands_still_stops_no_budget() -> None:
     """As freezegun's, in a fixture of the runner's."""
     result = run_batch({"test_it.py": FROZEN}, "user", timeout=60)
     assert "timed out after 1 s in call" in result.failure("test_hangs")
+
+
+BUSY = """
+import time
+
+def pytest_runtest_logreport(report):
+    if report.when == "setup":
+        time.sleep(1)
+"""
+
+IN_TIME = """
+import signal, pytest
+pytestmark = pytest.mark.isolated(timeout=0.5)
+
+def test_ended(): print("was there")
+
+@pytest.fixture
+def hangs():
+    yield
+    while True:
+        signal.pause()
+
+def test_hangs_afterwards(hangs):
+    print("was there")
+    assert 0
+"""
+
+
+def test_what_was_said_in_time_counts_if_the_runner_had_no_time_to_listen() -> None:
+    """A hook there takes longer than the test's whole budget."""
+    result = run_batch({"test_it.py": IN_TIME, "conftest.py": BUSY}, "user")
+    assert verdict(result, "test_ended") == "passed", result.text
+    assert verdict(result, "test_hangs_afterwards") == "call failed, teardown failed"
+    (failed, late) = (r for r in result.of("test_hangs_afterwards") if r["outcome"] == "failed")
+    assert "assert 0" in failed["text"]
+    assert ["Captured stdout call", "was there\n"] in failed["sections"]
+    assert "timed out after 0.5 s in teardown" in late["text"]
+
+
+CALL = """
+import ctypes, pytest, pytest_nsisolate
+
+def waits_in_c():
+    print("before")
+    ctypes.CDLL(None).pause()
+    print("after")
+
+def test_it(isolate, capsys):
+    with pytest.raises(pytest_nsisolate.IsolatedTimeout):
+        isolate.using(timeout=0.5)(waits_in_c)
+    assert capsys.readouterr().out == "before\\n"
+"""
+
+
+def test_a_call_s_output_is_that_of_its_time() -> None:
+    """To a stream in memory, which is written when the call is over."""
+    result = run_batch({"test_it.py": CALL}, "user")
+    assert verdict(result, "test_it") == "passed", result.text

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -188,38 +187,3 @@ print(sorted(new & {"prctl", "_prctl", "coverage", "psutil", "pyroute2", "asynci
 """
     done = run_python(code)
     assert done.stdout == "[]\n", done.stderr
-
-
-# Only another platform can say what running there is like; these sentences can be checked here.
-NO_LINUX = """
-import sys
-import pytest
-sys.platform = "darwin"
-sys.exit(pytest.main(["-p", "nsisolate", "-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
-"""
-
-
-@pytest.mark.parametrize(("policy", "status"), [("fail", 1), ("skip", 0)])
-def test_elsewhere_an_isolated_test_is_refused_and_the_others_run(
-    tmp_path: Path, policy: str, status: int
-) -> None:
-    """On a platform without namespaces the policy decides, and the reason is in the report."""
-    source = (
-        "import pytest\n@pytest.mark.isolated\ndef test_it(): assert 0\ndef test_other(): pass\n"
-    )
-    (tmp_path / "test_it.py").write_text(source, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-c", NO_LINUX, f"--nsisolate-missing={policy}", "-rs", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={
-            **{k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "NSISOLATE"))},
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-        },
-        timeout=60,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "INTERNALERROR" not in done.stdout
-    assert re.search(r"1 passed, 1 (error|skipped)", done.stdout)
-    assert "Linux" in done.stdout

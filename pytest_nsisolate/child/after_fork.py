@@ -40,6 +40,24 @@ _HELPERS: Final = (
 #: Of each object, what it had at the clone: the number is the runner's, and may come again here.
 _inherited: dict[str, tuple[object, object]] = {}
 
+_here: list[object] = [object()]
+
+
+def here() -> object:
+    """This very process: another object in every copy that ``os.fork`` makes of it.
+
+    A number does not tell: runner and child may both be 1.
+    """
+    return _here[0]
+
+
+def _after_fork() -> None:
+    _here[0] = object()
+
+
+if hasattr(os, "register_at_fork"):  # nowhere else anything can be isolated
+    os.register_at_fork(after_in_child=_after_fork)
+
 
 def wake_openssl() -> None:
     """In the runner, before the clone: the first random byte of a process takes 250 page faults,
@@ -165,9 +183,11 @@ def _is_held(pipes: set[str]) -> bool:
 
 def cover(descriptor: int) -> None:
     """Put ``/dev/null`` over the frame pipe: what a copy writes to that number reaches nobody."""
+    if descriptor < 0:
+        return  # abandoned before: this is a copy of a copy
     try:
         null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(null, descriptor, inheritable=False)
         os.close(null)
     except OSError:
-        pass  # abandoned before, or closed by the test
+        pass  # no descriptor is left

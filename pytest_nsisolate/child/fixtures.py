@@ -22,10 +22,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import Any, Literal
 
 import pytest
 
+from pytest_nsisolate.child import strays
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import gc
 
@@ -43,7 +45,8 @@ def set_up_higher_scopes(
     if names:
         if not all(internals.is_set_up(item, name) for name in names):
             before()
-        internals.set_up_fixtures(item, names)
+        with strays.caught(item):
+            internals.set_up_fixtures(item, names)
 
 
 def ends_wider_fixtures(item: pytest.Item, nextitem: pytest.Item | None) -> bool:
@@ -111,14 +114,22 @@ class OwnFinalizers:
         self._stack[item] = (self._own, None)
         self._cleanups = internals.ClassCleanups(item)
 
-    def apply(self) -> None:
-        """In the child: from here on every finalizer that is registered is the item's."""
+    def apply(self, guarded: Callable[[Callable[..., object]], Callable[..., None]]) -> None:
+        """In the child: from here on every finalizer that is registered is the item's.
+
+        :param guarded: wraps what runs them.
+        """
         for name in self._inside:
             internals.forget_fixture(self._item, name)
-        internals.replace_stack(self._item, self._stack, self._adopt)
+        internals.replace_stack(self._item, self._stack, self._adopt, guarded)
         if self._cleanups.node is not None:
             self._cleanups.forget()
             self._adopt(self._cleanups.run, self._cleanups.node)
+
+    def set_traps(self, come_back: Callable[[FrameType], object]) -> None:
+        """In a copy of the child: whatever pytest would run next of all this is a trap."""
+        fixtures = internals.definitions_of(self._item)
+        internals.set_traps(self._item, [self._own], fixtures, come_back)
 
     def _adopt(self, finalizer: Callable[[], object], node: object) -> None:
         """Finalizers of wider nodes go below those of the item: they run after, widest last."""

@@ -15,12 +15,41 @@ What still fails: a function that somebody has taken out of :mod:`gc` before the
 
 from __future__ import annotations
 
+import _io
+import sys
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from pytest_nsisolate.kernel.originals import gc, of_the_suite
 
 _TELLING = {"get_objects": gc.get_objects, "get_referrers": gc.get_referrers}
+
+
+#: Classes beside those of :mod:`io` that finish their work when they are closed, or in ``__del__``.
+_FINISHERS: Final = (
+    ("tempfile", "_TemporaryFileWrapper"),
+    ("zipfile", "ZipFile"),
+    ("shelve", "Shelf"),
+)
+
+#: The runner's files, when they are frozen no more; kept, so that no other object gets their ids.
+_files: list[Any] = []
+_thawed = [False]
+
+
+def own_files() -> list[Any]:
+    """Files and their like that this process has made; none, after ``gc.unfreeze()`` in a test."""
+    if not (_thawed[0] or gc.get_freeze_count()):
+        return []
+    of_runner = set(map(id, _files))
+    return [found for found in _known_files() if id(found) not in of_runner]
+
+
+def _known_files() -> list[Any]:
+    modules = ((sys.modules.get(module), name) for module, name in _FINISHERS)
+    kinds = (_io._IOBase, *(getattr(module, name) for module, name in modules if module))
+    # By their types and not by isinstance(), which asks an object for its __class__.
+    return [found for found in _TELLING["get_objects"]() if issubclass(type(found), kinds)]
 
 
 def stay_visible() -> None:
@@ -30,7 +59,12 @@ def stay_visible() -> None:
 
 
 def _thaw() -> None:
-    gc.unfreeze()
+    if gc.get_freeze_count():
+        own = _known_files()
+        gc.unfreeze()
+        own_ids = set(map(id, own))
+        _files[:] = [found for found in _known_files() if id(found) not in own_ids]
+        _thawed[0] = True
     seen = of_the_suite("gc")
     for name, function in _TELLING.items():
         if getattr(seen, name) is _INSTEAD[name]:

@@ -8,7 +8,8 @@ Consequence: the test's own process looks round after every finalizer and hook o
 before the report of that phase goes out, so that what it finds is a warning or an error of that
 phase. Nearly every test is told by one ``kill(-1, 0)`` that it is alone.
 
-What is no leftover: a zombie, which runs no more; threads; the fork server and the resource tracker
+What is no leftover: a zombie, which runs no more; a thread that is a daemon, or that ends within
+:data:`.ending.THREAD_SECONDS`; the fork server and the resource tracker
 of :mod:`multiprocessing`, which end with the process that uses them. What has been told to end and
 is about to gets :data:`GRACE_MS`.
 
@@ -19,13 +20,14 @@ another one) nobody can be named, and a zombie counts; without a PID namespace n
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 from warnings import warn_explicit
 
 import pytest
 
+from pytest_nsisolate.child import ending
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import open, os, select, time
@@ -114,10 +116,16 @@ class LeftoverCheck:
         self._own_pid = own_pid
         self._init = init
 
-    def look(self) -> str:
-        """Who is alive, as text for people; empty if nobody is, or nobody wants to know."""
-        if self._policy == "ignore" or (self._own_pid and process.alone()):
+    def look(self, threads: Sequence[str] = ()) -> str:
+        """Who is alive, as text for people; empty if nobody is, or nobody wants to know.
+
+        :param threads: the names of those that have been waited for, and have not ended.
+        """
+        if self._policy == "ignore":
             return ""
+        texts = [describe_threads(threads, self._policy)] if threads else []
+        if self._own_pid and process.alone():
+            return "".join(texts)
         found, waited, pause = self._see(), 0, 1
         while found is not None and waited < GRACE_MS:
             # Not time.sleep(): a test may have replaced it for good.
@@ -125,7 +133,9 @@ class LeftoverCheck:
             waited += pause
             pause = min(2 * pause, GRACE_MS - waited)
             found = self._see()
-        return "" if found is None else self._describe(found)
+        if found is not None:
+            texts.append(self._describe(found))
+        return "\n".join(texts)
 
     def judge(self, text: str) -> None:
         """Warn or fail, as if the first line of the test had done so.
@@ -192,6 +202,17 @@ class LeftoverCheck:
             "its fixtures, or allow it by isolated(leftovers='ignore')"
         )
         return "\n".join(lines)
+
+
+def describe_threads(names: Sequence[str], policy: Leftovers) -> str:
+    """What is said of threads that have not ended when they had been waited for."""
+    count = f"{len(names)} thread{'s' if len(names) > 1 else ''}"
+    listed = ", ".join(_printable(name) for name in names[:_MOST_PROCESSES])
+    return (
+        f"{count} still at work at the end: {listed}\n"
+        f"At its exit Python waits for such threads; they were given {ending.THREAD_SECONDS:g} s\n"
+        f"leftovers={policy!r}: end what a test starts, or start it with daemon=True"
+    )
 
 
 def _names(found: list[Left]) -> str:

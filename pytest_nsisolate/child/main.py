@@ -8,22 +8,34 @@ Consequence: the child goes back up through the set-up hooks, because their seco
 the phase, but only as far as our ``pytest_runtest_makereport``, the outermost. There
 :meth:`Child.end_phase` takes over, runs call and teardown itself and ends the process by
 ``posix._exit`` in a ``finally``. (``os._exit`` may be somebody's patch: coverage's saves data, and
-so does a test's own mock.) ``atexit``, ``multiprocessing``'s finalizers and the reporters never
-run. Whatever slips past that meets :meth:`Child.barrier` round the protocol and round the loop.
+so does a test's own mock.) What the runner has left for its exit, and the reporters, never run;
+what the test has, does (:mod:`.ending`). Whatever slips past that meets :meth:`Child.barrier` round
+the protocol and round the loop.
 
-A process that the test forks may return from the test body too: it is told apart by a flag that an
-at-fork hook sets, never by its pid (the runner and the child may both be PID 1).
+A process that the test forks may come back from the test body too (:mod:`.strays`): it is told
+apart by a flag that an at-fork hook sets, never by its pid (the runner and the child may both be
+PID 1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate.child import after_fork, fixtures, inherited, leftovers, output
+from pytest_nsisolate.child import (
+    after_fork,
+    ending,
+    fixtures,
+    inherited,
+    leftovers,
+    output,
+    strays,
+)
 from pytest_nsisolate.child.terminal import ChildTerminal, Turns
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
+from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, posix, random, traceback
@@ -50,9 +62,6 @@ _DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
 #: Exit status of a child that could not begin; the reason went over the pipe.
 EXIT_REFUSED: Final = 97
 
-#: Exit status of a copy of the child that came back from the test body.
-EXIT_STRAY: Final = 98
-
 
 class Child:
     """The one isolated test that a process exists for.
@@ -65,7 +74,7 @@ class Child:
     :param files: where output goes.
     :param inside: higher-scope fixtures that are set up in the child.
     :param own_pid: whether "am I alone?" has an answer there.
-    :param lookout: sees what the test has left running.
+    :param leftover_check: sees what the test has left running.
     :param turns: who may write to the terminal.
     :param measurement: of coverage, if it is under way.
     """
@@ -89,12 +98,18 @@ class Child:
         self._leftover_check = leftover_check
         #: Whether a failure may come of the test's limits.
         self.limited = False
+        #: To the editor that debugs the runner.
+        self.connection: debuggers.Connection | None = None
+        self._undebugged = ""
         self._left = ""
         self._measurement = measurement
         #: What is asked if the test fails.
         self.post_mortem: PostMortem | None = None
         self._subtest_error: BaseException | None = None
         self._fault = files.fault
+        self._files = files
+        self._ending = ending.Ending()
+        self._ended = False
         self._redirection = output.Redirection(files, config)
         self._own_finalizers = fixtures.OwnFinalizers(item, inside)
         self._plain = internals.PlainPass(item)
@@ -152,12 +167,18 @@ class Child:
         if self._records_warnings:
             warnings.divert(lambda data: self._send(Kind.WARNING, data))
         self._silence.fall()
-        self._own_finalizers.apply()
+        self._own_finalizers.apply(self.guarded)
+        self._item.runtest = self.guarded(self._item.runtest)  # type: ignore[method-assign]
+        self._item.add_report_section = self._hand_over_section  # type: ignore[method-assign]
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
         if self.post_mortem is not None and self.post_mortem.asks_for_mounts:
             self.post_mortem.begin(lambda data: self._send(Kind.VIEW, data))
+        self._ending.begin()
         writer.send_encoded(Kind.READY, b"{}")
+        if self.connection is not None:
+            # Now, when nobody waits for this child to be ready: somebody may have to click.
+            self._undebugged = self.connection.attach()
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"
@@ -217,7 +238,6 @@ class Child:
             Ctrl-C, or an error in another plugin's hook.
         """
         try:
-            self.leave_if_stray()
             self._give_up(error or RuntimeError("the child came back from the test's protocol"))
         finally:
             self._exit(0)
@@ -238,7 +258,8 @@ class Child:
         """
         if self._stray or isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
             return
-        if left := self._leftover_check.look():
+        threads = self._await_threads() if self._ending.has_threads else ()
+        if left := self._leftover_check.look(threads):
             if self._has_failed:
                 self._left = left
                 return
@@ -248,6 +269,11 @@ class Child:
                 if error is None or isinstance(error, pytest.skip.Exception):
                     raise
                 self._left = left
+
+    def _await_threads(self) -> list[str]:
+        """What they write meanwhile is captured, as the rest of the tear-down is."""
+        with internals.captured_again(self._item, "teardown"):
+            return self._ending.await_threads()
 
     def _tell(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if self._left:
@@ -270,12 +296,26 @@ class Child:
             faulthandler.cancel_dump_traceback_later()
             self.terminal.hold()
 
+    def _hand_over_section(self, when: str, key: str, content: str) -> None:
+        """``Item.add_report_section``: the files have been emptied, and a hook may hang now."""
+        if not content:
+            return
+        item = self._item
+        type(item).add_report_section(item, when, key, content)
+        before, captured = self._sections, internals.report_sections(item)
+        if len(captured) > before:
+            self._sections = len(captured)
+            try:
+                self._send(Kind.OUTPUT, {"fresh": captured[before:]})
+            except OSError:
+                self._sections = before  # the phase's report will say so
+
     def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
         if call.excinfo is None and self._says_nothing(report):
             assert self._writer is not None
             self._writer.send_encoded(Kind.REPORT, _PASSED[call.when])
             return
-        # Every report repeats what the earlier phases captured; the wire does not.
+        # Every report repeats what has been captured so far; the wire does not.
         frame = self._serialize(report)
         captured = internals.report_sections(self._item)
         fresh = captured[self._sections :]
@@ -362,20 +402,44 @@ class Child:
             self._send(Kind.CARRIED, {"data": carried})
 
     def _finish(self) -> None:
+        """Every phase is over: what the test has left for the end of its process, and that end."""
         if self._carries:
             self._carry()
-        after_fork.finish_multiprocessing()
-        if self._measurement is not None:
-            self._measurement.hand_over()
-        alone = self._own_pid and process.alone()
-        stashed = notes.stashed(self._item) != self._stashed
-        if alone and not stashed and self._phases == _EVERY_PHASE and self._writer is not None:
-            self._writer.send_encoded(Kind.DONE, _DONE)
-        else:
-            self._send(Kind.DONE, {"phases": self._phases, "alone": alone, "stashed": stashed})
+        if self._ending.is_due:
+            self._ended = True
+            self._send(Kind.ENDING, {})
+            output.direct_to(self._files)
+            warnings.write_from_now_on()
+            self._ending.run(self._end)
+        self._end()
+
+    def _end(self) -> NoReturn:
+        """The completion record. Also called by :mod:`atexit`, which takes no exception from us."""
+        try:
+            self.leave_if_stray()
+            after_fork.finish_multiprocessing()
+            if self._ended:
+                self._ending.finish()
+                output.flush_streams()
+            if self._measurement is not None:
+                self._measurement.hand_over()
+            alone = self._own_pid and process.alone()
+            stashed = notes.stashed(self._item) != self._stashed
+            plain = alone and not stashed and not self._ended and not self._undebugged
+            if plain and self._phases == _EVERY_PHASE and self._writer is not None:
+                self._writer.send_encoded(Kind.DONE, _DONE)
+            else:
+                done = {"phases": self._phases, "alone": alone, "stashed": stashed}
+                said = {"ended": self._ended, "undebugged": self._undebugged}
+                self._send(Kind.DONE, done | said)
+        except BaseException as error:
+            self._send(Kind.BROKEN, {"text": _explain(error)})
+        finally:
+            self._exit(0)
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
+        self.leave_if_stray(error)
         frame: dict[str, object]
         kind = type(error)  # asked instead of the exception, which may raise at being looked at
         if issubclass(kind, pytest.exit.Exception):
@@ -398,29 +462,49 @@ class Child:
         try:
             output.flush_streams()
         finally:
-            posix._exit(status)
+            posix._exit(strays.EXIT_STRAY if self._stray else status)
 
     # Copies ---------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
-        """In a process that the test has forked: it has nothing to tell the runner."""
+        """In a process that the test has forked: it has nothing to tell, and does not come back."""
         self._stray = True
+        debuggers.mute()
         self.terminal.leave()
         if self._measurement is not None:
             self._measurement.leave()
         if self._writer is not None:
             after_fork.cover(self._writer.abandon())
+        spot = strays.Spot()
+        self._ending.forget()
+        self._own_finalizers.set_traps(
+            lambda frame: self.leave_if_stray() if spot.is_below(frame) else None
+        )
 
     def _note_fork(self) -> None:
         if self.post_mortem is not None:
             self.post_mortem.forked = True
 
-    def leave_if_stray(self) -> None:
-        """End a copy of this process that the test has forked, and that has come back from it."""
+    def guarded(self, function: Callable[..., object]) -> Callable[..., None]:
+        """The same, but a copy of this process ends where it comes back from it."""
+
+        def call(*arguments: object) -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:
+                self.leave_if_stray(error)
+                raise
+            self.leave_if_stray()
+
+        return call
+
+    def leave_if_stray(self, error: BaseException | None = None) -> None:
+        """End a copy of this process that the test has forked, and that has come back from it.
+
+        :param error: what it has come back by, if it did not return.
+        """
         if self._stray:
-            text = f"pytest-nsisolate: a process forked by {self._item.nodeid} returned from it\n"
-            os.write(2, text.encode())
-            posix._exit(EXIT_STRAY)
+            strays.leave(self._item.nodeid, error)
 
 
 def _explain(error: BaseException) -> str:

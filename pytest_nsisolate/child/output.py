@@ -17,7 +17,7 @@ because it had been taken away from the report on purpose.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, TextIO
 
 import pytest
@@ -171,6 +171,22 @@ def lost_text(output: Output) -> list[tuple[str, str]]:
         if text:
             found.append((kind, text))
     return found
+
+
+def direct_to(output: Output) -> None:
+    """In the child, when pytest captures no more: what is written from now on goes to these files.
+
+    They begin anew.
+    """
+    flush_streams()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # the test's own, or closed
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    with suppress(OSError):  # the test has closed them
+        for fd, number in zip(_streams(output), (1, 2), strict=True):
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            os.dup2(fd, number)
 
 
 def flush_to_terminal(config: pytest.Config) -> None:

@@ -6,7 +6,7 @@ hooks, perhaps an event loop) is in this copy too.
 
 Consequence: as in :mod:`pytest_nsisolate.child.main` nothing returns from here: the raw exit stands
 in the outermost ``finally``, and a process that the function has forked and that comes back from
-it ends with :data:`~pytest_nsisolate.child.main.EXIT_STRAY`.
+it ends with :data:`~pytest_nsisolate.child.strays.EXIT_STRAY`.
 
 What the function writes to descriptors goes where it would have gone. Streams in memory
 (``capsys``, ``--capture=sys``) become files of the caller's while the call lasts.
@@ -18,11 +18,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
+from warnings import warn_explicit
 
 import pytest
 
-from pytest_nsisolate.child import after_fork, output
-from pytest_nsisolate.child.main import EXIT_STRAY
+from pytest_nsisolate.child import after_fork, ending, leftovers, output, strays
+from pytest_nsisolate.errors import NsisolateLeftoversWarning
+from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, pickle, posix, random, traceback
@@ -118,11 +120,16 @@ class Call:
         self._files = files
         self._own_pid = own_pid
         after_fork.wake_openssl()
+        self._ending = ending.Ending()
+        #: To the editor that debugs the caller.
+        self.connection: debuggers.Connection | None = None
+        self._undebugged = ""
         self._seed = hash((random.getstate(), number))
         self._unawaited = unawaited
         self._measurement = measurement
         self._writer: FrameWriter | None = None
         self._stray = False
+        self._ended = False
         self.handlers: list[logging.Handler] = log_records.handlers()
 
     def run(self, writer: FrameWriter) -> NoReturn:
@@ -130,17 +137,40 @@ class Call:
         try:
             self._settle_in(writer)
             writer.send_encoded(Kind.READY, b"{}")
+            if self.connection is not None:
+                self._undebugged = self.connection.attach()
             answer = self._answer()
             output.flush_streams()
             if self._measurement is not None:
                 self._measurement.hand_over()
             self._send_answer(answer)
-            alone = self._own_pid and process.alone()
-            self._send(Kind.DONE, {"phases": [], "alone": alone})
+            if self._ending.is_due:
+                self._ended = True
+                self._send(Kind.ENDING, {})
+                self._ending.run(self._end)
+            self._end()
         except BaseException as error:
             self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
         finally:
-            posix._exit(EXIT_STRAY if self._stray else 0)
+            posix._exit(strays.EXIT_STRAY if self._stray else 0)
+
+    def _end(self) -> NoReturn:
+        """The completion record. Also called by :mod:`atexit`, which takes no exception from us."""
+        try:
+            self._leave_if_stray()
+            after_fork.finish_multiprocessing()
+            if self._ended:
+                self._ending.finish()
+                output.flush_streams()
+            if self._measurement is not None:
+                self._measurement.hand_over()
+            alone = self._own_pid and process.alone()
+            done = {"phases": [], "alone": alone, "undebugged": self._undebugged}
+            self._send(Kind.DONE, done)
+        except BaseException as error:
+            self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
+        finally:
+            posix._exit(strays.EXIT_STRAY if self._stray else 0)
 
     def _settle_in(self, writer: FrameWriter) -> None:
         self._writer = writer
@@ -158,13 +188,14 @@ class Call:
         log_records.divert(self.handlers, lambda data: self._send(Kind.LOG, data))
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
+        self._ending.begin()
 
     def _answer(self) -> dict[str, object]:
         answer = self._function.answer()
         self._leave_if_stray()
-        after_fork.finish_multiprocessing()
         try:
             try:
+                self._await_threads()
                 internals.raise_collected_errors(self._config)
             finally:
                 self._unawaited.settle_loose()
@@ -172,6 +203,16 @@ class Call:
             if "error" not in answer:
                 answer = {"error": exceptions.describe(error, error.__traceback__)}
         return answer
+
+    def _await_threads(self) -> None:
+        """
+        :raises NsisolateLeftoversWarning: if the user's filters make it an error.
+        """
+        if names := self._ending.await_threads():
+            code: Any = getattr(self._function.function, "__code__", None)
+            place = ("<function>", 1) if code is None else (code.co_filename, code.co_firstlineno)
+            text = leftovers.describe_threads(names, "warn")
+            warn_explicit(text, NsisolateLeftoversWarning, *place)
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"
@@ -189,6 +230,8 @@ class Call:
     def _after_fork(self) -> None:
         """In a process that the function has forked: it has nothing to tell the caller."""
         self._stray = True
+        debuggers.mute()
+        self._ending.forget()
         log_records.restore(self.handlers)
         if self._measurement is not None:
             self._measurement.leave()
@@ -197,9 +240,7 @@ class Call:
 
     def _leave_if_stray(self) -> None:
         if self._stray:
-            name = self._function.name
-            os.write(2, f"pytest-nsisolate: a process forked by {name} returned from it\n".encode())
-            posix._exit(EXIT_STRAY)
+            strays.leave(self._function.name)
 
 
 def is_in_memory(stream: Any) -> bool:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_nsisolate.child.after_fork import here
 from pytest_nsisolate.kernel.originals import os, threading
 from pytest_nsisolate.runner.surroundings import make_launcher
 
@@ -27,19 +28,11 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.launcher import Launcher
     from pytest_nsisolate.runner.run import Run
 
-_here: list[object] = [object()]
-
 #: Held while the state of this process is made.
 _making = [threading.RLock()]
 
 
-def here() -> object:
-    """This very process: another object in every copy of it."""
-    return _here[0]
-
-
 def _after_fork() -> None:
-    _here[0] = object()
     _making[0] = threading.RLock()
 
 
@@ -67,6 +60,7 @@ class PerProcess:
     def __init__(self, config: pytest.Config, run: Run, unawaited: Unawaited) -> None:
         self.config = config
         self.settings = run.settings
+        self.notes = run.notes
         self.unawaited = unawaited
         self.calls = 0
         self._caller = Caller(run.launcher, run.measurement)

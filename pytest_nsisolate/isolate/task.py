@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import pytest
 
 from pytest_nsisolate.child import output
+from pytest_nsisolate.child.after_fork import here
 from pytest_nsisolate.errors import (
     BrokenStream,
     IsolatedExit,
@@ -26,13 +27,16 @@ from pytest_nsisolate.errors import (
     NotPlainError,
 )
 from pytest_nsisolate.host.refusal import REFUSED, Refusal, RefusedError
+from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.isolate import awaiting
 from pytest_nsisolate.isolate.call import Call, Function, is_in_memory
-from pytest_nsisolate.isolate.per_process import PerProcess, here
+from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import pickle, re
 from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process.diagnosis import WORLD
 from pytest_nsisolate.request import limits
+from pytest_nsisolate.runner import notes
 from pytest_nsisolate.wire import exceptions, log_records, values, warnings
 from pytest_nsisolate.wire.frames import Frame, FrameWriter, Kind
 
@@ -72,6 +76,7 @@ class Task(Generic[T]):
         self._command = bool(function.command)
         self._caller = caller = home.caller
         self._home = here()
+        self._notes = home.notes
         self._request = request
         self._streams = [s if is_in_memory(s) else None for s in (sys.stdout, sys.stderr)]
         self._frame: dict[str, Any] | None = None
@@ -86,33 +91,54 @@ class Task(Generic[T]):
                 function,
                 home.config,
                 files,
-                own_pid=join is None and "pid" in request.namespaces,
+                own_pid=join is None and "pid" in self._request.namespaces,
                 number=home.calls,
                 unawaited=home.unawaited,
                 measurement=self._measurement,
             )
             self._handlers = call.handlers
+            call.connection = connection
             return call.run
 
         with caller.launcher.lock:
             self._measurement: Measurement | None = caller.measurement()
             home.calls += 1
-            measured = self._measurement is not None
+            connection = debuggers.connect() if debuggers.is_active() else None
             try:
-                if join is None:
-                    request = self._request = caller.launcher.admit(request)
                 output.flush_to_terminal(home.config)
-                self.child = caller.launcher.start(
-                    request, prepare, budget=request.timeout, measured=measured, join=join
-                )
-            except RefusedError as error:
-                raise refusal(error.refusal, request, self.name) from None
+                self._launch(prepare, join, debugged=connection is not None)
+            finally:
+                if connection is not None:
+                    connection.close()
             caller.tasks.append(self)
         self._guarded(self.child.get_ready)
         if isinstance(self.child.outcome, Refusal | outcome.Broken):
             self._conclude()
         if self._error is not None:
             raise self._error
+
+    def _launch(
+        self,
+        prepare: Callable[[Output], Callable[[FrameWriter], NoReturn]],
+        join: int | None,
+        *,
+        debugged: bool,
+    ) -> None:
+        __tracebackhide__ = True
+        launcher = self._caller.launcher
+        try:
+            if join is None:
+                self._request = launcher.admit(self._request)
+            self.child = launcher.start(
+                self._request,
+                prepare,
+                budget=None if debugged else self._request.timeout,
+                measured=self._measurement is not None,
+                join=join,
+            )
+        except RefusedError as error:
+            raise refusal(error.refusal, self._request, self.name) from None
+        self.child.patient = debugged
 
     @property
     def pid(self) -> int | None:
@@ -238,7 +264,9 @@ class Task(Generic[T]):
             case Kind.RESULT:
                 self._frame = frame.data
             case Kind.DONE:
-                pass
+                if reason := frame.data.get("undebugged"):
+                    debuggers.give_up(str(reason))
+                    self._notes.add(notes.UNDEBUGGED, self.name, debuggers.why())
             case Kind.BROKEN:
                 self.child.lose(str(frame.data.get("text")))
             case _:
@@ -253,7 +281,8 @@ class Task(Generic[T]):
         if ended != outcome.Finished(alone=True):
             child.kill()
         files = child.end.output
-        texts = [output.read_text(fd) for fd in (files.stdout, files.stderr)]
+        written = output.lost_text(files) if child.captured is None else child.captured
+        texts = [dict(written).get(name, "") for name in ("stdout", "stderr")]
         faults = _without_caller(output.read_text(files.fault)).strip()
         with self._caller.launcher.lock:
             child.let_go()
@@ -285,8 +314,9 @@ class Task(Generic[T]):
                 found = _without_caller(diagnosis)
                 if self._command:
                     # The stacks are those of what waits for it.
-                    found = found.rpartition("\n\n")[2]
-                self._error = IsolatedTimeout(self.name, seconds, found)
+                    found = "".join(found.rpartition(WORLD)[1:])
+                what = f"the exit of {self.name}" if self.child.ending else self.name
+                self._error = IsolatedTimeout(what, seconds, found)
                 self._error.add_note(found)
                 return
             case outcome.Broken(reason=reason):

@@ -29,6 +29,7 @@ import types
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import atexit
     import ctypes
     import faulthandler
     import fcntl
@@ -84,6 +85,8 @@ def _executed_anew(module: Any) -> Any:
 
 def _os() -> Any:
     real = importlib.import_module("os")
+    if PLATFORM != "linux":
+        return real  # nothing is isolated there, and it is made of other modules
     names = sys.modules["os.path"]  # executing os sets it
     twin, path = _executed_anew(real), _executed_anew(real.path)
     generic = _executed_anew(importlib.import_module("genericpath"))
@@ -140,6 +143,7 @@ if not TYPE_CHECKING:
     time = _instance("time")
     # Not the wrappers, which turn each number into an enum: some 300 calls for one signal mask.
     signal = _copy("signal", below="_signal")
+    atexit = _copy("atexit")
     ctypes = _copy("ctypes")
     faulthandler = _copy("faulthandler")
     fcntl = _copy("fcntl")
@@ -163,6 +167,7 @@ if not TYPE_CHECKING:
 
 __all__ = [
     "PLATFORM",
+    "atexit",
     "ctypes",
     "faulthandler",
     "fcntl",

@@ -21,6 +21,7 @@ from dataclasses import replace
 from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
+from pytest_nsisolate.child import output
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import idmap
@@ -28,7 +29,7 @@ from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os, select, signal, time, traceback
 from pytest_nsisolate.process import channel, diagnosis, job_control, outcome, reaping
 from pytest_nsisolate.process.channel import MESSAGE, STEP_SECONDS, RunnerEnd
-from pytest_nsisolate.process.deadline import Deadline
+from pytest_nsisolate.process.deadline import EXIT_SECONDS, Deadline
 from pytest_nsisolate.wire.frames import Frame, FrameReader, Kind
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class ChildProcess:
         self._init = init
         self._measured = measured
         self.outcome: outcome.Outcome | None = None
+        #: Kind and text of what the phase had captured when its time was over.
+        self.captured: list[tuple[str, str]] | None = None
         self._maps = maps
         self._budget = budget
         self._reader = FrameReader(end.nonce)
@@ -108,7 +111,11 @@ class ChildProcess:
         self._interrupted = False
         #: With ``--pdb`` a Ctrl-C is for the test: it fails, and the debugger opens there.
         self.debugged = False
+        #: Somebody may be looking at it in an editor: no time is too long.
+        self.patient = False
         self._ready = False
+        #: It does what is left for the end of a process.
+        self.ending = False
         self._done: Frame | None = None
         self._refused: Refusal | None = None
         self._test_status: int | None = None
@@ -200,9 +207,12 @@ class ChildProcess:
         """Too late, but nobody has looked for a while: what was said in time counts, read now."""
         if self.seconds_left != 0:
             return
-        until = monotonic() + STEP_SECONDS
-        while self.outcome is None and (left := until - monotonic()) > 0:
-            if not self._pump(0 if self._reader.at_boundary else left):
+        now = monotonic()
+        while self.outcome is None:
+            whole = self._reader.at_boundary
+            # A frame that has begun is waited for; who talks without end is not listened to for it.
+            left = now + (LAST_WORDS_SECONDS if whole else STEP_SECONDS) - monotonic()
+            if left <= 0 or not self._pump(0 if whole else left):
                 return
             self._look()
 
@@ -329,7 +339,9 @@ class ChildProcess:
     def _step(self) -> None:
         left = self._deadline.left
         if left is not None and left <= 0:
-            self._expire()
+            self.catch_up()
+            if self.outcome is None and self.seconds_left == 0:
+                self._expire()
         elif self._pump(left):
             self._look()
         # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
@@ -431,6 +443,10 @@ class ChildProcess:
             if frame.kind is Kind.READY:
                 self._ready = True
                 self._deadline.set(self._budget)
+            elif frame.kind is Kind.ENDING:
+                if not self.ending:  # once: it is the child who says so
+                    self._deadline.set(None if self.patient else EXIT_SECONDS)
+                self.ending = True
             elif frame.kind is Kind.REFUSED:
                 found = outcome.read_refusal(frame.data)
                 # That the runner was gone follows from what it has run into itself.
@@ -523,16 +539,19 @@ class ChildProcess:
         if self._done is not None:
             self.kill()
             return
-        # The evidence wakes a test that had stopped itself; what it says then is too late.
+        # The evidence wakes a test that had stopped itself, or that waits in a C function: what it
+        # says then is too late, and its next phase empties the files.
         self._deaf = True
+        self.captured = output.lost_text(self.end.output)
         if not self._ready:
             self.outcome = outcome.Broken(f"not ready after {STEP_SECONDS:g} s")
         else:
-            assert self._budget is not None
+            budget = EXIT_SECONDS if self.ending else self._budget
+            assert budget is not None
             found = diagnosis.gather(self.end, init=self._init)
             if self._measured:
                 self._ask_for_coverage()
-            self.outcome = outcome.TimedOut(self._budget, found)
+            self.outcome = outcome.TimedOut(budget, found)
         self.kill()
 
     def _ask_for_coverage(self) -> None:

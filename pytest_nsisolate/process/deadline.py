@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from pytest_nsisolate.kernel.clock import monotonic
+
+#: Seconds for what a test has left for the end of its process; its threads have their own.
+EXIT_SECONDS: Final = 10.0
 
 
 class Deadline:

@@ -38,7 +38,7 @@ def fork_test(control: int, *, lean: bool = False) -> None:
     # An inherited SIG_IGN would have the kernel reap the test, and its status would be lost.
     try:
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        test = os.fork()
+        test = posix.fork()
     except OSError as error:
         raise StepError("fork", "pid", error.errno or 0) from error
     if test:

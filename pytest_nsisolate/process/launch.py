@@ -29,9 +29,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.kernel import birthmark, process
 from pytest_nsisolate.kernel.clone import raw_clone
-from pytest_nsisolate.kernel.originals import gc, os, signal, socket
+from pytest_nsisolate.kernel.originals import gc, os, posix, signal, socket
 from pytest_nsisolate.process import reaping, supervisor
 from pytest_nsisolate.process.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.process.plan import LaunchPlan
@@ -132,11 +133,14 @@ def fork() -> int:
     filters.insert(0, entry)
     birthmark.leave()
     try:
-        pid = os.fork()
+        # Not os.fork: a debugger puts its own in there, which would follow every process of ours.
+        pid = posix.fork()
     finally:
         filters.remove(entry)
-    if pid == 0 and birthmark.is_original():
-        raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+    if pid == 0:
+        if birthmark.is_original():
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+        debuggers.mute()
     return pid
 
 

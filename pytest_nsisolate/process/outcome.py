@@ -113,17 +113,18 @@ def signal_name(number: int) -> str:
 def describe(outcome: Crashed | Exited | TimedOut | Broken, *, phase: str) -> str:
     """One line for the head of a report.
 
-    :param phase: the phase in which it happened: ``setup``, ``call`` or ``teardown``.
+    :param phase: where it happened: ``setup``, ``call`` or ``teardown``; ``exit`` is behind them.
     """
+    where = "at its exit" if phase == "exit" else f"in {phase}"
     match outcome:
         case Crashed():
-            return f"isolated test crashed in {phase}: killed by {outcome.name}"
+            return f"isolated test crashed {where}: killed by {outcome.name}"
         case Exited(status=status):
-            return f"isolated test ended in {phase}: exit status {status} before it was finished"
+            return f"isolated test ended {where}: exit status {status} before it was finished"
         case TimedOut(seconds=seconds):
-            return f"isolated test timed out after {seconds:g} s in {phase}"
+            return f"isolated test timed out after {seconds:g} s {where}"
         case Broken(reason=reason):
-            return f"isolated test lost in {phase}: {reason}"
+            return f"isolated test lost {where}: {reason}"
 
 
 def headline(longrepr: object) -> str:

@@ -129,7 +129,7 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
 
 def _fork(namespace: str | None) -> int:
     try:
-        return os.fork()
+        return posix.fork()
     except OSError as error:
         raise StepError("fork", namespace, error.errno or 0) from error
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import pytest
 
 from pytest_nsisolate.child import output, terminal
 from pytest_nsisolate.errors import BrokenStream
 from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.process import job_control, outcome
@@ -35,6 +36,18 @@ if TYPE_CHECKING:
     from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
 _FATAL: Final = "Fatal Python error"
+
+
+class Ended(NamedTuple):
+    """A phase as the runner knows it.
+
+    :param error: what stands for the exception of a report that did not pass.
+    :param made_here: no child could tell, and nobody has heard of the exception yet.
+    """
+
+    report: pytest.TestReport
+    error: BaseException | None
+    made_here: bool = False
 
 
 class Attempt:
@@ -70,7 +83,7 @@ class Attempt:
         self._faults_said = 0
         self._call_is_void = False
 
-    def await_phase(self, when: str) -> tuple[pytest.TestReport, BaseException | None]:
+    def await_phase(self, when: str) -> Ended:
         """The child's report of a phase, and what stands for its exception.
 
         A child that cannot report any more gets a report made for it, and is :attr:`over`.
@@ -101,8 +114,12 @@ class Attempt:
         if found is None or (when == "teardown" and isinstance(child.outcome, _LOST)):
             assert child.outcome is not None
             self.over = True
-            return self._replace(child.outcome, when, self._new_faults(child))
-        if found[0].passed and self._faults_said > self._faults_read:
+            lost = self._replace(child.outcome, when, self._new_faults(child))
+            if found is None or not (child.ending and found.report.failed):
+                return lost
+            reports.add_loss(found.report, lost.report)
+            return found
+        if found.report.passed and self._faults_said > self._faults_read:
             faults = self._new_faults(child, until=self._faults_said)
             if _FATAL in faults:
                 # The child does not know, and runs the call phase; the runner's pytest will not.
@@ -130,9 +147,7 @@ class Attempt:
 
     # Frames -------------------------------------------------------------------------------------
 
-    def _receive(
-        self, child: ChildProcess, when: str
-    ) -> tuple[pytest.TestReport, BaseException | None] | None:
+    def _receive(self, child: ChildProcess, when: str) -> Ended | None:
         """Take frames in until the report of this phase comes; None when there is no more."""
         while (frame := child.next_frame()) is not None:
             if frame.kind is not Kind.REPORT or "sub" in frame.data:
@@ -141,7 +156,7 @@ class Attempt:
                 self._read_report(frame.data, "call")
             else:
                 found = self._read_report(frame.data, when)
-                self._add_view(child, frame.data, found[0])
+                self._add_view(child, frame.data, found.report)
                 return found
         return None
 
@@ -154,6 +169,14 @@ class Attempt:
                 return
         if self._done is not None and self._done.get("stashed") is True:
             self._run.notes.add(notes.STASH, self.item.nodeid)
+        if self._done is not None and self._done.get("undebugged"):
+            debuggers.give_up(text_of(self._done["undebugged"]))
+            self._run.notes.add(notes.UNDEBUGGED, self.item.nodeid, debuggers.why())
+        if self._done is not None and self._done.get("ended") is True:
+            files = child.end.output
+            self._run.last_words.append(
+                (output.read_text(files.stdout), output.read_text(files.stderr))
+            )
         said = self._phases if self._done is None else self._done.get("phases")
         if said != self._phases and self._exit is None:
             raise BrokenStream(f"its completion record names the phases {said!r}")
@@ -184,6 +207,8 @@ class Attempt:
         match frame.kind:
             case Kind.WARNING:
                 self._replay_warning(frame.data)
+            case Kind.OUTPUT:
+                self._add_captured(reports.read_texts(frame.data.get("fresh")))
             case Kind.REPORT:
                 self._log_subtest(child, frame.data)
                 self._give_word()
@@ -261,9 +286,7 @@ class Attempt:
             output.flush_to_terminal(self.item.config)
             self._run.turns.give()
 
-    def _read_report(
-        self, frame: dict[str, Any], when: str
-    ) -> tuple[pytest.TestReport, BaseException | None]:
+    def _read_report(self, frame: dict[str, Any], when: str) -> Ended:
         before = len(self._captured)
         report = reports.read_report(self.item, frame, self._captured, when=when)
         internals.report_sections(self.item).extend(self._captured[before:])
@@ -276,7 +299,11 @@ class Attempt:
         if report.failed and self.child is not None and self.child.limits is not None:
             reports.add_limits(report, self.child.limits.met_by_failure(reports.errnos(frame)))
         self._last = report
-        return report, error
+        return Ended(report, error)
+
+    def _add_captured(self, texts: reports.Sections) -> None:
+        self._captured.extend(texts)
+        internals.report_sections(self.item).extend(texts)
 
     def _add_view(
         self, child: ChildProcess, frame: dict[str, Any], report: pytest.TestReport
@@ -316,6 +343,10 @@ class Attempt:
             raise BrokenStream(f"what it carried could not be taken in ({error!r})") from error
 
     def _replay_warning(self, data: dict[str, Any]) -> None:
+        if hasattr(self.item.config, "workerinput"):
+            from pytest_nsisolate.integrations.plugins import xdist  # only a worker needs it
+
+            data = xdist.taken(data)
         try:
             warnings.replay(data)
         except (KeyError, TypeError, ValueError) as error:
@@ -368,17 +399,16 @@ class Attempt:
         self._faults_read += len(text)
         return text.strip()
 
-    def _replace(
-        self, ended: outcome.Outcome, when: str, faults: str
-    ) -> tuple[pytest.TestReport, BaseException]:
+    def _replace(self, ended: outcome.Outcome, when: str, faults: str) -> Ended:
         """A report for a phase whose own is missing or does not count."""
         assert self.child is not None
         if isinstance(ended, Refusal):
             report = self.refuse(ended)
         else:
-            lost = output.lost_text(self.child.end.output)
-            self._captured.extend((when, kind, text) for kind, text in lost)
-            internals.report_sections(self.item).extend((when, kind, text) for kind, text in lost)
+            lost = self.child.captured
+            if lost is None:
+                lost = output.lost_text(self.child.end.output)
+            self._add_captured([(when, kind, text) for kind, text in lost])
             report = reports.crash_report(
                 self.item,
                 ended,
@@ -386,11 +416,12 @@ class Attempt:
                 self._captured,
                 faults=faults,
                 init=self.request.init,
+                ending=self.child.ending,
                 met=self.child.limits_met(),
             )
             if self.measurement is not None and isinstance(ended, _LOST):
                 self._close_measurement(self.measurement, report)
-        return report, reports.crash_of(report)
+        return Ended(report, reports.crash_of(report), made_here=True)
 
     def _close_measurement(self, measurement: Measurement, report: pytest.TestReport) -> None:
         measurement.forget_context()

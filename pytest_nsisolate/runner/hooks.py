@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from pytest_nsisolate.child import after_fork, strays
 from pytest_nsisolate.integrations import plugins
 from pytest_nsisolate.runner import phases, summary, tracebacks
 from pytest_nsisolate.runner.run import Run
@@ -77,6 +78,8 @@ class OutermostHooks:
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        #: In a copy of the runner that a plain test has forked: that test.
+        self._stray = ""
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(
@@ -86,6 +89,9 @@ class OutermostHooks:
         run.nextitem = nextitem
         if item not in run.requests:
             run.end_own_children()
+        elif self._stray:
+            strays.leave(self._stray)
+        process = after_fork.here()
         try:
             result = yield
         except BaseException as error:
@@ -98,15 +104,20 @@ class OutermostHooks:
             raise
         if run.in_child is not None:
             run.in_child.barrier(None)
+        if after_fork.here() is not process:
+            # A plain test's fork, which has come back from it: a second session, as elsewhere.
+            self._stray = item.nodeid
         phases.finish(run)
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        process = after_fork.here()
         try:
             with phases.cloning_in_setup(item, self._run):
                 return (yield)
         finally:
+            self._end_copy(item, process)
             self._mark(in_phase=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -124,16 +135,18 @@ class OutermostHooks:
         self, item: pytest.Item, nextitem: pytest.Item | None
     ) -> Generator[None, object, object]:
         in_child = self._run.in_child
-        if in_child is None:
-            phases.tear_down(item, self._run, nextitem)
-        self._mark(in_phase=True)
+        process = after_fork.here()
         try:
+            if in_child is None:
+                phases.tear_down(item, self._run, nextitem)
+            self._mark(in_phase=True)
             result = yield
         except BaseException as error:
             if in_child is not None:
                 in_child.look_round(error)
             raise
         finally:
+            self._end_copy(item, process)
             self._mark(in_phase=False)
         if in_child is not None:
             in_child.look_round(None)
@@ -146,7 +159,7 @@ class OutermostHooks:
         in_child = self._run.in_child
         if in_child is None:
             return (yield from phases.make_report(item, call, self._run))
-        in_child.leave_if_stray()
+        in_child.leave_if_stray(None if call.excinfo is None else call.excinfo.value)
         if call.excinfo is not None and not in_child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
@@ -156,8 +169,16 @@ class OutermostHooks:
             in_child.end_phase(call, report)
         return report
 
+    def _end_copy(self, item: pytest.Item, process: object) -> None:
+        """In the runner: a hook of this phase has forked this copy, which has come back from it."""
+        if self._run.in_child is not None or item not in self._run.requests:
+            return
+        if after_fork.here() is not process:
+            strays.leave(item.nodeid)
+
     def _mark(self, *, in_phase: bool) -> None:
         if self._run.in_child is not None:
+            self._run.in_child.leave_if_stray()
             self._run.in_child.in_phase = in_phase
 
     @pytest.hookimpl(trylast=True)

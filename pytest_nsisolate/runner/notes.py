@@ -33,7 +33,12 @@ LOOP: Final = (
 )
 STASH: Final = "what a test adds to session.stash or config.stash ends with its process"
 
-_KINDS: Final = (THREADS, LOOP, STASH)
+UNDEBUGGED: Final = (
+    "the debugger did not stop in isolated tests (--pdb does; --nsisolate=none --nsisolate-unsafe "
+    "runs them in pytest's own process)"
+)
+
+_KINDS: Final = (THREADS, LOOP, STASH, UNDEBUGGED)
 
 #: Packages whose threads no test misses: of the plugins of ``docs/plugins.md``, and of debuggers.
 _HELPERS: Final = frozenset(

@@ -25,18 +25,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nsisolate.child import fixtures, output
+from pytest_nsisolate.child import fixtures, output, strays
 from pytest_nsisolate.child.leftovers import LeftoverCheck
 from pytest_nsisolate.child.main import Child
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host.refusal import RefusedError
+from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import faulthandler
 from pytest_nsisolate.process import job_control, outcome
 from pytest_nsisolate.process.channel import Output
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.runner import reports, tracebacks
+from pytest_nsisolate.runner import notes, reports, tracebacks
 from pytest_nsisolate.runner.attempt import Attempt
 from pytest_nsisolate.runner.run import SHOWN, Run
 from pytest_nsisolate.view.origin import make_view
@@ -57,14 +58,19 @@ class Elsewhere(BaseException):
 
     :param report: the child's report; None lets pytest make one of the runner's own part.
     :param error: what stands for the child's exception, if it had one.
+    :param made_here: the report is the runner's, because no child could make one.
     """
 
     def __init__(
-        self, report: pytest.TestReport | None = None, error: BaseException | None = None
+        self,
+        report: pytest.TestReport | None = None,
+        error: BaseException | None = None,
+        made_here: bool = False,
     ) -> None:
         super().__init__("this phase has run in a child")
         self.report = report
         self.error = error
+        self.made_here = made_here
 
 
 # Set-up -----------------------------------------------------------------------------------------
@@ -102,30 +108,40 @@ def _set_up(
     run.notes.look_at(item)
     attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+    connection = debuggers.connect() if debuggers.is_active() else None
+    if connection is None and debuggers.is_active():
+        run.notes.add(notes.UNDEBUGGED, item.nodeid, debuggers.why())
+    writer = None
     try:
         attempt.request = run.launcher.admit(request)
-        child, writer = _clone(item, run, attempt, inside)
+        child, writer = _clone(item, run, attempt, inside, debugged=connection is not None)
     except RefusedError as error:
         # No child was born: the test is an error, or by policy a skip.
         internals.disown(item)
         report = attempt.refuse(error.refusal)
-        raise Elsewhere(report, None if report.skipped else reports.crash_of(report)) from None
+        crash = None if report.skipped else reports.crash_of(report)
+        raise Elsewhere(report, crash, made_here=True) from None
+    finally:
+        if writer is None and connection is not None:
+            connection.close()
     if writer is None:
         internals.disown(item)
         raise Elsewhere(*attempt.await_phase("setup"))
     run.in_child, run.request = child, attempt.request
+    child.connection = connection
     child.settle_in(writer)
     if announced:
         view = make_view(attempt.request, run.home, run.helpers)
         item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
-    original()
+    child.guarded(original)()
 
 
 def _clone(
-    item: pytest.Item, run: Run, attempt: Attempt, inside: frozenset[str]
+    item: pytest.Item, run: Run, attempt: Attempt, inside: frozenset[str], *, debugged: bool
 ) -> tuple[Child, FrameWriter | None]:
     """The child's side, made before the clone, where it costs no page, and the clone.
 
+    :param debugged: somebody may be looking at it in an editor: no time is too long.
     :returns: in the runner no writer, and the attempt has its child then.
     :raises RefusedError: when there cannot be a child.
     """
@@ -152,6 +168,7 @@ def _clone(
         def take_on(born: ChildProcess) -> None:
             run.current = attempt.child = born
             born.debugged = bool(config.getoption("usepdb", False))
+            born.patient = debugged
             if job_control.has_terminal():
                 # Also while nobody waits for the child: it may be at a prompt already.
                 run.stopping.enter_context(job_control.stopping_with(born.hold, born.go_on))
@@ -160,9 +177,8 @@ def _clone(
         cloning = nullcontext() if measured is None else measured.cloning()
         # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
         with run.launcher.lock, cloning:
-            writer = launch.fork(
-                take_on, budget=_budget(item, run, request), measured=measured is not None
-            )
+            budget = None if debugged else _budget(item, run, request)
+            writer = launch.fork(take_on, budget=budget, measured=measured is not None)
     if writer is None:
         # Now, while the new child is busy: the exit of the last one is over by then.
         run.reap_outstanding()
@@ -235,10 +251,13 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
         raise
     _release(run, attempt)
     captured = len(internals.report_sections(item))
+    guard: contextlib.AbstractContextManager[None] = nullcontext()
     if fixtures.ends_wider_fixtures(item, nextitem):
         run.end_own_children()
+        guard = strays.caught(item)
     try:
-        internals.tear_down_runner(item, nextitem)
+        with guard:
+            internals.tear_down_runner(item, nextitem)
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
     except BaseException as error:
@@ -327,12 +346,14 @@ def make_report(
         reports.warn_of_hook(item, failure)
         result = shown
     finally:
-        if not run.keeps_calls:
+        if not (run.keeps_calls or value.made_here):
             # pytest_exception_interact has run in the child, where there is something to look at.
             call_info.excinfo = None
         item.stash[SHOWN] = None
         if call_info.when == "teardown":
             del item.stash[ATTEMPT]
+    if value.made_here:
+        internals.let_interact(item, call_info, result)
     if report is None or result is not shown:
         return result
     reports.adopt_attributes(report, result)

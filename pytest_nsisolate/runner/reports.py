@@ -63,7 +63,7 @@ def read_report(
     if when is not None:
         if data.get("when") != when:
             raise BrokenStream(f"a report of the phase {data.get('when')!r}, not {when!r}")
-        captured.extend(_texts(frame.get("fresh")))
+        captured.extend(read_texts(frame.get("fresh")))
         data["sections"] = _sections(frame.get("sections"), captured)
     config = item.config
     try:
@@ -100,7 +100,11 @@ def _property(entry: object) -> object:
     return entry
 
 
-def _texts(fresh: object) -> Sections:
+def read_texts(fresh: object) -> Sections:
+    """Captured text, as a child sends it.
+
+    :raises BrokenStream: for anything else.
+    """
     if not isinstance(fresh, list):
         raise BrokenStream("captured text of the wrong shape")
     if not all(isinstance(entry, tuple) and len(entry) == 3 for entry in fresh):
@@ -131,6 +135,7 @@ def crash_report(
     *,
     faults: str,
     init: bool,
+    ending: bool = False,
     met: Sequence[object] = (),
 ) -> pytest.TestReport:
     """The report of a phase that did not come to its end.
@@ -141,9 +146,10 @@ def crash_report(
     :param captured: all text, that of this phase included.
     :param faults: what the fault handler wrote.
     :param init: the test was not PID 1 itself.
+    :param ending: the phase is over, but not what its process does at its end.
     :param met: the limits that have ended it.
     """
-    head, text = _tell(ended, when, faults=faults, init=init)
+    head, text = _tell(ended, "exit" if ending else when, faults=faults, init=init)
     text = stacks.folded(text, item)
     if met:
         before, head = head, "; ".join([f"{head}: {met[0]}", *map(str, met[1:])])
@@ -215,6 +221,16 @@ def add_limits(report: pytest.TestReport, met: Sequence[object]) -> None:
         report.sections.append(("Limits", text))
     else:
         add_section("Limits", text)  # shown whatever --show-capture says, and in junit's file
+
+
+def add_loss(report: pytest.TestReport, lost: pytest.TestReport) -> None:
+    """Tear-down has failed, and then the child was lost at its exit: one report for both."""
+    add_section = getattr(report.longrepr, "addsection", None)
+    if add_section is None:
+        report.longrepr = f"{report.longreprtext}\n\n{lost.longreprtext}"
+    else:
+        add_section("After the tear-down", lost.longreprtext)
+    report.sections[:] = lost.sections
 
 
 # Exceptions -------------------------------------------------------------------------------------

@@ -47,10 +47,12 @@ class Run:
     :param budgets: seconds that another plugin's timeout gives an item.
     :param keeps_calls: another plugin reads a phase's exception after its report.
     :param home: the runner's namespaces.
-    :param remarks: what cannot be the same in isolated tests, as far as it was noticed.
+    :param notes: what cannot be the same in isolated tests, as far as it was noticed.
     :param stopping: what Ctrl-Z does while there is a current attempt.
     :param calls: what the fixture ``isolate`` keeps, once it is set up.
     :param streams: what a test must not have changed.
+    :param last_words: what isolated tests have written at the end of their processes (standard
+        output, standard error).
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -72,6 +74,7 @@ class Run:
     calls: PerProcess | None = None
     streams: StandardStreams | None = None
     first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
+    last_words: list[tuple[str, str]] = field(default_factory=list)
     _measurement: Measurement | None = None
     _turns: Turns | None = None
 

@@ -102,6 +102,15 @@ def take_requests(config: pytest.Config, run: Run, items: list[pytest.Item]) -> 
             _end_run(config, error)
 
 
+def can_isolate(config: pytest.Config, run: Run) -> bool:
+    """Whether there is anything to isolate, and a way to do it; without one, it is refused."""
+    if run.requests and not run.launcher.host.linux:
+        from pytest_nsisolate.runner.elsewhere import RefusingHooks  # nobody else needs it
+
+        config.pluginmanager.register(RefusingHooks(run), "nsisolate-elsewhere")
+    return bool(run.requests) and run.launcher.host.linux
+
+
 def _resolve(
     config: pytest.Config, run: Run, items: list[pytest.Item]
 ) -> list[IsolationRequest | None]:
@@ -213,6 +222,18 @@ def summarize(terminalreporter: Any, run: Run) -> None:
         terminalreporter.write_line(line, yellow=True)
     for line in run.notes.lines():
         terminalreporter.write_line(line, yellow=True)
+
+
+def say_last_words(config: pytest.Config, run: Run) -> None:
+    """What isolated tests have written at the end of their processes: behind all else, as there."""
+    words, run.last_words = run.last_words, []
+    if any(map(any, words)):
+        with internals.capture_disabled(config):
+            for out, err in words:
+                sys.stdout.write(out)
+                sys.stdout.flush()
+                sys.stderr.write(err)
+                sys.stderr.flush()
 
 
 def _unlucky(terminalreporter: Any) -> list[Any]:

@@ -36,6 +36,14 @@ def hide_machinery(error: BaseException) -> None:
         _prune(found.__traceback__)
 
 
+def without_pytest(first: TracebackType | None) -> TracebackType | None:
+    """From the first entry on that is not pytest's, pluggy's or ours; all, if there is none."""
+    entry = first
+    while entry is not None and (_is_ours(entry) or _is_pluggy(entry) or _is_pytest(entry)):
+        entry = entry.tb_next
+    return entry or first
+
+
 def _family(error: BaseException) -> Iterator[BaseException]:
     """The exception, its causes and contexts, and the members of groups; each once."""
     todo: list[BaseException | None] = [error]
@@ -92,3 +100,8 @@ def _is_ours(entry: TracebackType) -> bool:
 
 def _is_pluggy(entry: TracebackType) -> bool:
     return entry.tb_frame.f_code.co_filename.startswith(_PLUGGY)
+
+
+def _is_pytest(entry: TracebackType) -> bool:
+    name = entry.tb_frame.f_globals.get("__name__")
+    return isinstance(name, str) and name.startswith("_pytest.")

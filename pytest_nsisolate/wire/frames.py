@@ -64,6 +64,8 @@ class Kind(enum.IntEnum):
     TURN = 14
     RESULT = 15
     VIEW = 16
+    OUTPUT = 17
+    ENDING = 18
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

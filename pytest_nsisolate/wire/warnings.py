@@ -14,6 +14,8 @@ about tracemalloc still appears, the allocation traceback does not.
 
 from __future__ import annotations
 
+import _warnings
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +56,28 @@ def divert(send: Callable[[dict[str, object]], None]) -> None:
     def show(message: warnings.WarningMessage) -> None:
         send(describe(message))
 
+    warnings._showwarnmsg_impl = show  # type: ignore[attr-defined]
+
+
+def write_from_now_on() -> None:
+    """In the child, when pytest has its last report: warnings are written, as at any exit.
+
+    By the filters that were there before pytest's own: ``catch_warnings`` works with copies, and
+    the list that the interpreter began with is still where C code finds it.
+    """
+
+    def show(found: warnings.WarningMessage) -> None:
+        stream: Any = sys.stderr
+        stream.write(
+            warnings.formatwarning(
+                found.message, found.category, found.filename, found.lineno, found.line
+            )
+        )
+
+    first = [*getattr(_warnings, "filters", ())]  # a copy: with -p no:warnings it is the same list
+    warnings.resetwarnings()  # which also has every module ask anew
+    in_force: list[Any] = getattr(warnings, "filters")  # noqa: B009 (typeshed has it read-only)
+    in_force.extend(first)
     warnings._showwarnmsg_impl = show  # type: ignore[attr-defined]
 
 

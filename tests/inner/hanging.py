@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import re
 import signal
@@ -208,6 +209,66 @@ def hang_with_a_server() -> None:
 def test_output() -> None:
     sys.stdout.write("before it hangs")
     hang_here()
+
+
+def talk(place: str) -> None:
+    sys.stdout.write(f"out of {place};")
+    sys.stderr.write(f"err of {place};")
+    logging.getLogger().warning("log of %s;", place)
+
+
+def wait_in_c() -> None:
+    """Ended by any signal, the one that asks for the stacks included."""
+    ctypes.CDLL(None).pause()
+
+
+BOTH = tuple(f"--- Captured {kind} call" for kind in ("stdout", "stderr", "log"))
+SAID = ("out of before;", "err of before;", "log of before;")
+NOT_SAID = ("!out of after;", "!err of after;", "!log of after;")
+
+
+@expect("call failed", HEAD, STACKS, "in wait_in_c", PROCESSES, *BOTH, *SAID, *NOT_SAID)
+def test_waiting_in_c() -> None:
+    talk("before")
+    wait_in_c()
+    talk("after")
+
+
+@expect("call failed", HEAD, *BOTH, *SAID, *NOT_SAID)
+@pytest.mark.isolated(init=True)
+def test_waiting_in_c_under_init() -> None:
+    talk("before")
+    wait_in_c()
+    talk("after")
+
+
+@expect("setup failed", "timed out after 0.4 s in setup", *SAID, *NOT_SAID)
+def test_waiting_in_c_in_setup(waits_in_c: None) -> None:
+    talk("after")
+
+
+@pytest.fixture
+def waits_in_c() -> None:
+    talk("before")
+    wait_in_c()
+
+
+@expect("teardown failed", "timed out after 0.4 s in teardown", "out of before;", "out of last;")
+def test_waiting_in_c_in_teardown(waits_in_c_at_last: None) -> None:
+    talk("before")
+
+
+@pytest.fixture
+def waits_in_c_at_last() -> Iterator[None]:
+    yield
+    talk("last")
+    wait_in_c()
+
+
+@expect("call failed", HEAD, *BOTH, *SAID)
+def test_hook_hangs() -> None:
+    """Behind the phase, whose output pytest has taken out of its files by then."""
+    talk("before")
 
 
 @pytest.fixture

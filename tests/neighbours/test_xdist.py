@@ -15,6 +15,7 @@ from tests.support import (
     Result,
     run_parity,
     run_source,
+    run_suite,
     write_files,
 )
 
@@ -149,3 +150,103 @@ def test_the_whole_suite_isolated_under_xdist(tmp_path: Path) -> None:
 
     assert told(isolated) == told(plain)
     assert isolated.summary == plain.summary == "3 failed, 5 passed"
+
+
+PROPERTIES = """
+import enum, pathlib, warnings, pytest
+
+class Text(str): pass
+class Real(float): pass
+class Number(enum.IntEnum): ONE = 1
+class Thing:
+    def __str__(self): return "a thing"
+class Silent:
+    def __str__(self): raise RuntimeError
+
+VALUES = {
+    "object": Thing(), "float": Real(1.5), "enum": Number.ONE, "path": pathlib.Path("/a/b"),
+    "str": Text("text"), "silent": Silent(), "big": 2**70, "small": -2**70, "huge": 10**5000,
+    "surrogate": "a\\udc80b", "bytes": b"b", "nested": {"key": [Thing(), {Number.ONE: (Real(2),)}]},
+    "deep": __import__("functools").reduce(lambda inner, _: [inner], range(300), "x"),
+    "endless": (loop := []), "set": {1, 2}, "none": None,
+}
+loop.append(loop)
+
+@pytest.mark.isolated
+@pytest.mark.parametrize("name", VALUES)
+def test_property(record_property, name): record_property(name, VALUES[name])
+
+@pytest.mark.isolated
+def test_in_a_crash(request):
+    import os
+    os._exit(1)
+
+@pytest.mark.isolated
+def test_text():
+    print("out a\\udc80b".encode("utf-8", "surrogateescape").decode("latin-1"))
+    assert "a\\udc80b" == Thing()
+
+@pytest.mark.isolated
+def test_warns():
+    warnings.warn("a\\udc80b")
+    warnings.warn(UserWarning("careful", -2**40, Thing()))
+
+@pytest.mark.isolated
+def test_attribute(): pass
+"""
+
+HOOKS = """
+import pytest
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name == "test_in_a_crash":
+            item.user_properties.append(("runner", object))
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if item.name == "test_attribute":
+        report.thing = [object, 1 - 2**40]
+        report.sections.append(("more", "a\\udc80b"))
+        report.keywords["a\\udc80b"] = object
+    return report
+"""
+
+
+def test_what_execnet_does_not_take_arrives_as_its_text(tmp_path: Path) -> None:
+    """Of properties, attributes that a hook adds, and warnings; the run goes on."""
+    files = {"test_it.py": PROPERTIES, "conftest.py": HOOKS}
+    result = run_suite(write_files(tmp_path, files), "-p", "xdist", "-n", "2")
+    assert "INTERNALERROR" not in result.text
+    assert result.summary.startswith("2 failed, 18 passed"), result.text
+    found = {
+        name.strip("'"): value  # by their repr
+        for report in result.reports
+        if "test_property" in report["nodeid"] and report["when"] == "call"
+        for name, value in report["properties"]
+    }
+    expected = {
+        "object": "'a thing'",
+        "float": "'1.5'",
+        "enum": "'1'",
+        "path": "'/a/b'",
+        "str": "'text'",
+        "big": str(2**70),
+        "small": repr(str(-(2**70))),
+        "surrogate": r"'a\\udc80b'",
+        "bytes": "b'b'",
+        "nested": "{'key': ['a thing', {'1': ('2.0',)}]}",
+        "none": "None",
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert "RuntimeError" in found["silent"]
+    assert "contains itself" in found["endless"]
+    (crashed,) = (r for r in result.of("test_in_a_crash") if r["when"] == "call")
+    assert crashed["properties"] == [["'runner'", "\"<class 'object'>\""]]
+    for report in result.of("test_attribute"):
+        assert ["more", r"a\udc80b"] in report["sections"]
+        assert r"a\udc80b" in report["keywords"]
+    texts = [w["text"] for w in result.warnings]
+    assert any(r"a\udc80b" in text for text in texts), texts
+    assert any("careful" in text for text in texts), texts

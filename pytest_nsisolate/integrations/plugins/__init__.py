@@ -29,6 +29,8 @@ _ADAPTERS: Final = {
     "pytest_benchmark.plugin": "benchmark",
     "pytest_jsonreport.plugin": "json_report",
     "syrupy": "syrupy",
+    "vscode_pytest": "vscode",
+    "xdist.plugin": "xdist",
 }
 
 #: Words of ``--inline-snapshot`` after which it writes into the tests' own sources.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pytest_nsisolate.integrations.pytest.capture import (
     capture_disabled,
+    captured_again,
     global_captures,
     report_log_handler,
     standard_input,
@@ -16,6 +17,8 @@ from pytest_nsisolate.integrations.pytest.capture import (
 )
 from pytest_nsisolate.integrations.pytest.fixtures import (
     ClassCleanups,
+    definitions_behind,
+    definitions_of,
     disown,
     fixture_arguments,
     forget_fixture,
@@ -24,6 +27,7 @@ from pytest_nsisolate.integrations.pytest.fixtures import (
     known_fixtures,
     own_functions,
     replace_stack,
+    set_traps,
     set_up_fixtures,
     setup_stack,
     tear_everything_down,
@@ -32,6 +36,7 @@ from pytest_nsisolate.integrations.pytest.fixtures import (
 from pytest_nsisolate.integrations.pytest.hooks import (
     Silence,
     is_builtin,
+    let_interact,
     show_item,
     tear_down_runner,
 )
@@ -99,8 +104,11 @@ __all__ = [
     "base_temp",
     "call_and_report",
     "capture_disabled",
+    "captured_again",
     "check_interactive_exception",
     "create_base_temp",
+    "definitions_behind",
+    "definitions_of",
     "disown",
     "exits_on_fault_timeout",
     "expected_failure",
@@ -118,6 +126,7 @@ __all__ = [
     "junit_attributes",
     "known_fixtures",
     "leave_line",
+    "let_interact",
     "mark_as_shown",
     "own_functions",
     "plain_pass",
@@ -129,6 +138,7 @@ __all__ = [
     "report_sections",
     "restore_subtest",
     "set_failed_subtests",
+    "set_traps",
     "set_up_fixtures",
     "setup_stack",
     "show_item",

@@ -42,6 +42,18 @@ def capture_disabled(config: pytest.Config) -> AbstractContextManager[None]:
     return disabled
 
 
+def captured_again(item: pytest.Item, when: str) -> AbstractContextManager[None]:
+    """Capture once more for a phase of the item; what comes is a section of its report.
+
+    Public neighbour: the hooks of the phases, which are over.
+    """
+    manager: Any = item.config.pluginmanager.getplugin("capturemanager")
+    if manager is None:
+        return nullcontext()
+    capture: AbstractContextManager[None] = manager.item_capture(when, item)
+    return capture
+
+
 def report_log_handler(config: pytest.Config) -> logging.Handler | None:
     """The handler whose stream becomes the "Captured log" section."""
     plugin: Any = config.pluginmanager.getplugin("logging-plugin")

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from types import MethodType
+from types import FrameType, MethodType
 from typing import Any, cast
 
 import pytest
@@ -135,11 +136,66 @@ def replace_stack(
     item: pytest.Item,
     stack: dict[Any, tuple[list[Finalizer], Any]],
     adopt: Callable[[Finalizer, object], None],
+    guarded: Callable[[Callable[..., object]], Callable[..., None]],
 ) -> None:
-    """Give the child a stack of its own, and every finalizer that is registered to ``adopt``."""
+    """Give the child a stack of its own, and every finalizer that is registered to ``adopt``.
+
+    :param guarded: wraps what tears the stack down.
+    """
     state: Any = item.session._setupstate
     state.stack = stack
     state.addfinalizer = adopt
+    state.teardown_exact = guarded(state.teardown_exact)
+
+
+def definitions_of(item: pytest.Item) -> list[Any]:
+    """The definitions of the item's fixtures."""
+    request: Any = getattr(item, "_request", None)
+    known: dict[str, Any] = {} if request is None else request._arg2fixturedefs
+    return [definition for definitions in known.values() for definition in definitions]
+
+
+def definitions_behind(finalizers: Iterable[Finalizer]) -> list[Any]:
+    """The definitions of the fixtures that are torn down by some of these."""
+    owners = (getattr(getattr(found, "func", None), "__self__", None) for found in finalizers)
+    return [owner for owner in owners if hasattr(owner, "cached_result")]
+
+
+def set_traps(
+    item: pytest.Item,
+    finalizers: Iterable[list[Finalizer]],
+    fixtures: Iterable[Any],
+    come_back: Callable[[FrameType], object],
+) -> None:
+    """In a copy of this process: whatever pytest would do next with a fixture is a trap.
+
+    That is to note the finalizer of one that has been set up, to run the next one of a node or a
+    fixture that is torn down, and what ``unittest`` does behind a test method.
+
+    :param finalizers: the lists of the nodes, which pytest takes from its stack to run them.
+    :param fixtures: the definitions of those that may be torn down.
+    :param come_back: called with the frame that has met a trap. The copy may have a right to it: it
+        may ask for fixtures itself.
+    """
+
+    def trap(*_: object) -> None:
+        come_back(sys._getframe(1))
+
+    def note(finalizer: Finalizer, node: object) -> None:
+        come_back(sys._getframe(2))  # of Node.addfinalizer's caller
+        original(finalizer, node)
+
+    state: Any = item.session._setupstate
+    original = state.addfinalizer
+    state.addfinalizer = note
+    for listed in finalizers:
+        listed[:] = [trap]
+    for definition in fixtures:
+        if definition.cached_result is not None:  # pytest asserts that others have none
+            definition._finalizers[:] = [trap]
+    testcase: Any = vars(item).get("_instance") if isinstance(item, TestCaseFunction) else None
+    if testcase is not None:
+        testcase._callTearDown = testcase.doCleanups = trap
 
 
 def tear_everything_down(session: pytest.Session) -> None:

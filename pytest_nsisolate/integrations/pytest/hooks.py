@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_nsisolate.integrations.pytest.fixtures import setup_stack
-from pytest_nsisolate.integrations.pytest.private import show_test_item
+from pytest_nsisolate.integrations.pytest.private import check_interactive_exception, show_test_item
 from pytest_nsisolate.kernel.originals import of_the_suite
 
 
@@ -75,6 +75,20 @@ def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     ]
     hook = manager.subset_hook_caller("pytest_runtest_teardown", others)
     hook(item=item, nextitem=nextitem)
+
+
+def let_interact(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """``pytest_exception_interact`` for an exception that is a stand-in: for all but a debugger.
+
+    Public neighbour: pytest calls it for all, while ``call`` has the exception.
+    """
+    if not item.config.getoption("usepdb", False):
+        return  # it does
+    if check_interactive_exception(call, report):
+        debugger = item.config.pluginmanager.getplugin("pdbinvoke")
+        hook = item.config.pluginmanager.subset_hook_caller("pytest_exception_interact", [debugger])
+        hook(node=item, call=call, report=report)
+    call.excinfo = None
 
 
 #: Names under which plugins register whose tear-down hook works on the runner's SetupState, or

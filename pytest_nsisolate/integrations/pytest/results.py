@@ -43,7 +43,7 @@ class PlainPass:
     def __init__(self, item: pytest.Item) -> None:
         self._expected = vars(plain_pass(item, "call"))
         implementations = item.config.hook.pytest_report_to_serializable.get_hookimpls()
-        self._usable = all(is_builtin(found.plugin) for found in implementations)
+        self._usable = all(_is_known(found.plugin) for found in implementations)
 
     def fits(self, report: pytest.TestReport) -> bool:
         """Whether :func:`plain_pass` makes the same report, but for the times."""
@@ -55,6 +55,11 @@ class PlainPass:
             and found.keys() == self._expected.keys()
             and all(found[name] == self._expected[name] for name in found.keys() - _OWN_FIELDS)
         )
+
+
+def _is_known(plugin: object) -> bool:
+    """Whether it adds nothing to such a report: pytest's own, and that of our adapter for xdist."""
+    return is_builtin(plugin) or type(plugin).__module__.startswith("pytest_nsisolate.")
 
 
 #: What differs between two reports of one item that say nothing.
