@@ -1,9 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""Refusals inside: what makes a namespace usable (user_namespaces(7), mount(2), netdevice(7))."""
+"""Refusals inside: what makes a namespace usable (user_namespaces(7), mount(2), netdevice(7)), what
+a marker grants or takes away, and another root (pivot_root(2), newuidmap(1)).
+"""
 
 from __future__ import annotations
 
-from errno import EACCES, EBUSY, EINVAL, ENODEV, EPERM, ERANGE, EROFS
+from errno import (
+    EACCES,
+    EBUSY,
+    ECONNREFUSED,
+    EDQUOT,
+    EINVAL,
+    EIO,
+    ENODEV,
+    ENOENT,
+    ENOSPC,
+    ENOTBLK,
+    EOVERFLOW,
+    EPERM,
+    ERANGE,
+    EROFS,
+)
 from typing import Final
 
 from pytest_nsisolate.host import CAP_NET_ADMIN, CAP_SETFCAP, CAP_SYS_ADMIN, CAP_SYS_TIME, facts
@@ -92,6 +109,98 @@ ID_MAP: Final = (
         always,
         "the runner did not write the id map",
         "look at the first refusal of this run; if there is none, this is " + REPORT,
+    ),
+)
+
+ROOTS: Final = (
+    Row(
+        "newuidmap|newgidmap",
+        (EPERM,),
+        lambda _: facts.status().get("NoNewPrivs") == "1",
+        "no_new_privs is set, or the file system is mounted nosuid, so newuidmap gains no"
+        " capability",
+        "start pytest without it (docker run --security-opt no-new-privileges=false; Kubernetes:"
+        " allowPrivilegeEscalation: true); without it one id can be mapped, and no range",
+    ),
+    Row(
+        "newuidmap|newgidmap",
+        (ENOENT,),
+        always,
+        "newuidmap is not installed",
+        "apt install uidmap (Fedora: shadow-utils)",
+    ),
+    Row(
+        "newuidmap|newgidmap",
+        (),
+        always,
+        "/etc/subuid and /etc/subgid give this user no range of ids",
+        "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user_name}, which"
+        " writes the line {user_name}:100000:65536",
+    ),
+    Row(
+        "mount overlay",
+        (EINVAL,),
+        always,
+        "the lower directory has locked mounts below it, or overlays are nested more than two deep",
+        "name the directories one by one instead of /, or run outside of the other overlay (a"
+        " container's root is one)",
+    ),
+    Row(
+        "mount overlay",
+        (EPERM, ENODEV),
+        always,
+        "this kernel ({kernel}) has no overlay, or none for ordinary users (before Linux 5.11)",
+        "boot Linux 5.11 or newer (CONFIG_OVERLAY_FS), or run pytest as root",
+    ),
+    Row(
+        "pivot_root",
+        (EPERM,),
+        always,
+        "the seccomp filter of a container refuses pivot_root, which no capability opens",
+        UNCONFINE,
+    ),
+    Row(
+        "pivot_root",
+        (EINVAL,),
+        always,
+        "/ is the initial ramdisk, or the root of a chroot, which cannot be exchanged",
+        "mount --bind / /mnt and enter that by switch_root(8), or leave the root out",
+    ),
+    Row(
+        "open a terminal",
+        (ENOSPC, ENOENT, EIO),
+        always,
+        "no pseudo-terminal can be opened: there are too many already, or no /dev/ptmx",
+        "close some, raise kernel.pty.max, or give an input that is no terminal (< /dev/null)",
+    ),
+    Row(
+        "mount (/dev/pts|devpts)",
+        (EINVAL,),
+        always,
+        "the group of terminals (gid=5) has no number in the user namespace",
+        "mount devpts without gid=",
+    ),
+    Row(
+        "mkdir|rmdir",
+        (EIO,),
+        always,
+        "the upper directory is on a tmpfs without user.* attributes (before Linux 6.6), so a"
+        " directory cannot hide the one below",
+        "keep the upper directory on a disk, or boot Linux 6.6 or newer",
+    ),
+    Row(
+        "write",
+        (EOVERFLOW,),
+        always,
+        "an owner on the way has no number in the user namespace, so the file cannot be copied up",
+        "bind that directory through, or run pytest as root",
+    ),
+    Row(
+        "connect",
+        (ECONNREFUSED,),
+        always,
+        "nobody listens, or the socket's file is a copy in an overlay, behind which nobody listens",
+        "bind the directory of the socket through",
     ),
 )
 
@@ -228,5 +337,37 @@ NETWORK_AND_CLOCKS: Final = (
         always,
         "a process was already born in the time namespace, which fixes its offsets",
         "this is " + REPORT,
+    ),
+)
+
+GRANTS: Final = (
+    Row(
+        "find /dev/",
+        (ENOENT,),
+        always,
+        "this host has no such device, or the container that pytest runs in was not given it",
+        "load its driver (modprobe kvm, tun, fuse ...); in a container: docker run --device PATH;"
+        " or leave it out of devices=",
+    ),
+    Row(
+        "find /dev/",
+        (ENOTBLK,),
+        always,
+        "there is such a path on this host, but it leads to no device",
+        "name nodes, not directories, in devices=",
+    ),
+    Row(
+        "drop capabilities",
+        (EPERM,),
+        always,
+        "what programs may gain (the bounding set) is only limited by who holds CAP_SETPCAP",
+        "let the test have a user namespace (no user=False), or docker run --cap-add SETPCAP",
+    ),
+    Row(
+        "join a new session keyring",
+        (EDQUOT,),
+        always,
+        "uid {euid} has as many keys as the kernel allows it",
+        "sysctl -w kernel.keys.maxkeys=2000, or end what holds them (/proc/key-users counts them)",
     ),
 )
