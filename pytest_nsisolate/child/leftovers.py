@@ -30,7 +30,7 @@ from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import open, os, select, time
 from pytest_nsisolate.request.options import Leftovers
-from pytest_nsisolate.wire import interrupts
+from pytest_nsisolate.wire import exceptions
 
 #: Milliseconds that a process has to come to its end; they pass only where one is alive.
 GRACE_MS: Final = 200
@@ -146,7 +146,7 @@ class LeftoverCheck:
                 error = raised.with_traceback(None)
             else:
                 return
-        interrupts.raise_at(error, (path, line))
+        exceptions.raise_at(error, (path, line))
 
     def _place(self) -> tuple[str, int]:
         relative, line, _ = self._item.location

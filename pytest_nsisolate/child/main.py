@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate.child import after_fork, fixtures, inherited, leftovers, output
+from pytest_nsisolate.child import after_fork, fixtures, leftovers, output
 from pytest_nsisolate.child.terminal import ChildTerminal, Turns
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.integrations import pytest as internals
@@ -31,7 +31,7 @@ from pytest_nsisolate.process import diagnosis
 from pytest_nsisolate.process.channel import Output
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
-from pytest_nsisolate.wire import interrupts, reports, type_names, warnings
+from pytest_nsisolate.wire import exceptions, reports, type_names, warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Child:
         os.register_at_fork(after_in_child=self._after_fork, after_in_parent=self._note_fork)
         after_fork.end_twinship()
         after_fork.renew_thread_id()
-        inherited.stay_visible()
+        after_fork.show_inherited()
         random.setstate(self._randomness)
         if self._records_warnings:
             warnings.divert(lambda data: self._send(Kind.WARNING, data))
@@ -382,7 +382,7 @@ class Child:
             asked: Any = error
             frame = {"kind": "exit", "reason": asked.msg, "status": asked.returncode}
         elif issubclass(kind, KeyboardInterrupt):
-            frame = {"kind": "interrupt", "place": interrupts.place(error)}
+            frame = {"kind": "interrupt", "place": exceptions.place(error)}
         else:
             self._send(Kind.BROKEN, {"text": _explain(error)})
             return

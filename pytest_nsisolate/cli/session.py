@@ -16,8 +16,7 @@ from typing import Final, NoReturn
 from pytest_nsisolate import kernel
 from pytest_nsisolate.cli.command import NOT_STARTED, execute, take_terminal
 from pytest_nsisolate.cli.relay import End, press, relay
-from pytest_nsisolate.cli.signals import PASSED_ON, Signals, stop_here
-from pytest_nsisolate.cli.terminal import Terminal
+from pytest_nsisolate.cli.terminal import PASSED_ON, Signals, Terminal, stop_here
 from pytest_nsisolate.errors import IsolatedRefusal, NsisolateError, StepError, failing
 from pytest_nsisolate.host.remedies import explain
 from pytest_nsisolate.kernel import mounts, process, roots
