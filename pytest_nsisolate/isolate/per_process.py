@@ -63,7 +63,7 @@ class PerProcess:
             if self._of is not here():
                 from pytest_nsisolate.runner.run import Run
 
-                self._run = Run(self._settings, nested=True)
+                self._run = Run(self._settings)
                 self._of = here()
                 self.unawaited.forget()
             return self._run

@@ -54,18 +54,12 @@ class MountPlan:
     """What :func:`apply` will do; made in the runner by :func:`plan_mounts`.
 
     :param own: the kinds of namespace that the child has for itself.
-    :param proc: whether ``/proc`` will be fresh.
-    :param sys: whether ``/sys`` will be fresh; it is read-only in any case.
-    :param ipc: whether ``/dev/shm`` and ``/dev/mqueue`` will be fresh.
     :param keep: real paths that would be covered and are put back; the outermost only.
     :param covers: real paths that will be covered.
     :param displaced: the current directory lies in what will be covered.
     """
 
     own: frozenset[str]
-    proc: bool
-    sys: bool
-    ipc: bool
     keep: tuple[str, ...]
     covers: tuple[str, ...]
     displaced: bool
@@ -91,9 +85,6 @@ def plan_mounts(
         steps = _steps(own, _mount_points(), covers, more_devices)
     return MountPlan(
         own=own,
-        proc="pid" in own,
-        sys="net" in own,
-        ipc="ipc" in own,
         keep=keep,
         covers=covers,
         displaced=covered.holds_current_directory(covers),

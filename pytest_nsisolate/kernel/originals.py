@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     import pickle
     import platform
     import posix
-    import pwd
     import random
     import re
     import resource
@@ -149,7 +148,6 @@ if not TYPE_CHECKING:
     mmap = _copy("mmap")
     pickle = _copy("pickle")
     platform = _copy("platform")
-    pwd = _copy("pwd")
     random = _copy("random")
     re = _copy("re")
     resource = _copy("resource")
@@ -176,7 +174,6 @@ __all__ = [
     "pickle",
     "platform",
     "posix",
-    "pwd",
     "random",
     "re",
     "resource",

@@ -184,19 +184,6 @@ def capabilities() -> Capabilities:
     )
 
 
-def has_capability(name: str, held: Capabilities | None = None) -> bool:
-    """Is a capability effective?
-
-    :param name: as in capabilities(7), ``"CAP_NET_ADMIN"``.
-    :param held: as read before; None: read now.
-    :raises ValueError: for a name that is no capability.
-    """
-    if name not in CAPABILITY_NAMES:
-        raise ValueError(f"{name} is no capability")
-    effective = (capabilities() if held is None else held).effective
-    return bool(effective >> CAPABILITY_NAMES.index(name) & 1)
-
-
 def forbid_new_privileges() -> None:
     """No program run from here on gains a right by its file: set-uid, capabilities (prctl(2)).
 

@@ -48,7 +48,7 @@ class TimedOut:
     """The budget ran out and the child was killed.
 
     :param seconds: the budget.
-    :param evidence: stacks and processes as they were just before the kill, as text.
+    :param diagnosis: stacks and processes as they were just before the kill, as text.
     """
 
     seconds: float

@@ -60,7 +60,6 @@ class Run:
     :param home: the runner's namespaces.
     :param remarks: what cannot be the same in isolated tests, as far as it was noticed.
     :param stopping: what Ctrl-Z does while there is a current attempt.
-    :param nested: not the runner's, but of a child that isolates calls of its own.
     :param calls: what the fixture ``isolate`` keeps, once it is set up.
     :param tasks: the calls by ``isolate`` that are at work.
     :param calls_lock: held while a call forks, and while one closes what it holds of its child.
@@ -81,7 +80,6 @@ class Run:
     home: Mapping[str, int] = field(default_factory=dict)
     notes: Notes = field(default_factory=Notes)
     stopping: ExitStack = field(default_factory=ExitStack)
-    nested: bool = False
     calls: PerProcess | None = None
     tasks: list[Awaitable] = field(default_factory=list)
     calls_lock: threading.RLock = field(default_factory=threading.RLock)

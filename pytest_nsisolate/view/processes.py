@@ -129,11 +129,6 @@ def read_processes() -> tuple[Process, ...]:
     return tuple(process for process in seen if process is not None)
 
 
-def read_process(pid: int) -> Process | None:
-    """One of them; None if it is gone."""
-    return _read(pid, time.clock_gettime(time.CLOCK_BOOTTIME))
-
-
 _EXEC_TRIES: Final = 5
 _EXEC_PAUSE: Final = 0.001
 _FROM_PSUTIL: Final = ("ppid", "status", "uids", "cwd")

@@ -261,7 +261,7 @@ PROCESSES: Final = (
         "raise the memory limit, or run fewer workers",
     ),
     Row(
-        "pidfd|poll",
+        "pidfd",
         (ENOSYS, EPERM),
         always,
         "the kernel ({kernel}) or what emulates it (gVisor) has no pidfd_open, or a filter hides"

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Refusals inside: what makes a namespace usable (user_namespaces(7), mount(2), netdevice(7)), what
-a marker grants or takes away, and another root (pivot_root(2), newuidmap(1)).
+a marker grants or takes away, and another root (pivot_root(2)).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from errno import (
     EACCES,
     EBUSY,
-    ECONNREFUSED,
     EDQUOT,
     EINVAL,
     EIO,
@@ -16,7 +15,6 @@ from errno import (
     ENOENT,
     ENOSPC,
     ENOTBLK,
-    EOVERFLOW,
     EPERM,
     ERANGE,
     EROFS,
@@ -114,45 +112,6 @@ ID_MAP: Final = (
 
 ROOTS: Final = (
     Row(
-        "newuidmap|newgidmap",
-        (EPERM,),
-        lambda _: facts.status().get("NoNewPrivs") == "1",
-        "no_new_privs is set, or the file system is mounted nosuid, so newuidmap gains no"
-        " capability",
-        "start pytest without it (docker run --security-opt no-new-privileges=false; Kubernetes:"
-        " allowPrivilegeEscalation: true); without it one id can be mapped, and no range",
-    ),
-    Row(
-        "newuidmap|newgidmap",
-        (ENOENT,),
-        always,
-        "newuidmap is not installed",
-        "apt install uidmap (Fedora: shadow-utils)",
-    ),
-    Row(
-        "newuidmap|newgidmap",
-        (),
-        always,
-        "/etc/subuid and /etc/subgid give this user no range of ids",
-        "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user_name}, which"
-        " writes the line {user_name}:100000:65536",
-    ),
-    Row(
-        "mount overlay",
-        (EINVAL,),
-        always,
-        "the lower directory has locked mounts below it, or overlays are nested more than two deep",
-        "name the directories one by one instead of /, or run outside of the other overlay (a"
-        " container's root is one)",
-    ),
-    Row(
-        "mount overlay",
-        (EPERM, ENODEV),
-        always,
-        "this kernel ({kernel}) has no overlay, or none for ordinary users (before Linux 5.11)",
-        "boot Linux 5.11 or newer (CONFIG_OVERLAY_FS), or run pytest as root",
-    ),
-    Row(
         "pivot_root",
         (EPERM,),
         always,
@@ -172,35 +131,6 @@ ROOTS: Final = (
         always,
         "no pseudo-terminal can be opened: there are too many already, or no /dev/ptmx",
         "close some, raise kernel.pty.max, or give an input that is no terminal (< /dev/null)",
-    ),
-    Row(
-        "mount (/dev/pts|devpts)",
-        (EINVAL,),
-        always,
-        "the group of terminals (gid=5) has no number in the user namespace",
-        "mount devpts without gid=",
-    ),
-    Row(
-        "mkdir|rmdir",
-        (EIO,),
-        always,
-        "the upper directory is on a tmpfs without user.* attributes (before Linux 6.6), so a"
-        " directory cannot hide the one below",
-        "keep the upper directory on a disk, or boot Linux 6.6 or newer",
-    ),
-    Row(
-        "write",
-        (EOVERFLOW,),
-        always,
-        "an owner on the way has no number in the user namespace, so the file cannot be copied up",
-        "bind that directory through, or run pytest as root",
-    ),
-    Row(
-        "connect",
-        (ECONNREFUSED,),
-        always,
-        "nobody listens, or the socket's file is a copy in an overlay, behind which nobody listens",
-        "bind the directory of the socket through",
     ),
 )
 
@@ -296,7 +226,7 @@ MOUNTS: Final = (
 
 NETWORK_AND_CLOCKS: Final = (
     Row(
-        "set lo up|socket",
+        "set lo up",
         (EPERM,),
         lacks(CAP_NET_ADMIN),
         "without a user namespace bringing lo up needs CAP_NET_ADMIN, which the runner does not"
@@ -304,7 +234,7 @@ NETWORK_AND_CLOCKS: Final = (
         _NO_ROOT + ", or docker run --cap-add NET_ADMIN",
     ),
     Row(
-        "set lo up|socket|sethostname|write timens_offsets",
+        "set lo up|sethostname|write timens_offsets",
         (EPERM, EACCES),
         apparmor,
         APPARMOR_CAUSE,

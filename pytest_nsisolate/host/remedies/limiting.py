@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSYS, EPERM, EROFS
+from errno import EACCES, EINVAL, ENODEV, ENOSYS, EPERM, EROFS
 from typing import Final
 
 from pytest_nsisolate.host.remedies.table import DELEGATE, REPORT, UNCONFINE, Row, always
@@ -44,22 +44,6 @@ LIMITS: Final = (
         "nothing here holds it: no cgroup is the runner's to divide, and the runner's own hard"
         " limit (ulimit -H) is used up",
         "raise that limit, or let the runner have cgroups: " + DELEGATE,
-    ),
-    Row(
-        r"write cgroup\.subtree_control",
-        (EBUSY,),
-        always,
-        "the cgroup has processes in it, and cgroup v2 hands controllers only to the children of"
-        " one that has none",
-        "move the processes into a cgroup below it first; systemd does: " + DELEGATE,
-    ),
-    Row(
-        r"write cgroup\.subtree_control",
-        (ENOENT,),
-        always,
-        "the controller is not offered in this cgroup: it is bound to cgroup v1, or the cgroup"
-        " above does not hand it on",
-        "boot with systemd.unified_cgroup_hierarchy=1, or " + DELEGATE,
     ),
     Row(
         "find a cgroup",

@@ -107,7 +107,6 @@ class Case:
             "limit": "unknown" if limit is None else str(limit),
             "euid": str(self.host.euid),
             "egid": str(self.host.egid),
-            "user_name": facts.user_name(self.host.euid),
             "unconfine": unconfine(),
             "unmask": unmask(),
             "python": os.path.realpath(sys.executable),
