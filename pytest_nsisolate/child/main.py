@@ -27,8 +27,9 @@ from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, posix, random, traceback
-from pytest_nsisolate.process import diagnosis
+from pytest_nsisolate.kernel.signals import stack_signal
 from pytest_nsisolate.process.channel import Output
+from pytest_nsisolate.process.outcome import EXIT_REFUSED, EXIT_STRAY
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
 from pytest_nsisolate.wire import exceptions, reports, type_names, warnings
@@ -46,12 +47,6 @@ _PASSED: Final = {
 #: The completion record of nearly every test.
 _EVERY_PHASE: Final = ["setup", "call", "teardown"]
 _DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
-
-#: Exit status of a child that could not begin; the reason went over the pipe.
-EXIT_REFUSED: Final = 97
-
-#: Exit status of a copy of the child that came back from the test body.
-EXIT_STRAY: Final = 98
 
 
 class Child:
@@ -134,7 +129,7 @@ class Child:
             self._redirection.apply()
             step = "install the fault handler"
             faulthandler.enable(file=self._fault)
-            faulthandler.register(diagnosis.stack_signal(), file=self._fault, all_threads=True)
+            faulthandler.register(stack_signal(), file=self._fault, all_threads=True)
         except OSError as error:
             frame: dict[str, object] = {"step": step, "errno": error.errno}
             self._send(Kind.REFUSED, frame)

@@ -37,9 +37,6 @@ from pytest_nsisolate.process.supervisor import kill_descendants
 #: What the process that has joined says then.
 ENTERED: Final = b"entered"
 
-#: Before the number of a signal, in an exit code.
-_SIGNALLED: Final = 128
-
 #: Seconds between the hang-up and the kill of a command whose pause is over.
 _HANG_UP: Final = 1.0
 
@@ -172,7 +169,7 @@ def run(argv: list[str], place: Place, terminal: PseudoTerminal | None, until: i
 def exit_code(status: int) -> int:
     """Of a wait status, as shells have it."""
     code = os.waitstatus_to_exitcode(status)
-    return _SIGNALLED - code if code < 0 else code
+    return command.BY_SIGNAL - code if code < 0 else code
 
 
 def _become(

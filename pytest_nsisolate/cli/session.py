@@ -14,7 +14,13 @@ from types import TracebackType
 from typing import Final, NoReturn
 
 from pytest_nsisolate import kernel
-from pytest_nsisolate.cli.command import NOT_STARTED, execute, take_terminal
+from pytest_nsisolate.cli.command import (
+    BY_SIGNAL,
+    NOT_STARTED,
+    TIMED_OUT,
+    execute,
+    take_terminal,
+)
 from pytest_nsisolate.cli.relay import End, press, relay
 from pytest_nsisolate.cli.terminal import PASSED_ON, Signals, Terminal, stop_here
 from pytest_nsisolate.errors import IsolatedRefusal, NsisolateError, StepError, failing
@@ -26,17 +32,11 @@ from pytest_nsisolate.process.channel import Output, RunnerEnd, Shared, refuse
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.mount_plans import current_directory
 from pytest_nsisolate.process.plan import plan_world
-from pytest_nsisolate.process.supervisor import EXIT_REFUSED, LaunchPlan
+from pytest_nsisolate.process.supervisor import LaunchPlan
 from pytest_nsisolate.request.options import Settings
 from pytest_nsisolate.request.resolve import IsolationRequest
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
-
-#: As timeout(1).
-TIMED_OUT: Final = 124
-
-#: How a shell says by which signal a command has ended.
-_BY_SIGNAL: Final = 128
 
 #: Signals that ask for the end; at the third one nobody is asked any more.
 _ASKING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -222,9 +222,9 @@ class Session:
             case outcome.Exited(status=status):
                 return status, ""
             case outcome.Crashed(signal=signal.SIGKILL) if self._asked:
-                return _BY_SIGNAL + self._asked[-1], ""
+                return BY_SIGNAL + self._asked[-1], ""
             case outcome.Crashed(signal=number):
-                return _BY_SIGNAL + number, ""
+                return BY_SIGNAL + number, ""
             case outcome.TimedOut(seconds=seconds):
                 return TIMED_OUT, f"timed out after {seconds:g} s"
             case outcome.Broken(reason=reason):
@@ -296,4 +296,4 @@ def _become(
     except BaseException as error:
         writer.send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
     finally:
-        posix._exit(EXIT_REFUSED)
+        posix._exit(outcome.EXIT_REFUSED)

@@ -6,7 +6,7 @@ hooks, perhaps an event loop) is in this copy too.
 
 Consequence: as in :mod:`pytest_nsisolate.child.main` nothing returns from here: the raw exit stands
 in the outermost ``finally``, and a process that the function has forked and that comes back from
-it ends with :data:`~pytest_nsisolate.child.main.EXIT_STRAY`.
+it ends with :data:`~pytest_nsisolate.process.outcome.EXIT_STRAY`.
 
 What the function writes to descriptors goes where it would have gone. Streams in memory
 (``capsys``, ``--capture=sys``) become files of the caller's while the call lasts.
@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import pytest
 
 from pytest_nsisolate.child import after_fork, output
-from pytest_nsisolate.child.main import EXIT_STRAY
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, pickle, posix, random, traceback
-from pytest_nsisolate.process import diagnosis
+from pytest_nsisolate.kernel.signals import stack_signal
+from pytest_nsisolate.process.outcome import EXIT_STRAY
 from pytest_nsisolate.wire import exceptions, log_records, values, warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -146,7 +146,7 @@ class Call:
         self._writer = writer
         _redirect(self._files)
         faulthandler.enable(file=self._files.fault)
-        faulthandler.register(diagnosis.stack_signal(), file=self._files.fault, all_threads=True)
+        faulthandler.register(stack_signal(), file=self._files.fault, all_threads=True)
         os.register_at_fork(after_in_child=self._after_fork)
         after_fork.end_twinship()
         after_fork.renew_thread_id()

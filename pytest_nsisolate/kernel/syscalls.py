@@ -15,11 +15,8 @@ from struct import pack
 from typing import Final
 
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.libc import Prepared, by_number, function, last_error
 from pytest_nsisolate.kernel.originals import ctypes, os, signal, time
-
-__all__ = ["raw_clone"]
 
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_NEWNS: Final = 0x00020000

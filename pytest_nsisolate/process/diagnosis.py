@@ -24,6 +24,7 @@ from pytest_nsisolate.child import output
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, select, signal
+from pytest_nsisolate.kernel.signals import stack_signal
 from pytest_nsisolate.process.channel import RunnerEnd
 
 #: Seconds that the fault handler has to write all stacks.
@@ -31,16 +32,6 @@ STACK_SECONDS: Final = 0.3
 
 #: More processes than this are counted, not listed.
 _MOST_PROCESSES: Final = 40
-
-
-def stack_signal() -> int:
-    """The signal on which a child dumps its stacks; real-time, and far from what libc uses."""
-    return signal.SIGRTMAX - 2
-
-
-def coverage_signal() -> int:
-    """The signal on which a child whose budget is over hands over what it has measured."""
-    return signal.SIGRTMAX - 3
 
 
 @dataclass(frozen=True, slots=True)

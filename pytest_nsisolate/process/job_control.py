@@ -25,16 +25,6 @@ from pytest_nsisolate.kernel.originals import open, os, signal, threading
 _ATTEMPTS = 100
 
 
-def hold_signal() -> int:
-    """At which the init stops the test; SIGSTOP would stop the init."""
-    return signal.SIGRTMAX - 4
-
-
-def release_signal() -> int:
-    """At which it lets the test go on; higher, so that an init that was late takes it later."""
-    return signal.SIGRTMAX - 1
-
-
 def stands_still(pid: int | None) -> bool:
     """Whether a process is stopped, has ended, or cannot be asked after (proc_pid_stat(5))."""
     try:

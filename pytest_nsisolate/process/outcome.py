@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
-from pytest_nsisolate.kernel.originals import os, signal
+from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.kernel.signals import signal_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,12 @@ class Broken:
     reason: str
 
 
+#: Exit status of a process of ours that could not do its part; the reason went over the pipe.
+EXIT_REFUSED: Final = 97
+
+#: Exit status of a copy of the child that came back from the test's body.
+EXIT_STRAY: Final = 98
+
 #: How the text of a refusal begins, in a report and in a skip reason.
 REFUSED: Final = "isolation refused: "
 
@@ -134,14 +141,6 @@ def of_end(status: int | None, *, whole: bool) -> Crashed | Exited | Broken:
         return ended
     how = ended.name if isinstance(ended, Crashed) else f"exit status {ended.status}"
     return Broken(f"its stream was cut off ({how})")
-
-
-def signal_name(number: int) -> str:
-    """The symbol of a signal, ``"SIGTERM"``; real-time signals have a number only."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def describe(outcome: Crashed | Exited | TimedOut | Broken, *, phase: str) -> str:

@@ -35,6 +35,7 @@ from pytest_nsisolate.kernel import idmap, keyring, mounts, namespaces, network,
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.originals import gc, open, os, posix, select, signal, traceback
 from pytest_nsisolate.process import init, watchdog
+from pytest_nsisolate.process.outcome import EXIT_REFUSED
 from pytest_nsisolate.wire.frames import Kind
 
 if TYPE_CHECKING:
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.channel import Link
     from pytest_nsisolate.process.limits import HeldLimits
     from pytest_nsisolate.request.resolve import TimeOffsets
-
-#: Exit status of a process of ours that could not do its part; the reason went over the pipe.
-EXIT_REFUSED: Final = 97
 
 #: What PID 1 unshares, in this order; user, time and pid are the supervisor's.
 _BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")

@@ -21,9 +21,9 @@ from pytest_nsisolate.host.remedies.table import UserMode
 from pytest_nsisolate.kernel import idmap, mounts, process, rlimits, syscalls
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import json, os, select, signal, socket
+from pytest_nsisolate.kernel.signals import signal_name
 from pytest_nsisolate.process import trial_child
 from pytest_nsisolate.process.launch import fork
-from pytest_nsisolate.process.outcome import signal_name
 from pytest_nsisolate.process.trial_child import START, Message, Trial
 
 #: How long one child may take before it is killed, in seconds.

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, TypedDict
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
+from pytest_nsisolate.kernel import clone, idmap, mounts, namespaces, network, process, syscalls
 from pytest_nsisolate.kernel.originals import gc, json, open, os, posix, select, signal
+from pytest_nsisolate.kernel.signals import signal_name
 from pytest_nsisolate.process.launch import fork
-from pytest_nsisolate.process.outcome import signal_name
 
 #: The step of a child that ended without saying why.
 START: Final = "start the host check"
@@ -110,7 +110,7 @@ def _enter_user(trial: Trial, maps: idmap.IdMaps, link: SocketType, own: int) ->
         if error.errno != errno.EINVAL or len(os.listdir("/proc/self/task")) == 1:
             raise
         with failing("clone", "user"):
-            pid = syscalls.raw_clone(namespaces.FLAGS["user"])
+            pid = clone.raw_clone(namespaces.FLAGS["user"])
         if pid:
             _await(pid, trial.seconds)
             posix._exit(0)
