@@ -34,6 +34,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import gc, of_the_suite, os, select, signal, threading
 
@@ -163,14 +164,14 @@ def _let_go(module: str, name: str, pid: str, pipe: str) -> tuple[int, str] | No
 def _is_held(pipes: set[str]) -> bool:
     """Whether somebody can still write to one of them; also if nobody can tell."""
     try:
-        pids = [pid for pid in os.listdir("/proc") if pid.isdigit()]
+        pids = proc.pids()
     except OSError:
         return True
     for pid in pids:
         with suppress(OSError):  # it has ended, or is not ours to look at
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            for descriptor, target in proc.descriptors(pid):
                 path = f"/proc/{pid}/fd/{descriptor}"
-                if os.readlink(path) in pipes and os.lstat(path).st_mode & 0o200:
+                if target in pipes and os.lstat(path).st_mode & 0o200:
                     return True
     return False
 

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from pytest_nsisolate.cli import command
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import namespaces, process
+from pytest_nsisolate.kernel import namespaces, proc, process
 from pytest_nsisolate.kernel.originals import (
     fcntl,
     json,
@@ -80,7 +80,7 @@ def look(pid: int, pidfd: int) -> Place:
         root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         cwd = os.open(f"/proc/{pid}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         with open(f"/proc/{pid}/status", "rb") as status:
-            bounding = next(int(line[8:], 16) for line in status if line.startswith(b"CapBnd:"))
+            bounding = int(proc.status(status.read())["CapBnd"], 16)
         signal.pidfd_send_signal(pidfd, 0)  # all that was this process, and no other
     names = frozenset(name for name, inode in theirs.items() if own.get(name) != inode)
     return Place(pidfd, names, root, cwd, bounding)

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel import proc, syscalls
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os, resource, select, signal
 
@@ -175,12 +175,9 @@ def capabilities() -> Capabilities:
     :raises StepError: ``read capabilities``, without a ``/proc``.
     """
     with failing("read capabilities", None), open("/proc/thread-self/status", "rb") as file:
-        masks = {line[:6]: int(line[8:], 16) for line in file if line.startswith(b"Cap")}
+        fields = proc.status(file.read())
     return Capabilities(
-        effective=masks[b"CapEff"],
-        permitted=masks[b"CapPrm"],
-        inheritable=masks[b"CapInh"],
-        bounding=masks[b"CapBnd"],
+        *(int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapBnd"))
     )
 
 

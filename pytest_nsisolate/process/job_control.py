@@ -19,6 +19,7 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, signal, threading
 
 #: A stop signal may be ignored, or have no effect in an orphaned process group.
@@ -28,8 +29,8 @@ _ATTEMPTS = 100
 def stands_still(pid: int | None) -> bool:
     """Whether a process is stopped, has ended, or cannot be asked after (proc_pid_stat(5))."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] in "TtZX"
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return proc.stat(file.read()).state in "TtZX"
     except OSError:
         return True
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import idmap, keyring, mounts, namespaces, network, process
+from pytest_nsisolate.kernel import idmap, keyring, mounts, namespaces, network, proc, process
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.originals import gc, open, os, posix, select, signal, traceback
 from pytest_nsisolate.process import init, watchdog
@@ -294,7 +294,7 @@ def kill_descendants() -> None:
     """Without a PID namespace: everything that the test left becomes our child, until none is."""
     while True:
         with open("/proc/thread-self/children", "rb") as listing:
-            children = [int(pid) for pid in listing.read().split()]
+            children = proc.children(listing.read())
         for pid in children:
             os.kill(pid, signal.SIGKILL)
         for pid in children:

@@ -19,11 +19,12 @@ two sockets.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, re
-from pytest_nsisolate.view.ownproc import check_proc
 
 _TYPES: Final = {1: "stream", 2: "dgram", 5: "seqpacket"}
 _LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h
@@ -103,8 +104,8 @@ def read_sockets() -> tuple[Socket, ...]:
 
     :raises OSError: if ``/proc`` is not that of this PID namespace.
     """
-    check_proc()
-    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    proc.check_own()
+    pids = proc.pids()
     holders = Holders(zip(pids, pids, strict=True))
     return (*_internet(holders), *read_unix(holders, "/proc/net"))
 
@@ -122,18 +123,11 @@ class Holders:
         self._names: dict[int, str | None] = {}
         for pid, number in processes:
             self._numbers[pid] = number
-            self._look_at(pid, f"/proc/{number}/fd")
+            with suppress(OSError):  # gone, or somebody else's
+                self._look_at(pid, number)
 
-    def _look_at(self, pid: int, folder: str) -> None:
-        try:
-            descriptors = os.listdir(folder)
-        except OSError:  # gone, or somebody else's
-            return
-        for descriptor in descriptors:
-            try:
-                target = os.readlink(f"{folder}/{descriptor}")
-            except OSError:
-                continue
+    def _look_at(self, pid: int, number: int) -> None:
+        for descriptor, target in proc.descriptors(number):
             if target.startswith("socket:["):
                 inode = int(target[8:-1])
                 self._by_inode.setdefault(inode, set()).add(pid)
@@ -154,8 +148,7 @@ class Holders:
 
 def _command(pid: int) -> str | None:
     try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return file.read().removesuffix(b"\n").decode(errors="replace")
+        return proc.name_of(pid)
     except OSError:
         return None
 

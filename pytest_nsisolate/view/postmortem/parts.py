@@ -147,7 +147,7 @@ def _version_6(folder: str) -> list[str]:
 
 
 def _mounts(view: Pid1View, before: str) -> Told:
-    known = Counter(map(_identity, parse_mounts(before.split("\n"))))
+    known = Counter(map(_identity, parse_mounts(before.encode("utf-8", "surrogateescape"))))
     added = []
     for mount in view.mounts:
         # In the order in which they were made, so of several alike the last ones are new.
