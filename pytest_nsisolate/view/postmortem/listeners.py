@@ -17,10 +17,9 @@ from typing import Final
 import pytest
 
 from pytest_nsisolate.integrations import pytest as internals
-from pytest_nsisolate.kernel import proc
+from pytest_nsisolate.kernel import proc, proc_net
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import socket
-from pytest_nsisolate.view.postmortem import proc_net
 
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 _LOOPBACK: Final = "127.0.0.1"

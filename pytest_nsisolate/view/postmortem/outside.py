@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final, Literal
 
+from pytest_nsisolate.kernel import proc_net
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.view.network import Route
-from pytest_nsisolate.view.postmortem import layout, proc_net
+from pytest_nsisolate.view.postmortem import layout
 from pytest_nsisolate.view.postmortem.layout import Told
 from pytest_nsisolate.view.postmortem.parts import (
     MOST_OTHERS,

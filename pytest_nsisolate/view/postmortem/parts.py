@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from pytest_nsisolate.kernel.originals import re
+from pytest_nsisolate.kernel.proc_net import interfaces, lines, own_version_4
 from pytest_nsisolate.request.resolve import IsolationRequest
 from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.mounts import Mount, parse_mounts
 from pytest_nsisolate.view.origin import make_view
 from pytest_nsisolate.view.postmortem.layout import Told
-from pytest_nsisolate.view.postmortem.proc_net import interfaces, lines, own_version_4
 from pytest_nsisolate.view.processes import Process
 from pytest_nsisolate.view.tables import aligned, counted, indented, table
 
