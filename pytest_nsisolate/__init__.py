@@ -30,8 +30,10 @@ from pytest_nsisolate.errors import (  # noqa: E402
     NsisolateLeftoversWarning,
     StepError,
 )
-from pytest_nsisolate.request.marker import TimeOffsets  # noqa: E402
-from pytest_nsisolate.request.resolve import IsolationRequest  # noqa: E402
+from pytest_nsisolate.request.model import (  # noqa: E402
+    IsolationRequest,
+    TimeOffsets,
+)
 
 __all__ = [
     "Box",

@@ -13,6 +13,7 @@ from pytest_nsisolate.request.marker import MARKER_LINE
 from pytest_nsisolate.request.options import add_options, read_settings
 from pytest_nsisolate.runner import hookspecs, summary
 from pytest_nsisolate.runner.run import RUN, SHOWN, Run
+from pytest_nsisolate.runner.surroundings import make_launcher
 
 __all__ = ["isolate", "pid1"]
 
@@ -28,7 +29,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     summary.refuse_namesake(config)
     config.addinivalue_line("markers", MARKER_LINE)
-    config.stash[RUN] = Run(read_settings(config))
+    config.stash[RUN] = Run(config, read_settings(config), make_launcher(config))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

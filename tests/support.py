@@ -203,10 +203,15 @@ def needs(works: bool, reason: str) -> pytest.MarkDecorator:
 def _can_isolate() -> bool:
     if sys.platform != "linux":
         return False
-    from pytest_nsisolate.process.host_check import probe
+    from pytest_nsisolate.process.launcher import Launcher
+    from pytest_nsisolate.process.plan import Fixed
     from pytest_nsisolate.request.options import DEFAULT_NAMESPACES
 
-    return probe(DEFAULT_NAMESPACES, "same", frozenset(), examine()).ok
+    launcher = Launcher(Fixed(()))
+    try:
+        return launcher.check.probe(DEFAULT_NAMESPACES, "same", frozenset()).ok
+    finally:
+        launcher.close()
 
 
 #: For a test that isolates for real, with the whole default set.

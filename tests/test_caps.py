@@ -8,13 +8,16 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_nsisolate.host import Host
 from pytest_nsisolate.kernel import devices, originals
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.process.plan import kept_capabilities
 from pytest_nsisolate.request import grants
 from pytest_nsisolate.request.marker import check_keywords
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.request.options import Settings
-from pytest_nsisolate.request.resolve import IsolationRequest, MarkerProblem, from_keywords
+from pytest_nsisolate.request.resolve import from_keywords
+from pytest_nsisolate.request.wording import MarkerProblem
 from tests.batch import Side, assert_expected, cases, shared_batch, verdict
 from tests.support import NEEDS_NAMESPACES
 
@@ -129,23 +132,12 @@ def test_a_hooks_request_is_checked_too() -> None:
 # Which ones stay ---------------------------------------------------------------------------------
 
 
-class _Run:
-    """As much of a run as :func:`kept_capabilities` looks at."""
-
-    def __init__(self, held: int) -> None:
-        self.capabilities = (held, held)
-        self.host = self
-
-    def holds(self, bit: int) -> bool:
-        return bool(self.capabilities[0] >> bit & 1)
-
-
 ALL: Final = (1 << len(CAPABILITY_NAMES)) - 1
 
 
 def kept(request: IsolationRequest, held: int = ALL) -> Any:
-    run: Any = _Run(held)
-    return kept_capabilities(request, run)
+    host = Host(True, True, 0, 0, held, (6, 18))
+    return kept_capabilities(request, host, (held, held))
 
 
 def test_without_a_user_namespace_that_nobody_gave_up() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import pytest
 import yaml
 
 from pytest_nsisolate.host import Host, facts
-from pytest_nsisolate.host.remedies import explain, table
+from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.host.remedies import explained, table
+from pytest_nsisolate.request.model import MUST_WORK
 from pytest_nsisolate.request.options import add_options
-from pytest_nsisolate.runner.attempt import MUST_WORK
 
 ROOT: Final = Path(__file__).parents[1]
 RECIPES: Final = ROOT / "docs" / "ci"
@@ -49,7 +51,8 @@ def content_of(name: str) -> Any:
 def refusal(monkeypatch: pytest.MonkeyPatch) -> str:
     """What is printed for a container with a filter, where nothing tells its engine."""
     monkeypatch.setattr(facts, "place", lambda: None)
-    return explain("unshare(CLONE_NEWUSER)", "user", 1, CONTAINER, filtered=True).remedy
+    refused = Refusal("unshare(CLONE_NEWUSER)", "user", errno.EPERM, filtered=True)
+    return explained(refused, CONTAINER).remedy
 
 
 def test_every_file_is_on_the_page() -> None:

@@ -25,10 +25,10 @@ from typing import Any, Final
 import pytest
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import cgroups
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
+from pytest_nsisolate.process.launcher import Launcher
+from pytest_nsisolate.process.plan import Fixed
 from pytest_nsisolate.request.limits import Limits, check, merged
 from tests import faults
 from tests.batch import THREADED, Side, run_batch, said, source, suite_folder, verdict
@@ -131,8 +131,10 @@ STEPS: Final = (
     ("supervisor", "write", "uid_map", REFUSED + "write uid_map for the user namespace:"),
     ("supervisor", "openat", "gid_map", REFUSED + "write gid_map for the user namespace:"),
     ("supervisor", "write", "gid_map", REFUSED + "write gid_map for the user namespace:"),
-    ("supervisor", "openat", "timens", REFUSED + "write timens_offsets for the time namespace:"),
-    ("supervisor", "write", "timens", REFUSED + "write timens_offsets for the time namespace:"),
+    ("child", "openat", "timens", REFUSED + "write timens_offsets for the time namespace:"),
+    ("child", "write", "timens", REFUSED + "write timens_offsets for the time namespace:"),
+    ("child", "openat", "time_for_children", REFUSED + "setns(CLONE_NEWTIME) for the time"),
+    ("child", "setns", "", REFUSED + "setns(CLONE_NEWTIME) for the time"),
     ("supervisor", "write", "socket:", REFUSED + "tell the runner:"),
     ("child", "poll", "", REFUSED + "parent-death check:"),
     ("child", "ppoll", "", REFUSED + "parent-death check:"),
@@ -328,15 +330,15 @@ def is_held(marker: dict[str, Any], side: Side) -> bool:
     """Whether this host can hold the limits of a marker; rlimits of an ordinary user always do."""
     if side == "user" or os.geteuid() != 0:
         return True
-    limit_mechanisms = LimitMechanisms(examine())
+    launcher = Launcher(Fixed(()))
     try:
         wanted = merged(Limits(), check(marker["limits"]))
         assert wanted is not None
-        limit_mechanisms.enforce(wanted, frozenset(NAMESPACES) - {"time"}, init=False)
+        launcher.limit_mechanisms.enforce(wanted, frozenset(NAMESPACES) - {"time"}, init=False)
     except StepError:
         return False
     finally:
-        limit_mechanisms.close()
+        launcher.close()
     return True
 
 

@@ -18,8 +18,10 @@ from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.process.launcher import Launcher
 from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
 from pytest_nsisolate.process.limits import Bound
+from pytest_nsisolate.process.plan import Fixed
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.request.limits import LimitError, Limits
 from tests.batch import (
@@ -217,9 +219,9 @@ def limit_mechanisms(monkeypatch: pytest.MonkeyPatch) -> Iterator[LimitMechanism
     """On a host that has no group to give, and whose root is not bound by RLIMIT_NPROC."""
     monkeypatch.setattr(cgroups, "places", lambda controller: [])
     monkeypatch.setattr(LimitMechanisms, "_nproc_binds", lambda self: False)
-    made = LimitMechanisms(examine())
-    yield made
-    made.close()
+    launcher = Launcher(Fixed(()))
+    yield launcher.limit_mechanisms
+    launcher.close()
 
 
 def _mechanism(
@@ -297,13 +299,15 @@ def test_errnos_of_a_failure() -> None:
 
 
 def _works() -> bool:
-    limit_mechanisms = LimitMechanisms(examine())
+    launcher = Launcher(Fixed(()))
     try:
-        limit_mechanisms.enforce(Limits(memory=1 << 30, processes=64), EVERYTHING, init=False)
+        launcher.limit_mechanisms.enforce(
+            Limits(memory=1 << 30, processes=64), EVERYTHING, init=False
+        )
     except StepError:
         return False
     finally:
-        limit_mechanisms.close()
+        launcher.close()
     return examine().kernel >= (6, 14)
 
 

@@ -15,10 +15,12 @@ import pytest
 
 import pytest_nsisolate
 from pytest_nsisolate.host import Host, facts
-from pytest_nsisolate.host.remedies import TABLE, explain
-from pytest_nsisolate.host.remedies.table import Case, Row, UserMode
+from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.host.remedies import TABLE, explained
+from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.kernel import originals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.request.model import UserMode
 
 PACKAGE = Path(pytest_nsisolate.__file__).parent
 
@@ -44,6 +46,19 @@ ORDINARY: Mapping[str, object] = {
     "process_limit": None,
     "place": None,
 }
+
+
+def explain(
+    step: str,
+    namespace: str | None,
+    number: int,
+    host: Host,
+    *,
+    user: UserMode = "map",
+    filtered: bool | None = None,
+) -> Refusal:
+    """A refusal on that host, with its cause and its remedy."""
+    return explained(Refusal(step, namespace, number, filtered=filtered), host, user=user)
 
 
 @dataclass(frozen=True)
@@ -218,6 +233,7 @@ CASES = [
         *("write timens_offsets", "time", errno.EPERM, "CAP_SYS_TIME", "--cap-add SYS_TIME"),
         user="none",
     ),
+    Expected("setns(CLONE_NEWTIME)", "time", errno.EUSERS, "one thread", "register_at_fork"),
     Expected("write timens_offsets", "time", errno.ERANGE, "below zero", "smaller time="),
     Expected("write timens_offsets", "time", errno.EROFS, "read-only", "remount,rw"),
     Expected("write timens_offsets", "time", errno.EACCES, "already born", DEFECT),
@@ -284,15 +300,15 @@ def pretend(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
 @pytest.mark.parametrize("pretend", CASES, indirect=True, ids=str)
 def test_a_refusal_is_explained(pretend: Expected) -> None:
     """The cause and the remedy are those of this case and of no neighbour."""
-    cause, remedy = explain(
+    said = explain(
         *(pretend.step, pretend.namespace, pretend.errno, pretend.host),
         user=pretend.user,
         filtered=pretend.filtered,
     )
 
-    assert pretend.cause in cause
-    assert pretend.remedy in remedy
-    assert not re.search(r"\{\w*\}|\{\{", cause + remedy), "a placeholder is left"
+    assert pretend.cause in said.cause
+    assert pretend.remedy in said.remedy
+    assert not re.search(r"\{\w*\}|\{\{", said.cause + said.remedy), "a placeholder is left"
 
 
 def test_a_proc_that_is_not_there_explains_whatever_it_breaks(
@@ -350,10 +366,10 @@ def test_no_row_explains_a_step_that_no_code_takes(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("host", [ROOT, USER, CONTAINER, MAC])
 def test_there_is_an_answer_to_everything(host: Host, namespace: str | None) -> None:
     """An unknown step with an unknown number gets the last row, not an exception."""
-    cause, remedy = explain("do something new", namespace, 9999, host)
+    said = explain("do something new", namespace, 9999, host)
 
-    assert cause
-    assert remedy
+    assert said.cause
+    assert said.remedy
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")

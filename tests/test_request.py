@@ -12,14 +12,10 @@ from typing import TypeAlias, cast
 import pytest
 
 from pytest_nsisolate.request.marker import near_misses
+from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets
 from pytest_nsisolate.request.options import DEFAULT_NAMESPACES, Settings
-from pytest_nsisolate.request.resolve import (
-    IsolationRequest,
-    MarkerProblem,
-    TimeOffsets,
-    resolve,
-    resolve_all,
-)
+from pytest_nsisolate.request.resolve import resolve, resolve_all
+from pytest_nsisolate.request.wording import MarkerProblem
 
 DEFAULT = DEFAULT_NAMESPACES
 MARKED = Settings()

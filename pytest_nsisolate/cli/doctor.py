@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from pytest_nsisolate.cli.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
-from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.host.remedies.table import UserMode
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import re
-from pytest_nsisolate.process.cgroup_trial import attempt_cgroups
-from pytest_nsisolate.process.host_check import HostCheck, Refusal, Verdict
+from pytest_nsisolate.process.host_check import HostCheck, Verdict
+from pytest_nsisolate.process.launcher import Launcher
+from pytest_nsisolate.process.plan import Fixed, current_directory
+from pytest_nsisolate.request.model import UserMode
 
 _DEV: Final = "mount /dev"
 
@@ -66,26 +67,30 @@ def main(arguments: argparse.Namespace) -> int:
     return report.status
 
 
-def doctor(host: Host | None = None) -> tuple[str, int]:
+def doctor(launcher: Launcher | None = None) -> tuple[str, int]:
     """Try everything and report it.
 
-    :param host: the runner's standing; looked at now if it is None.
+    :param launcher: what launches the attempts; made here if it is None.
     :returns: the report, and 0 if every step worked or 1 if one was refused.
     """
-    report = consult(host)
+    report = consult(launcher)
     return str(report), report.status
 
 
-def consult(host: Host | None = None) -> Report:
+def consult(launcher: Launcher | None = None) -> Report:
     """Try everything.
 
-    :param host: the runner's standing; looked at now if it is None.
+    :param launcher: as for :func:`doctor`; closed afterwards.
     """
-    host = examine() if host is None else host
-    return Report(host, tuple(_examine_all(HostCheck(host))))
+    launcher = launcher or Launcher(Fixed((current_directory(),)))
+    try:
+        return Report(launcher.host, tuple(_examine_all(launcher)))
+    finally:
+        launcher.close()
 
 
-def _examine_all(check: HostCheck) -> Iterator[Line]:
+def _examine_all(launcher: Launcher) -> Iterator[Line]:
+    check, privileged = launcher.check, launcher.host.privileged
     processes = check.probe(frozenset(), "none", frozenset()).refusal
     if processes is not None:
         yield Line("", processes.step, processes.errno_name, processes)
@@ -93,13 +98,13 @@ def _examine_all(check: HostCheck) -> Iterator[Line]:
     yield Line("", "fork, pidfd_open, prctl", WORKS)
     own_user = check.probe(frozenset({"user"}), "map", frozenset({"user"}))
     yield from _rows("user", _STEPS["user"], own_user.refusal)
-    refused = set() if own_user.ok or check.host.privileged else {"user"}
+    refused = set() if own_user.ok or privileged else {"user"}
     with_user = frozenset({"user"} if own_user.ok else ())
     mode: UserMode = "map" if own_user.ok else "none"
     pid: Verdict | None = None
     for namespace in list(_STEPS)[1:]:
         steps = _STEPS[namespace]
-        if check.host.privileged and not own_user.ok:
+        if privileged and not own_user.ok:
             steps = tuple(call for call in steps if call != _DEV)  # as with user=False
         needs = refused & {"user", "mount" if namespace in _NEED_MOUNT else "user"}
         if needs:
@@ -173,10 +178,9 @@ def _optional(call: str, result: str, refusal: Refusal | None = None) -> Line:
 
 
 def _cgroups(check: HostCheck) -> Line:
-    usable, error = attempt_cgroups()
+    usable, refusal = check.try_cgroups()
     if usable:
         found = ", ".join(f"{place.controller} (v{place.version})" for place in usable)
         return _optional(_LIMITS[1], f"{WORKS}: {found}")
-    assert error is not None
-    refusal = check.explain(error)
+    assert refusal is not None
     return _optional(_LIMITS[1], refusal.errno_name, refusal)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pytest_nsisolate.host import SECCOMP_FILTER, Host, facts
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel.originals import json, platform
-from pytest_nsisolate.process.host_check import Refusal
 
 WORKS: Final = "ok"
 WITHOUT_USER: Final = "only without user"

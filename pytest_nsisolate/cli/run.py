@@ -18,7 +18,7 @@ from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os, re, signal
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.request.resolve import IsolationRequest
+    from pytest_nsisolate.request.model import IsolationRequest
 
 _SWITCHES: Final = tuple(name for name in NAMESPACES if name not in ("user", "time"))
 

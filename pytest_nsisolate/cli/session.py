@@ -8,12 +8,11 @@ Consequence: the third signal that asks for the end ends everything by SIGKILL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
-from pytest_nsisolate import kernel
 from pytest_nsisolate.cli.command import (
     BY_SIGNAL,
     NOT_STARTED,
@@ -24,19 +23,19 @@ from pytest_nsisolate.cli.command import (
 from pytest_nsisolate.cli.relay import End, press, relay
 from pytest_nsisolate.cli.terminal import PASSED_ON, Signals, Terminal, stop_here
 from pytest_nsisolate.errors import IsolatedRefusal, NsisolateError, StepError, failing
-from pytest_nsisolate.host.remedies import explain
-from pytest_nsisolate.kernel import mounts, process, roots
+from pytest_nsisolate.host.refusal import Refusal, RefusedError
+from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, socket, traceback
-from pytest_nsisolate.process import launch, outcome
-from pytest_nsisolate.process.channel import Output, RunnerEnd, Shared, refuse
-from pytest_nsisolate.process.child_process import ChildProcess
-from pytest_nsisolate.process.mount_plans import current_directory
-from pytest_nsisolate.process.plan import plan_world
-from pytest_nsisolate.process.supervisor import LaunchPlan
-from pytest_nsisolate.request.options import Settings
-from pytest_nsisolate.request.resolve import IsolationRequest
-from pytest_nsisolate.runner.run import Run
+from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process.channel import refuse
+from pytest_nsisolate.process.launcher import Launcher
+from pytest_nsisolate.process.plan import Fixed, current_directory
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.process.channel import Output
+    from pytest_nsisolate.process.child_process import ChildProcess
+    from pytest_nsisolate.request.model import IsolationRequest
 
 #: Signals that ask for the end; at the third one nobody is asked any more.
 _ASKING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -68,76 +67,61 @@ class Session:
         root: str | None = None,
         directory: str | None = None,
     ) -> None:
-        self._run = Run(settings=Settings())
-        self._request = request
+        in_use = [current_directory()] if root is None else [current_directory(), root]
+        self._launcher = Launcher(Fixed((*in_use,)))
         self._terminal = Terminal() if os.isatty(0) else None
         self._asked: list[int] = []
         self._signals: Signals | None = None
         self._child: ChildProcess | None = None
         self._master = -1
         try:
-            self._start(self._plan(root), command, directory)
-            self._get_ready()
-        except StepError as error:
+            request = self._launcher.admit(request)
+            self._start(request, command, root, directory)
+            self._get_ready(request)
+        except RefusedError as error:
             self.close()
-            raise self._refusal(error) from None
+            found = error.refusal
+            raise IsolatedRefusal(found.error, found.cause, found.remedy) from None
         except BaseException:
             self.close()
             raise
 
     # The way in ---------------------------------------------------------------------------------
 
-    def _plan(self, root: str | None) -> LaunchPlan:
-        asked = self._request
-        verdict = self._run.host_check.probe(asked.namespaces, asked.user, asked.named)
-        if (found := verdict.refusal) is not None:
-            step = StepError(found.step, found.namespace, found.errno, found.detail)
-            raise IsolatedRefusal(step, found.cause, found.remedy)
-        if verdict.leave_out_user:
-            self._request = asked.without_user_namespace()
-        own, more = self._request.namespaces, self._request.devices
-        world = new_root = None
-        if "mount" in own:
-            in_use = [current_directory()] if root is None else [current_directory(), root]
-            # A root of its own has a minimal /dev in any case.
-            shown = None if root is not None or self._request.has_host_powers else more
-            world = mounts.plan_mounts(own=own, in_use=in_use, more_devices=shown)
-            if root is not None:
-                new_root = roots.plan_root(root, own=own, more_devices=more)
-        plan = plan_world(self._request, self._run, world)
-        return replace(plan, lean=True, root=new_root)
+    def _start(
+        self,
+        request: IsolationRequest,
+        command: Sequence[str],
+        root: str | None,
+        directory: str | None,
+    ) -> None:
+        theirs: socket.socket | None = None
 
-    def _start(self, plan: LaunchPlan, command: Sequence[str], directory: str | None) -> None:
-        kernel.preload()
-        with failing("open what the child shares", None):
-            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            shared = Shared(null, os.pidfd_open(os.getpid()), ())
-
-        def register(end: RunnerEnd) -> None:
-            budget = self._request.timeout
-            self._child = ChildProcess(end, maps=plan.maps, budget=budget, init=plan.init)
+        def prepare(_: Output) -> Callable[[FrameWriter], NoReturn]:
+            nonlocal theirs
+            if self._terminal is not None:
+                with failing("open a channel for the terminal", None):
+                    self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            return partial(_become, command, theirs, directory, mask)
 
         # Blocked until they wait in a pipe; the command begins with the caller's own mask.
         mask = process.block_signals()
         try:
-            writer = launch.launch(plan, Output.create(), shared, (), register)
-            if writer is not None:
-                channel = None if self._terminal is None else theirs
-                _become(command, writer, channel, directory, mask)
+            budget = request.timeout
+            self._child = self._launcher.start(request, prepare, budget=budget, root=root)
             self._signals = Signals()
         finally:
             process.restore_signals(mask)
-        theirs.close()
+            if theirs is not None:
+                theirs.close()
 
-    def _get_ready(self) -> None:
+    def _get_ready(self, request: IsolationRequest) -> None:
         child = self._child
         assert child is not None
         child.get_ready()
         match child.outcome:
-            case outcome.Refused() as refused:
-                step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
-                raise self._refusal(step)
+            case Refusal() as refused:
+                raise RefusedError(self._launcher.explained(refused, request.user))
             case outcome.Broken(reason=reason):
                 raise LostError(f"the command was lost: {reason}")
         if self._terminal is not None:
@@ -146,11 +130,6 @@ class Session:
             if not received:
                 raise LostError("the command has ended before it had a terminal")
             self._master = received[0]
-
-    def _refusal(self, step: StepError) -> IsolatedRefusal:
-        user = self._request.user
-        why = explain(step.step, step.namespace, step.errno, self._run.host, user=user)
-        return IsolatedRefusal(step, why.cause, why.remedy)
 
     # At work ------------------------------------------------------------------------------------
 
@@ -237,12 +216,7 @@ class Session:
     def close(self) -> None:
         """End everything that is left of the command. Bounded; may be called again."""
         self._close_master()
-        if self._child is not None:
-            child, self._child = self._child, None
-            try:
-                child.kill()
-            finally:
-                child.reap()
+        self._launcher.close()
         if self._signals is not None:
             self._signals.close()
             self._signals = None
@@ -279,10 +253,10 @@ def _send(child: ChildProcess, number: int) -> None:
 
 def _become(
     command: Sequence[str],
-    writer: FrameWriter,
     channel: socket.socket | None,
     directory: str | None,
     mask: frozenset[int],
+    writer: FrameWriter,
 ) -> NoReturn:
     """In the new PID 1, or the child of the init: everything stands but the command itself."""
     try:

@@ -22,15 +22,15 @@ from shlex import join
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
+from pytest_nsisolate.child import output
 from pytest_nsisolate.errors import IsolatedCrash, IsolatedLoss, StepError, failing
+from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.isolate.call import Function
 from pytest_nsisolate.isolate.per_process import PerProcess, here
-from pytest_nsisolate.isolate.spawning import admitted, refusal, spawn
-from pytest_nsisolate.isolate.task import Task
+from pytest_nsisolate.isolate.task import Task, refusal
 from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
-from pytest_nsisolate.process import outcome
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 P = ParamSpec("P")
@@ -59,22 +59,28 @@ class Box:
         __tracebackhide__ = True
         self._home = home
         self._of = here()
-        self._run = home.run
+        self._caller = home.caller
         self._trusted = trusted
         # The budget is that of each function, and the keeper is an init itself.
         named = request.namespaces | {"pid"}
         self._tasks: list[Task[Any]] = []
         self._closed = False
-        with self._run.calls_lock:
-            self._request = admitted(self._run, request.replace(namespaces=named), name)
-            keeping = self._request.replace(timeout=None, init=False)
-            self.child = spawn(self._run, home.config, keeping, lambda files: _keep, what=name)
-            self._run.tasks.append(self)
+        launcher = self._caller.launcher
+        with launcher.lock:
+            self._request = request.replace(namespaces=named)
+            try:
+                self._request = launcher.admit(self._request)
+                keeping = self._request.replace(timeout=None, init=False)
+                output.flush_to_terminal(home.config)
+                self.child = launcher.start(keeping, lambda _: _keep, budget=None)
+            except RefusedError as error:
+                raise refusal(error.refusal, self._request, name) from None
+            self._caller.tasks.append(self)
         try:
             self.child.get_ready()
             ended = self.child.outcome
-            if isinstance(ended, outcome.Refused):
-                raise refusal(self._run, ended, keeping, name)
+            if isinstance(ended, Refusal):
+                raise refusal(launcher.explained(ended, keeping.user), keeping, name)
             if ended is not None:
                 raise IsolatedLoss(f"PID 1 of {name}", str(ended))
         except BaseException:
@@ -111,7 +117,7 @@ class Box:
         """As :meth:`run`, but without waiting; as ``isolate.start(func, ...)``."""
         __tracebackhide__ = True
         task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
-        with self._run.calls_lock:
+        with self._caller.launcher.lock:
             self._tasks = [*(other for other in self._tasks if not other.over), task]
             self._home.unawaited.take(task)
         return task
@@ -149,8 +155,8 @@ class Box:
         try:
             streams = _Streams.create(data)
         except StepError as step:
-            refused = outcome.refused_by(step)
-            raise refusal(self._run, refused, self._request, name) from None
+            refused = self._caller.launcher.explained(Refusal.of(step), self._request.user)
+            raise refusal(refused, self._request, name) from None
         try:
             work = Function(_execute, (command, streams, timeout, env, where), {}, command=name)
             try:
@@ -177,7 +183,7 @@ class Box:
         """End everything in the box, and the box. May be called again."""
         if self._of is not here():
             return
-        with self._run.calls_lock:
+        with self._caller.launcher.lock:
             if self._closed:
                 return
             self._closed = True
@@ -185,7 +191,7 @@ class Box:
                 self.child.kill()
             finally:
                 self.child.reap()
-                self._run.tasks.remove(self)
+                self._caller.tasks.remove(self)
         for task in self._tasks:
             task.end()
 
@@ -216,7 +222,7 @@ class Box:
         __tracebackhide__ = True
         if self._of is not here():
             raise RuntimeError(f"{self!r} belongs to the process that has opened it")
-        with self._run.calls_lock:
+        with self._caller.launcher.lock:
             if self._closed or self.child.wait(0):
                 raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
             # Whoever closes the box gives the number of its pidfd away.

@@ -97,7 +97,7 @@ class Isolate:
         self._keywords = keywords
         self._trusted = trusted
         try:
-            self._request = from_keywords(keywords, home.run.settings)
+            self._request = from_keywords(keywords, home.settings)
         except MarkerProblem as problem:
             raise pytest.UsageError(str(problem)) from None
 
@@ -135,7 +135,7 @@ class Isolate:
         """
         __tracebackhide__ = True
         task = self._task(func, args, kwargs)
-        with self._home.run.calls_lock:
+        with self._home.caller.launcher.lock:
             self._home.unawaited.take(task)
         return task
 
@@ -156,7 +156,7 @@ class Isolate:
             text = "limits are of a test or a call, not of a box: isolate.using(limits=None).open()"
             raise pytest.UsageError(text)
         box = Box(self._home, self._request, f"{self!r}.open()", trusted=self._trusted)
-        with self._home.run.calls_lock:
+        with self._home.caller.launcher.lock:
             self._home.unawaited.take(box)
         return box
 

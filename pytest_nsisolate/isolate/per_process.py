@@ -12,14 +12,19 @@ there.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_nsisolate.kernel.originals import os, threading
+from pytest_nsisolate.runner.surroundings import make_launcher
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.isolate.unawaited import Unawaited
+    from pytest_nsisolate.integrations.coverage import Measurement
+    from pytest_nsisolate.isolate.unawaited import Awaitable, Unawaited
+    from pytest_nsisolate.process.launcher import Launcher
     from pytest_nsisolate.runner.run import Run
 
 _here: list[object] = [object()]
@@ -42,34 +47,61 @@ if hasattr(os, "register_at_fork"):  # nowhere else anything can be isolated
     os.register_at_fork(after_in_child=_after_fork)
 
 
-class PerProcess:
-    """What calls of one session have in common, in the process that looks.
+class Caller:
+    """What one process needs to isolate calls.
 
-    :param run: the runner's own; None where the runner is somewhere else.
+    :param launcher: its own.
+    :param measurement: gives what coverage measures in it, ready for a clone.
     """
+
+    def __init__(self, launcher: Launcher, measurement: Callable[[], Measurement | None]) -> None:
+        self.launcher = launcher
+        self.measurement = measurement
+        #: The calls and boxes that are at work.
+        self.tasks: list[Awaitable] = []
+
+
+class PerProcess:
+    """What calls of one session have in common, in the process that looks."""
 
     def __init__(self, config: pytest.Config, run: Run, unawaited: Unawaited) -> None:
         self.config = config
+        self.settings = run.settings
         self.unawaited = unawaited
         self.calls = 0
-        self._settings = run.settings
-        self._run = run
+        self._caller = Caller(run.launcher, run.measurement)
+        # In a child the run is still there, and it is the runner's.
         self._of = here() if run.in_child is None else None
 
     @property
-    def run(self) -> Run:
-        """The state that launches need; made anew in each process."""
+    def caller(self) -> Caller:
+        """The state of this process; made anew in each."""
         with _making[0]:
             if self._of is not here():
-                from pytest_nsisolate.runner.run import Run
-
-                self._run = Run(self._settings)
+                self._caller = Caller(make_launcher(self.config), _Measured(self.config))
                 self._of = here()
                 self.unawaited.forget()
-            return self._run
+            return self._caller
 
     def helpers(self) -> dict[int, str]:
         """Processes that this one's calls keep beside their functions, and what to call them."""
         if self._of is not here():  # it has not called yet
             return {}
-        return {pid: name for task in [*self._run.tasks] for pid, name in task.helpers().items()}
+        tasks = [*self._caller.tasks]
+        return {pid: name for task in tasks for pid, name in task.helpers().items()}
+
+
+class _Measured:
+    """What coverage measures in a process that is not the runner."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._last: Measurement | None = None
+
+    def __call__(self) -> Measurement | None:
+        if "coverage" not in sys.modules:
+            return None
+        from pytest_nsisolate.integrations import coverage
+
+        self._last = coverage.current(self._config, self._last)
+        return self._last

@@ -13,19 +13,22 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
+import pytest
+
 from pytest_nsisolate.child import output
 from pytest_nsisolate.errors import (
     BrokenStream,
     IsolatedExit,
     IsolatedLoss,
+    IsolatedRefusal,
     IsolatedSignal,
     IsolatedTimeout,
     NotPlainError,
 )
+from pytest_nsisolate.host.refusal import REFUSED, Refusal, RefusedError
 from pytest_nsisolate.isolate import awaiting
 from pytest_nsisolate.isolate.call import Call, Function, is_in_memory
 from pytest_nsisolate.isolate.per_process import PerProcess, here
-from pytest_nsisolate.isolate.spawning import refusal, spawn
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import pickle, re
 from pytest_nsisolate.process import outcome
@@ -36,7 +39,7 @@ from pytest_nsisolate.wire.frames import Frame, FrameWriter, Kind
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.process.channel import Output
-    from pytest_nsisolate.request.resolve import IsolationRequest
+    from pytest_nsisolate.request.model import IsolationRequest
 
 T = TypeVar("T")
 
@@ -67,7 +70,7 @@ class Task(Generic[T]):
         self.name = function.name
         self._trusted = function.trusted
         self._command = bool(function.command)
-        self._run = run = home.run
+        self._caller = caller = home.caller
         self._home = here()
         self._request = request
         self._streams = [s if is_in_memory(s) else None for s in (sys.stdout, sys.stderr)]
@@ -76,7 +79,7 @@ class Task(Generic[T]):
         self._error: BaseException | None = None
         self.over = False
         self._asked = False
-        self._waiters = awaiting.Waiters(run.calls_lock)
+        self._waiters = awaiting.Waiters(caller.launcher.lock)
 
         def prepare(files: Output) -> Callable[[FrameWriter], NoReturn]:
             call = Call(
@@ -91,22 +94,22 @@ class Task(Generic[T]):
             self._handlers = call.handlers
             return call.run
 
-        with run.calls_lock:
-            self._measurement: Measurement | None = run.measurement(home.config)
+        with caller.launcher.lock:
+            self._measurement: Measurement | None = caller.measurement()
             home.calls += 1
             measured = self._measurement is not None
-            self.child = spawn(
-                run,
-                home.config,
-                request,
-                prepare,
-                what=self.name,
-                join=join,
-                measured=measured,
-            )
-            run.tasks.append(self)
+            try:
+                if join is None:
+                    request = self._request = caller.launcher.admit(request)
+                output.flush_to_terminal(home.config)
+                self.child = caller.launcher.start(
+                    request, prepare, budget=request.timeout, measured=measured, join=join
+                )
+            except RefusedError as error:
+                raise refusal(error.refusal, request, self.name) from None
+            caller.tasks.append(self)
         self._guarded(self.child.get_ready)
-        if isinstance(self.child.outcome, outcome.Refused | outcome.Broken):
+        if isinstance(self.child.outcome, Refusal | outcome.Broken):
             self._conclude()
         if self._error is not None:
             raise self._error
@@ -252,11 +255,11 @@ class Task(Generic[T]):
         files = child.end.output
         texts = [output.read_text(fd) for fd in (files.stdout, files.stderr)]
         faults = _without_caller(output.read_text(files.fault)).strip()
-        with self._run.calls_lock:
+        with self._caller.launcher.lock:
             child.let_go()
             child.reap()
             self.over = True
-            self._run.tasks.remove(self)
+            self._caller.tasks.remove(self)
             self._waiters.wake()
         self._judge(ended, faults)
         if child.limits is not None and self._error is not None:
@@ -288,8 +291,9 @@ class Task(Generic[T]):
                 return
             case outcome.Broken(reason=reason):
                 self._error = IsolatedLoss(self.name, reason)
-            case outcome.Refused():
-                self._error = refusal(self._run, ended, self._request, self.name)
+            case Refusal():
+                explained = self._caller.launcher.explained(ended, self._request.user)
+                self._error = refusal(explained, self._request, self.name)
         if faults and self._error is not None:
             self._error.add_note(faults)
 
@@ -314,6 +318,17 @@ class Task(Generic[T]):
             self._error = NotPlainError(self.name, unfit.type_name, unfit.where, unfit.why)
         except Exception as error:  # what the child made up, or a class that pickle does not find
             self._error = IsolatedLoss(self.name, f"its answer cannot be read ({error!r})")
+
+
+def refusal(refused: Refusal, request: IsolationRequest, what: str) -> BaseException:
+    """What a call raises that this host does not let in.
+
+    :param refused: with its cause and its remedy.
+    :param what: the function, the command or the box that it is for.
+    """
+    if request.may_be_skipped and not refused.late:
+        return pytest.skip.Exception(f"{what}: {REFUSED}{refused.headline()} ({refused.cause})")
+    return IsolatedRefusal(refused.error, refused.cause, refused.remedy, what)
 
 
 def _without_caller(stacks: str) -> str:

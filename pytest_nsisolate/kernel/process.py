@@ -53,8 +53,14 @@ class Capabilities:
 
 
 def preload() -> None:
-    """Import python-prctl and read what a child needs to know, in the runner."""
-    _prctl()
+    """Import python-prctl and read what a child needs to know, in the runner.
+
+    :raises StepError: ``import prctl``.
+    """
+    try:
+        _prctl()
+    except ImportError as error:
+        raise StepError("import prctl", None, errno.ENOENT, str(error)) from error
     _every_capability()
     _core_limit()
     _every_signal()

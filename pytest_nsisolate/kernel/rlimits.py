@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel.libc import Step
@@ -100,30 +100,17 @@ def address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def nproc_binds(fork: Any) -> bool:
-    """Whether RLIMIT_NPROC stops this user from forking; asks the kernel, by a child.
-
-    :param fork: ``os.fork``, or what stands in for it.
-    :raises OSError: when there cannot be a child.
-    """
-    pid = fork()
-    if pid == 0:
-        status = 1
-        try:
-            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-            try:
-                another = fork()
-                if another == 0:
-                    posix._exit(0)
-                os.waitpid(another, 0)
-            except BlockingIOError:  # EAGAIN
-                status = 0
-        finally:
-            posix._exit(status)
+def is_refused_a_fork() -> bool:
+    """In a process of its own: whether RLIMIT_NPROC stops this user from forking."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     try:
-        return os.waitpid(pid, 0)[1] == 0
-    except ChildProcessError:  # SIGCHLD is ignored here: not known, so not relied on
-        return False
+        another = os.fork()
+    except BlockingIOError:  # EAGAIN
+        return True
+    if another == 0:
+        posix._exit(0)
+    os.waitpid(another, 0)
+    return False
 
 
 @dataclass(frozen=True, slots=True)

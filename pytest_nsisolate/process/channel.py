@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
@@ -194,6 +195,18 @@ class Link:
 
 
 def refuse(writer: FrameWriter, error: StepError) -> None:
-    """Tell the runner which step failed."""
-    step = {"step": error.step, "namespace": error.namespace}
-    writer.send(Kind.REFUSED, {**step, "errno": error.errno, "detail": error.detail})
+    """Tell the runner which step failed, and where it may matter whether by a filter."""
+    frame: dict[str, object] = {"step": error.step, "namespace": error.namespace}
+    frame |= {"errno": error.errno, "detail": error.detail}
+    if error.errno == errno.EPERM:
+        frame["filtered"] = _is_filtered()
+    writer.send(Kind.REFUSED, frame)
+
+
+def _is_filtered() -> bool:
+    """Every kernel grants ``unshare(0)``, so what refuses it is a filter (seccomp(2))."""
+    try:
+        syscalls.unshare(0)
+    except OSError:
+        return True
+    return False

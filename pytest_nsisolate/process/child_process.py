@@ -22,6 +22,7 @@ from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import BrokenStream, StepError
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import idmap, signals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os, select, signal, time, traceback
@@ -109,11 +110,13 @@ class ChildProcess:
         self.debugged = False
         self._ready = False
         self._done: Frame | None = None
-        self._refused: outcome.Refused | None = None
+        self._refused: Refusal | None = None
         self._test_status: int | None = None
         self._pid1_status: int | None = None
         self._lost_sight = False
         self._forked_reaped = False
+        #: The raw wait status of what was forked, once it is reaped by :meth:`reap`.
+        self.forked_status: int | None = None
         self._open = True
         self._reaped = False
         self._deaf = False
@@ -225,10 +228,11 @@ class ChildProcess:
         """
         patience = _PATIENCE
         while self._pid1_status is None and not self._lost_sight:
-            if self.end.forked_pidfd not in self._watched and not self._pump(0):
-                self._lost_sight = True  # its end has been seen, and nobody else can tell more
-                break
             self._signal(signal.SIGKILL)
+            if self.end.forked_pidfd not in self._watched:
+                # Its end has been seen: who could tell more has told it, and it is here by now.
+                self._lost_sight = not self._pump(0)
+                continue
             if self.end.pid1_pidfd is None:
                 # Not born yet, or its number is still on the way: the supervisor takes it along.
                 reaping.end(self.end.forked_pidfd)
@@ -257,6 +261,23 @@ class ChildProcess:
                 # word, and no EOF will come, because it holds a copy of this end as well.
                 self.end.tell(b"G")
             self.end.close_channels()
+
+    @property
+    def reaped(self) -> bool:
+        """Nothing is held of it any more."""
+        return self._reaped
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What this process holds of it; another child must not have that."""
+        return self.end.descriptors() if self._open else (self.end.forked_pidfd,)
+
+    def end_and_reap(self) -> None:
+        """Both, whatever it is doing. Bounded; may be called again."""
+        try:
+            if self._open:
+                self.kill()
+        finally:
+            self.reap()
 
     def reap(self) -> None:
         """Reap what was forked and close the rest. Bounded; may be called again."""
@@ -287,7 +308,7 @@ class ChildProcess:
             over = reaping.await_end(self.end.forked, self.end.forked_pidfd)
         if self.limits is not None and self._cpu_seconds is None:
             self._cpu_seconds = diagnosis.cpu_seconds(self.end.forked)
-        reaping.reap(self.end.forked, over=over)
+        self.forked_status = reaping.reap(self.end.forked, over=over)
 
     def limits_met(self) -> list[Bound]:
         """The limits that have brought about its end, as far as can be told."""
@@ -456,7 +477,7 @@ class ChildProcess:
         except ProcessLookupError:
             pass  # the supervisor has been killed, and PID 1 with it: its pidfd says so
         except OSError as error:
-            self._refused = outcome.Refused("pidfd_open", None, error.errno or 0)
+            self._refused = Refusal("pidfd_open", None, error.errno or 0)
             self.kill()
         else:
             self.end.tell(b"G")
@@ -476,7 +497,7 @@ class ChildProcess:
         try:
             idmap.write_maps(self._maps, pid)
         except StepError as error:
-            self._refused = outcome.Refused(error.step, error.namespace, error.errno, error.detail)
+            self._refused = Refusal.of(error)
             self.kill()
         else:
             self.end.tell(b"G")

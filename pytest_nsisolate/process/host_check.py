@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What this host gives: a throw-away child tries it for real.
+"""What this host gives: a process with an empty body is launched for real.
 
 Fact: whether a namespace can be had, and used, is only known after the call. A sysctl may say yes
 and a filter no; Ubuntu's AppArmor grants the user namespace and refuses the id map; a container
 grants both and refuses ``/proc``.
 
-Consequence: before the first isolated test of each kind a child goes the machinery's whole way
-(user namespace, id map, one ``unshare`` per type, PID 1, mounts, lo, hostname, offsets) and reports
-the first step that failed. It has ten seconds for that and is killed then, whatever it does.
-It costs about 5 ms, once per kind and run.
+Consequence: before the first isolated test of each kind an ordinary launch goes the whole way and
+runs nothing (:meth:`~pytest_nsisolate.process.launcher.Launcher.start`), so what predicts a launch
+cannot drift from it. It costs about 5 ms, once per kind and run.
 
 Where the user namespace was only implied and the runner has the capabilities to do without it, a
 refused request is tried again without. That also answers a container with CAP_SYS_ADMIN and a
@@ -21,48 +20,27 @@ launch itself reports that, by the same table.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
-from errno import errorcode
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host import Host
-from pytest_nsisolate.host.remedies import explain
-from pytest_nsisolate.host.remedies.table import UserMode
-from pytest_nsisolate.kernel.originals import re
-from pytest_nsisolate.process.trial import Denial, attempt
+from pytest_nsisolate.host.refusal import Refusal, RefusedError
+from pytest_nsisolate.kernel import cgroups, rlimits
+from pytest_nsisolate.kernel.originals import os, posix, re
+from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process.limits import CONTROLLERS, HeldLimits
+from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets, UserMode
+from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.process.child_process import ChildProcess
+    from pytest_nsisolate.process.launcher import Launcher
+
+#: The step of a process that could not even say how far it came.
+START: Final = "start the host check"
 
 #: Not for ever: descriptors, processes or memory were short.
 _TRANSIENT = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """The first step that this host denies, and what to do about it.
-
-    :param step: the call, as in :class:`~pytest_nsisolate.errors.StepError`.
-    :param namespace: the namespace that it serves, or None.
-    :param errno: its error number (errno(3)).
-    :param detail: a path or a sentence that narrows it down; may be empty.
-    """
-
-    step: str
-    namespace: str | None
-    errno: int
-    cause: str
-    remedy: str
-    detail: str = ""
-
-    @property
-    def errno_name(self) -> str:
-        """The symbol of the error number, ``"EPERM"``."""
-        return errorcode.get(self.errno, str(self.errno))
-
-    def headline(self) -> str:
-        """The step, the namespace and the error number, in one line."""
-        return str(StepError(self.step, self.namespace, self.errno, self.detail))
-
-    def __str__(self) -> str:
-        return f"{self.headline()}\n  cause: {self.cause}\n  remedy: {self.remedy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,39 +66,112 @@ class Verdict:
 
 
 class HostCheck:
-    """The verdicts of one run: each kind of request is tried once.
+    """The verdicts of one launcher: each kind of request is tried once."""
 
-    :param host: the runner's standing, from :func:`pytest_nsisolate.host.examine`.
-    """
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
         self._verdicts: dict[tuple[frozenset[str], UserMode, bool], Verdict] = {}
         self._notes: dict[str, None] = {}
 
     def probe(self, namespaces: frozenset[str], user: UserMode, named: frozenset[str]) -> Verdict:
-        """The verdict on a request; forks for the first one of its kind (:func:`probe`)."""
+        """The verdict on a request; forks for the first one of its kind.
+
+        :param namespaces: what the request enters, ``"user"`` included.
+        :param user: how it wants its user namespace.
+        :param named: what the marker named; a user namespace named there is never left out.
+        """
         kind = (namespaces, user, "user" in named)
         verdict = self._verdicts.get(kind)
         if verdict is None or _may_pass(verdict):
-            verdict = self._verdicts[kind] = probe(namespaces, user, named, self.host)
+            verdict = self._verdicts[kind] = self._judge(namespaces, user, named)
             refusal = verdict.user_refusal
             if refusal is not None:
                 note = f"nsisolate: without user: {refusal.headline()}: {refusal.cause}"
                 self._notes[note] = None
         return verdict
 
-    def try_limit(self, namespaces: frozenset[str], user: UserMode) -> Refusal | None:
-        """Whether a PID namespace of its own can have a limit of processes; forks each time."""
-        return _try(namespaces, user, self.host, True)
-
-    def explain(self, error: StepError) -> Refusal:
-        """A step that the runner itself has tried."""
-        return _refusal(Denial(error, None), "none", self.host)
-
     def notes(self) -> tuple[str, ...]:
         """What no report says: why tests ran without their user namespace; one line each."""
         return tuple(self._notes)
+
+    def _judge(self, namespaces: frozenset[str], user: UserMode, named: frozenset[str]) -> Verdict:
+        refusal = self._try(namespaces, user)
+        if refusal is None or not self._may_leave_out_user(refusal, user, named):
+            return Verdict(refusal)
+        if self._try(namespaces - {"user"}, "none") is None:
+            return Verdict(user_refusal=refusal)
+        return Verdict(refusal)
+
+    def _may_leave_out_user(self, refusal: Refusal, user: UserMode, named: frozenset[str]) -> bool:
+        """The user namespace is refused, or takes away a right that the runner has without it."""
+        if user == "none" or "user" in named or not self._launcher.host.privileged:
+            return False
+        if refusal.step == "drop capabilities":
+            return False
+        return refusal.namespace == "user" or refusal.errno in (errno.EPERM, errno.EACCES)
+
+    def _try(
+        self, namespaces: frozenset[str], user: UserMode, limits: HeldLimits | None = None
+    ) -> Refusal | None:
+        request = IsolationRequest(
+            namespaces=namespaces,
+            user=user,
+            hostname=os.uname().nodename if "uts" in namespaces else None,
+            time=TimeOffsets() if "time" in namespaces else None,
+        )
+        try:
+            if not self._launcher.host.linux:
+                raise StepError("clone", None, errno.ENOSYS)
+            refusal = _carry_out(self._launcher, request, limits)
+        except StepError as error:
+            refusal = Refusal.of(error)
+        except RefusedError as error:
+            refusal = error.refusal
+        if refusal is None:
+            return None
+        return _neutral(self._launcher.explained(refusal, user))
+
+    # What limits can be held ---------------------------------------------------------------------
+
+    def try_limit(self, namespaces: frozenset[str], user: UserMode) -> Refusal | None:
+        """Whether a PID namespace of its own can have a limit of processes; forks each time."""
+        try:
+            if self._launcher.host.kernel < rlimits.FIRST_OWN_PID_MAX:
+                # There a write would change the host.
+                raise StepError("write pid_max", "pid", errno.ENOSYS)
+            own = rlimits.plan_pid_max(rlimits.least_processes())
+        except StepError as error:
+            return self._launcher.explained(Refusal.of(error), user)
+        return self._try(namespaces, user, HeldLimits([], {}, pid_max=own))
+
+    def try_cgroups(self) -> tuple[tuple[cgroups.Place, ...], Refusal | None]:
+        """Make, join and remove a cgroup for each controller.
+
+        Who may do that is decided by the owner of the directory, by a read-only mount, and by the
+        common ancestor of the old and the new one (cgroups(7)); no file says it.
+
+        :returns: the places where that worked, and the first refusal of the others.
+        """
+        usable: list[cgroups.Place] = []
+        refusal: Refusal | None = None
+        for limit, controller in CONTROLLERS.items():
+            for place in cgroups.places(controller):
+                refused = self._try_place(limit, place)
+                if refused is None:
+                    usable.append(place)
+                    break
+                refusal = refusal or refused
+        if not usable and refusal is None:
+            error = StepError("find a cgroup", None, errno.ENODEV)
+            refusal = self._launcher.explained(Refusal.of(error), "none")
+        return tuple(usable), refusal
+
+    def _try_place(self, limit: str, place: cgroups.Place) -> Refusal | None:
+        try:
+            group = cgroups.make(place, 0)
+        except StepError as error:
+            return self._launcher.explained(Refusal.of(error), "none")
+        return self._try(frozenset(), "none", HeldLimits([], {limit: group}))
 
 
 def _may_pass(verdict: Verdict) -> bool:
@@ -129,43 +180,60 @@ def _may_pass(verdict: Verdict) -> bool:
     return refusal is not None and refusal.errno in _TRANSIENT
 
 
-def probe(namespaces: frozenset[str], user: UserMode, named: frozenset[str], host: Host) -> Verdict:
-    """Try a request in a throw-away child, at most :data:`SECONDS` long.
+def _carry_out(
+    launcher: Launcher, request: IsolationRequest, limits: HeldLimits | None
+) -> Refusal | None:
+    """Launch it with an empty body.
 
-    The runner keeps no descriptor, no child and no changed signal from it.
-
-    :param namespaces: what the request enters, ``"user"`` included.
-    :param user: how it wants its user namespace.
-    :param named: what the marker named; a user namespace named there is never left out.
+    :raises RefusedError: for a step on this side.
     """
-    refusal = _try(namespaces, user, host)
-    if refusal is None or not _may_leave_out_user(refusal, user, named, host):
-        return Verdict(refusal)
-    if _try(namespaces - {"user"}, "none", host) is None:
-        return Verdict(user_refusal=refusal)
-    return Verdict(refusal)
+    child = launcher.start(request, lambda _: _nothing, budget=None, limits=limits)
+    try:
+        while (frame := child.next_frame()) is not None:
+            if frame.kind is Kind.BROKEN:
+                # A defect of ours, with its traceback.
+                what = str(frame.data["text"]).strip().rpartition("\n")[2]
+                return Refusal("launch", None, errno.EPROTO, what)
+    finally:
+        child.end_and_reap()
+    match child.outcome:
+        case outcome.Finished():
+            return None
+        case Refusal() as refusal:
+            return refusal
+        case _:
+            return _lost(child)
 
 
-def _may_leave_out_user(
-    refusal: Refusal, user: UserMode, named: frozenset[str], host: Host
-) -> bool:
-    """The user namespace is refused, or takes away a right that the runner has without it."""
-    if user == "none" or "user" in named or not host.privileged:
-        return False
-    if refusal.step == "drop capabilities":
-        return False
-    return refusal.namespace == "user" or refusal.errno in (errno.EPERM, errno.EACCES)
+def _lost(child: ChildProcess) -> Refusal:
+    """The process ended, or was ended, before it could say how far it came."""
+    status = child.forked_status
+    match child.outcome:
+        case outcome.Broken(reason=reason) if reason.startswith("not ready"):
+            return Refusal(START, None, errno.ETIMEDOUT, reason)
+        case outcome.Broken(reason=reason) if status is None or os.WIFEXITED(status):
+            return Refusal(START, None, errno.EPIPE, reason)
+        case outcome.Crashed() as ended:
+            return Refusal(START, None, errno.EPIPE, f"PID 1 was killed by {ended.name}")
+        case outcome.Exited(status=number):
+            return Refusal(START, None, errno.EPIPE, f"PID 1 ended with status {number}")
+    assert status is not None
+    match outcome.from_wait_status(status):
+        case outcome.Crashed() as ended:
+            return Refusal(START, None, errno.EPIPE, f"the child was killed by {ended.name}")
+        case outcome.Exited(status=number):
+            return Refusal(START, None, errno.EPIPE, f"the child ended with status {number}")
 
 
-def _try(namespaces: frozenset[str], user: UserMode, host: Host, *limit: bool) -> Refusal | None:
-    denial = attempt(namespaces, user, host, *limit)
-    return None if denial is None else _refusal(denial, user, host)
+def _nothing(writer: FrameWriter) -> NoReturn:
+    """The empty body."""
+    try:
+        writer.send_encoded(Kind.READY, b"{}")
+        writer.send(Kind.DONE, {"phases": [], "alone": False})
+    finally:
+        posix._exit(0)
 
 
-def _refusal(denial: Denial, user: UserMode, host: Host) -> Refusal:
-    error, filtered = denial
-    cause, remedy = explain(
-        error.step, error.namespace, error.errno, host, user=user, filtered=filtered
-    )
-    detail = re.sub(r"^/proc/\d+/", "/proc/PID/", error.detail)
-    return Refusal(error.step, error.namespace, error.errno, cause, remedy, detail)
+def _neutral(refusal: Refusal) -> Refusal:
+    """Without the number of a process that is gone."""
+    return replace(refusal, detail=re.sub(r"^/proc/\d+/", "/proc/PID/", refusal.detail))

@@ -6,15 +6,14 @@ runner with threads inherits locks that nobody will release (it hung in up to on
 and so does libc's ``fork`` called through ctypes, which leaves the GIL unrepaired.
 
 Consequence: the fork is ``os.fork``. Everything that the child needs is worked out before it, in a
-:class:`~pytest_nsisolate.process.supervisor.LaunchPlan`; the child looks nothing up and imports
+:class:`~pytest_nsisolate.process.plan.LaunchPlan`; the child looks nothing up and imports
 nothing.
 
 The short way: a runner with one task, in the kernel's own count, has nobody who could hold a lock.
 Then one ``clone`` with all the flags makes PID 1 directly, which saves a third of the cost of a
 test; the watchdog (:mod:`pytest_nsisolate.process.watchdog`) sees to the end of such a child. Where
 that clone is refused, the long way is taken, because it can tell which namespace it was. Never
-taken without a PID namespace, with a time namespace (offsets are written between unshare and fork),
-or when somebody else waits for the runner's children.
+taken without a PID namespace, or when somebody else waits for the runner's children.
 
 What still fails: a library that starts a thread in an at-fork hook does so here too
 (:mod:`pytest_nsisolate.process.supervisor` says what happens then), and ``pthread_atfork`` handlers
@@ -35,7 +34,7 @@ from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.originals import gc, os, signal, socket
 from pytest_nsisolate.process import reaping, supervisor
 from pytest_nsisolate.process.channel import Link, Output, RunnerEnd, Shared
-from pytest_nsisolate.process.supervisor import LaunchPlan
+from pytest_nsisolate.process.plan import LaunchPlan
 from pytest_nsisolate.wire.frames import FrameWriter
 
 

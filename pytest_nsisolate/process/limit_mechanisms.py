@@ -24,17 +24,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.host.refusal import RefusedError
 from pytest_nsisolate.kernel import cgroups, rlimits
-from pytest_nsisolate.kernel.originals import os
-from pytest_nsisolate.process.launch import fork
+from pytest_nsisolate.kernel.originals import os, posix
+from pytest_nsisolate.process.channel import STEP_SECONDS
 from pytest_nsisolate.process.limits import CONTROLLERS, Bound, HeldLimits
+from pytest_nsisolate.process.outcome import Exited
 from pytest_nsisolate.request.limits import Limits, spelled
+from pytest_nsisolate.request.model import IsolationRequest
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.host import Host
+    from pytest_nsisolate.process.launcher import Launcher
+    from pytest_nsisolate.wire.frames import FrameWriter
 
 #: From here on a ``pid_max`` leaves at least half of the processes that were asked for.
 _ENOUGH_FOR_PID_MAX: Final = 2 * rlimits.RESERVED_PIDS
@@ -47,13 +51,10 @@ _PID_MAX: Final = "pid_max of its PID namespace"
 
 
 class LimitMechanisms:
-    """What the runner knows of this host's mechanisms; one for a run.
+    """What a launcher knows of this host's mechanisms."""
 
-    :param host: the runner's standing.
-    """
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
+    def __init__(self, launcher: Launcher) -> None:
+        self._launcher = launcher
         self._serial = count()
         self._swept = False
         self._nproc: bool | None = None
@@ -144,7 +145,7 @@ class LimitMechanisms:
     def _own_pid_max(self, made: HeldLimits, value: int, namespaces: frozenset[str]) -> int:
         if "pid" not in namespaces:
             raise StepError("write pid_max", "pid", errno.ENOSYS, "without a PID namespace")
-        if self._host.kernel < rlimits.FIRST_OWN_PID_MAX:
+        if self._launcher.host.kernel < rlimits.FIRST_OWN_PID_MAX:
             raise StepError("write pid_max", "pid", errno.ENOSYS, "needs Linux 6.14")
         if value < (least := rlimits.least_processes()):
             detail = f"from {least} processes on"
@@ -183,9 +184,32 @@ class LimitMechanisms:
     def _nproc_binds(self) -> bool:
         if self._nproc is None:
             self._nproc = False
-            with suppress(OSError):
-                self._nproc = rlimits.nproc_binds(fork)
+            alone = IsolationRequest(frozenset(), user="none")
+            with suppress(RefusedError):
+                child = self._launcher.start(
+                    alone, lambda _: _fork_at_the_limit, budget=STEP_SECONDS
+                )
+                try:
+                    while child.next_frame() is not None:
+                        pass
+                finally:
+                    child.end_and_reap()
+                self._nproc = child.outcome == Exited(_REFUSED)
         return self._nproc
+
+
+#: Exit status of the process that asks whether RLIMIT_NPROC binds: it does.
+_REFUSED: Final = 1
+
+
+def _fork_at_the_limit(_: FrameWriter) -> NoReturn:
+    """The body of that process; it has nothing to say."""
+    status = 0
+    try:
+        if rlimits.is_refused_a_fork():
+            status = _REFUSED
+    finally:
+        posix._exit(status)
 
 
 def _no_place() -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.kernel.signals import signal_name
 
@@ -56,47 +57,15 @@ class TimedOut:
     diagnosis: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The host denied a step on the way in; not a line of the test ran (law 2).
-
-    :param late: but for this: whoever watches over the test was refused something, and by then it
-        had begun. That is never a reason to skip it.
-    """
-
-    step: str
-    namespace: str | None
-    errno: int
-    detail: str = ""
-    late: bool = False
-
-
-class _Step(Protocol):
-    """What a StepError and a refusal of the host check have in common."""
-
-    @property
-    def step(self) -> str: ...
-    @property
-    def namespace(self) -> str | None: ...
-    @property
-    def errno(self) -> int: ...
-    @property
-    def detail(self) -> str: ...
-
-
-def refused_by(step: _Step) -> Refused:
-    """The outcome that a failing step stands for."""
-    return Refused(step.step, step.namespace, step.errno, step.detail)
-
-
-def read_refusal(data: Mapping[str, object]) -> Refused:
+def read_refusal(data: Mapping[str, object]) -> Refusal:
     """The refusal that a child has sent; what is missing there is left empty."""
-    namespace, errno = data.get("namespace"), data.get("errno")
-    return Refused(
+    namespace, errno, filtered = data.get("namespace"), data.get("errno"), data.get("filtered")
+    return Refusal(
         step=str(data.get("step")),
         namespace=namespace if isinstance(namespace, str) else None,
         errno=errno if isinstance(errno, int) else 0,
         detail=str(data.get("detail") or ""),
+        filtered=filtered if isinstance(filtered, bool) else None,
     )
 
 
@@ -113,10 +82,7 @@ EXIT_REFUSED: Final = 97
 #: Exit status of a copy of the child that came back from the test's body.
 EXIT_STRAY: Final = 98
 
-#: How the text of a refusal begins, in a report and in a skip reason.
-REFUSED: Final = "isolation refused: "
-
-Outcome: TypeAlias = Finished | Crashed | Exited | TimedOut | Refused | Broken
+Outcome: TypeAlias = Finished | Crashed | Exited | TimedOut | Refusal | Broken
 
 
 def from_wait_status(status: int) -> Crashed | Exited:

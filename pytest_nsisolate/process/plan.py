@@ -1,92 +1,184 @@
 # SPDX-License-Identifier: MIT
-"""From a request to the steps of a launch, for this host and this moment."""
+"""What the forks of one launch do, worked out in the process that launches.
+
+Fact: a plan of mounts depends on the launching process's own mounts, and a fixture may change
+those between two tests; but reading ``/proc/self/mountinfo`` for each test touches pages that the
+last clone has made expensive.
+
+Consequence: such a plan is kept until ``poll`` on an open mountinfo says that something was mounted
+or unmounted (proc_pid_mountinfo(5)), or until one of the paths that must stay reachable is another.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
 
-import pytest
-
-from pytest_nsisolate.host import CAP_SETPCAP
-from pytest_nsisolate.kernel import idmap
-from pytest_nsisolate.kernel.mounts import MountPlan
-from pytest_nsisolate.process.mount_plans import current_directory
-from pytest_nsisolate.process.supervisor import LaunchPlan
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.host import CAP_SETPCAP, Host
+from pytest_nsisolate.kernel import idmap, mounts, namespaces
+from pytest_nsisolate.kernel.originals import os, select
 from pytest_nsisolate.request import grants
-from pytest_nsisolate.request.resolve import IsolationRequest
-from pytest_nsisolate.runner.run import Run
+from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.kernel.roots import RootPlan
+    from pytest_nsisolate.process.limits import HeldLimits
 
 _EVERY: Final = (1 << 64) - 1
 
 
-def plan_launch(config: pytest.Config, request: IsolationRequest, run: Run) -> LaunchPlan:
-    """Work out everything that the forks need (read once here, not in every child).
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What the forks do.
 
-    :raises StepError: when something about the runner itself cannot be read.
+    :param namespaces: the namespaces to create.
+    :param maps: the id map of the user namespace, None without one.
+    :param maps_by_runner: the runner holds the capabilities and writes the map; else the
+        supervisor.
+    :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
+        None keeps what is.
+    :param no_new_privs: afterwards no program gains rights by its file.
+    :param sheltered: the host's powers are not for the test: it leaves the runner's session
+        keyring, and can never write a core file.
+    :param cwd: where the test starts; entered again by path where mounts cover something.
+    :param lean: the processes beside the test keep no descriptor that is not theirs: somebody may
+        wait for the end of what a caller has passed on.
+    :param join: a pidfd: no new namespaces, but those of this process; the test is not PID 1.
+    :param root: the folder that will be the root.
+    :param limits: what holds those of the test.
     """
-    mounts = _mounts(config, request, run) if "mount" in request.namespaces else None
-    plan = plan_world(request, run, mounts)
-    if request.limits is None:
-        return plan
-    held = run.limit_mechanisms.enforce(request.limits, request.namespaces, init=request.init)
-    return replace(plan, limits=held)
+
+    namespaces: frozenset[str]
+    maps: idmap.IdMaps | None
+    maps_by_runner: bool
+    mounts: mounts.MountPlan | None
+    time: TimeOffsets | None
+    hostname: str | None
+    keep_capabilities: tuple[int, int | None] | None
+    init: bool
+    cwd: str
+    lean: bool = False
+    join: int | None = None
+    root: RootPlan | None = None
+    no_new_privs: bool = False
+    sheltered: bool = True
+    limits: HeldLimits | None = None
+
+    @property
+    def flags(self) -> int:
+        """``CLONE_NEW*`` of every namespace that can be entered at birth (clone(2))."""
+        return sum(namespaces.FLAGS[name] for name in self.namespaces - {"time"})
+
+    @property
+    def may_go_direct(self) -> bool:
+        """Nothing in this plan needs a supervisor."""
+        return "pid" in self.namespaces and self.join is None
 
 
-def plan_world(request: IsolationRequest, run: Run, mounts: MountPlan | None) -> LaunchPlan:
-    """The same for whoever has worked out the mounts himself.
+class InUse(Protocol):
+    """Paths that must stay reachable, whatever private mounts cover."""
 
-    :raises StepError: when something about the runner itself cannot be read.
+    def mark(self) -> tuple[object, ...]:
+        """Another one as soon as the paths may be others; cheap, asked for each launch."""
+
+    def paths(self) -> Iterable[str]:
+        """The paths, absolute or not, in any order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """Paths in use that do not change."""
+
+    these: tuple[str, ...]
+
+    def mark(self) -> tuple[object, ...]:
+        """The paths themselves."""
+        return self.these
+
+    def paths(self) -> Iterable[str]:
+        """As given."""
+        return self.these
+
+
+class MountPlans:
+    """Plans by what is asked for; see the module.
+
+    :raises StepError: without a ``/proc``.
     """
-    wanted = request.namespaces
-    return LaunchPlan(
-        namespaces=wanted,
-        maps=_maps(request, run) if "user" in wanted else None,
-        maps_by_runner=run.host.privileged,
-        mounts=mounts,
-        time=request.time,
-        hostname=request.hostname,
-        keep_capabilities=kept_capabilities(request, run),
-        no_new_privs=request.no_new_privs,
-        sheltered=not request.has_host_powers,
-        init=request.init,
-        cwd=current_directory(),
-    )
+
+    def __init__(self, in_use: InUse) -> None:
+        self._in_use = in_use
+        self._plans: dict[tuple[object, ...], mounts.MountPlan] = {}
+        try:
+            self.watched = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StepError("read mountinfo", "mount", error.errno or 0) from error
+        self._poller = select.poll()
+        self._poller.register(self.watched, select.POLLPRI | select.POLLERR)
+
+    def plan(self, wanted: frozenset[str], devices: tuple[str, ...] | None) -> mounts.MountPlan:
+        """The plan for these namespaces, as things stand now.
+
+        :param devices: what a minimal ``/dev`` has besides; None: the host's ``/dev``.
+        :raises StepError: when the mounts cannot be read.
+        """
+        if self._poller.poll(0):
+            self._plans.clear()
+        key = (wanted, devices, *self._in_use.mark())
+        if key not in self._plans:
+            self._plans[key] = mounts.plan_mounts(
+                own=wanted, in_use=self._in_use.paths(), more_devices=devices
+            )
+        return self._plans[key]
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self.watched)
 
 
-def _mounts(config: pytest.Config, request: IsolationRequest, run: Run) -> MountPlan:
-    devices = None if request.has_host_powers else request.devices
-    return run.mount_plans.plan(config, request.namespaces, devices)
+def own_maps(request: IsolationRequest, host: Host) -> idmap.IdMaps:
+    """For a launcher without the right to write more: its own id alone.
 
-
-def _maps(request: IsolationRequest, run: Run) -> idmap.IdMaps:
-    if run.host.privileged:
-        return run.identity_maps()
-    uid, gid = run.host.euid, run.host.egid
+    :param host: the launcher's standing.
+    """
     same = request.user == "same"
     return idmap.single_maps(
-        inside_uid=uid if same else 0,
-        inside_gid=gid if same else 0,
-        outside_uid=uid,
-        outside_gid=gid,
+        inside_uid=host.euid if same else 0,
+        inside_gid=host.egid if same else 0,
+        outside_uid=host.euid,
+        outside_gid=host.egid,
     )
 
 
-def kept_capabilities(request: IsolationRequest, run: Run) -> tuple[int, int | None] | None:
+def kept_capabilities(
+    request: IsolationRequest, host: Host, held: tuple[int, int]
+) -> tuple[int, int | None] | None:
     """Which ones stay, permitted and in the bounding set; None: all of them.
 
-    ``user="same"``: no more than the runner itself holds. Where the host refuses a user namespace
-    that nobody has named, none of those that reach beyond the test.
+    ``user="same"``: no more than the launcher itself holds. Where the host refuses a user namespace
+    that was not given up by ``user=False``, none of those that reach beyond the test.
+
+    :param held: the launcher's permitted and bounding set.
     """
     if request.caps is not None:
         mask = grants.mask(request.caps)
     elif request.guarded:
         mask = ~grants.mask(grants.HOST_WIDE) & _EVERY
     elif request.user == "same":
-        return run.capabilities
+        return held
     else:
         return None
     # Without CAP_SETPCAP nothing leaves the bounding set; asked for by name, that is a refusal.
-    if request.caps is None and not run.host.holds(CAP_SETPCAP):
+    if request.caps is None and not host.holds(CAP_SETPCAP):
         return mask, None
-    return (mask & run.capabilities[0], mask) if request.user == "same" else (mask, mask)
+    return (mask & held[0], mask) if request.user == "same" else (mask, mask)
+
+
+def current_directory() -> str:
+    """Where this process stands; ``/`` if that has been removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"

@@ -50,13 +50,19 @@ def end(pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
-def reap(pid: int, *, over: bool) -> None:
-    """Reap a child that has ended, or leave it: one that cannot end is not waited for."""
+def reap(pid: int, *, over: bool) -> int | None:
+    """Reap a child that has ended, or leave it: one that cannot end is not waited for.
+
+    :returns: its raw wait status (wait(2)); None if it was left, or if another has reaped it.
+    """
     # Somebody else may have: SIGCHLD is ignored in this runner, or the suite waits for any child.
     with suppress(ChildProcessError):
         # A debugger may have it, and then it is the debugger that has to wait first (ptrace(2)).
-        if os.waitpid(pid, os.WNOHANG) == (0, 0) and over and ask_after(pid):
-            os.waitpid(pid, os.WNOHANG)
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if not reaped and over and ask_after(pid):
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+        return status if reaped else None
+    return None
 
 
 def end_and_reap(pid: int, pidfd: int) -> None:

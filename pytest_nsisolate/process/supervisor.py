@@ -15,7 +15,7 @@ it for the one case that the supervisor cannot serve, its own death; the pidfd t
 after arming closes the race with a parent that died before.
 
 Why it does so little: each page that it touches is copied. It does what must come before the
-second fork (user, time and PID namespace); PID 1 does the rest while the runner writes the id map.
+second fork (user and PID namespace); PID 1 does the rest while the runner writes the id map.
 One namespace per ``unshare`` call: that costs nothing and a refusal names its type.
 
 What still fails: where an at-fork hook of the test suite starts a thread (OpenTelemetry's does),
@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.errors import StepError, failing
@@ -39,61 +38,11 @@ from pytest_nsisolate.process.outcome import EXIT_REFUSED
 from pytest_nsisolate.wire.frames import Kind
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.kernel.roots import RootPlan
     from pytest_nsisolate.process.channel import Link
-    from pytest_nsisolate.process.limits import HeldLimits
-    from pytest_nsisolate.request.resolve import TimeOffsets
+    from pytest_nsisolate.process.plan import LaunchPlan
 
-#: What PID 1 unshares, in this order; user, time and pid are the supervisor's.
+#: What PID 1 unshares, in this order; user and pid are the supervisor's.
 _BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchPlan:
-    """What the forks do, worked out in the runner.
-
-    :param namespaces: the namespaces to create.
-    :param maps: the id map of the user namespace, None without one.
-    :param maps_by_runner: the runner holds the capabilities and writes the map; else the
-        supervisor.
-    :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
-        None keeps what is.
-    :param no_new_privs: afterwards no program gains rights by its file.
-    :param sheltered: the host's powers are not for the test: it leaves the runner's session
-        keyring, and can never write a core file.
-    :param cwd: where the test starts; entered again by path where mounts cover something.
-    :param lean: the processes beside the test keep no descriptor that is not theirs: somebody may
-        wait for the end of what a caller has passed on.
-    :param join: a pidfd: no new namespaces, but those of this process; the test is not PID 1.
-    :param root: the folder that will be the root.
-    :param limits: what holds those of the test.
-    """
-
-    namespaces: frozenset[str]
-    maps: idmap.IdMaps | None
-    maps_by_runner: bool
-    mounts: mounts.MountPlan | None
-    time: TimeOffsets | None
-    hostname: str | None
-    keep_capabilities: tuple[int, int | None] | None
-    init: bool
-    cwd: str
-    lean: bool = False
-    join: int | None = None
-    root: RootPlan | None = None
-    no_new_privs: bool = False
-    sheltered: bool = True
-    limits: HeldLimits | None = None
-
-    @property
-    def flags(self) -> int:
-        """``CLONE_NEW*`` of every namespace that can be entered at birth (clone(2))."""
-        return sum(namespaces.FLAGS[name] for name in self.namespaces - {"time"})
-
-    @property
-    def may_go_direct(self) -> bool:
-        """Nothing in this plan needs a supervisor."""
-        return "pid" in self.namespaces and self.time is None and self.join is None
 
 
 def enter(plan: LaunchPlan, link: Link) -> None:
@@ -170,7 +119,6 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
             link.tell(b"U")
         else:
             idmap.write_maps(plan.maps, None)
-    _enter_time(plan)
     if "pid" in plan.namespaces:
         namespaces.enter("pid")
         return _fork("pid"), False
@@ -184,16 +132,8 @@ def _fork(namespace: str | None) -> int:
         raise StepError("fork", namespace, error.errno or 0) from error
 
 
-def _enter_time(plan: LaunchPlan) -> None:
-    """Offsets can only be written before the first process is born in the namespace."""
-    if plan.time is not None:
-        namespaces.enter("time")
-        namespaces.write_time_offsets(plan.time.monotonic, plan.time.boottime)
-
-
 def _clone_at_once(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     """PID 1 by one raw clone, because an at-fork hook has started a thread in the supervisor."""
-    _enter_time(plan)
     try:
         pid = raw_clone(plan.flags)
     except OSError as error:
@@ -254,6 +194,8 @@ def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
             namespaces.enter(name)
     if plan.maps is not None and (plan.maps_by_runner or at_once):
         link.await_word()
+    if plan.time is not None:
+        namespaces.enter_time(plan.time.monotonic, plan.time.boottime)
     if plan.mounts is not None:
         mounts.apply(plan.mounts)
         if plan.mounts.displaced:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby, takewhile
 from math import isfinite
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_nsisolate.request import grants, limits
+from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.request.wording import DOCS, MarkerProblem, short, spelled, suggestion
 
 #: The keywords that switch one namespace on or off, and nothing else.
@@ -64,14 +64,6 @@ _RELATIVES = frozenset(
 HOSTNAME_BYTES = 64
 #: KTIME_SEC_MAX / 2, time_namespaces(7): beyond it the kernel refuses an offset (ERANGE).
 OFFSET_SECONDS = 4_611_686_018
-
-
-@dataclass(frozen=True, slots=True)
-class TimeOffsets:
-    """Seconds by which the clocks of a time namespace run ahead, time_namespaces(7)."""
-
-    monotonic: float = 0.0
-    boottime: float = 0.0
 
 
 class _NotAllowedError(Exception):

@@ -8,27 +8,23 @@ here, at collection, before any test has run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
-from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.request import grants
-from pytest_nsisolate.request.limits import Limits, merged
+from pytest_nsisolate.request.limits import merged
 from pytest_nsisolate.request.marker import (
     SWITCHES,
-    TimeOffsets,
     check_keywords,
     check_mark,
     closest_first,
     near_misses,
 )
+from pytest_nsisolate.request.model import NEED_MOUNT, IsolationRequest, TimeOffsets, complete
 from pytest_nsisolate.request.options import Settings
 from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, suggestion
-
-__all__ = ["IsolationRequest", "MarkerProblem", "TimeOffsets", "resolve", "resolve_all"]
 
 #: The fixture names that an item may name in ``inside``.
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
@@ -37,101 +33,6 @@ KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
 MARKER_ONLY = frozenset({"inside", "leftovers"})
 
 _STAY = "isolated(False) keeps a test in the runner"
-
-#: What cannot do without a mount namespace, and for which mount: /proc, /sys, /dev/shm.
-NEED_MOUNT = ("pid", "net", "ipc")
-
-
-@dataclass(frozen=True, slots=True)
-class IsolationRequest:
-    """What one test asked for, complete: nothing that it implies is left unsaid.
-
-    :param namespaces: every namespace that will be fresh, ``user`` and ``time`` included.
-    :param user: ``"map"`` for the marker's True, ``"same"``, or ``"none"`` for False.
-    :param named: the part of ``namespaces`` that a marker names, as opposed to implied ones
-        and those of the default set.
-    :param time: offsets of the time namespace, None without one.
-    :param hostname: the UTS name, None for a copy of the host's.
-    :param timeout: budget of one attempt in seconds, None for no limit.
-    :param inside: higher-scope fixtures to set up in the child; True for all of them.
-    :param leftovers: what becomes of processes that the test leaves behind.
-    :param init: an init is PID 1 and the test its child.
-    :param missing: what becomes of the test where the host refuses it; not a skip where
-        ``NSISOLATE_MUST_WORK=1`` is set.
-    :param limits: of memory, processor time, processes and files; None for none.
-    :param devices: what the minimal ``/dev`` of a private mount namespace has besides, by names
-        below it; without meaning with the host's powers.
-    :param caps: the capabilities that are kept, by their full names; None for all.
-    :param no_new_privs: no program gains rights by its file.
-    :param guarded: the host refuses the user namespace, which nobody gave up by ``user=False``.
-    """
-
-    namespaces: frozenset[str]
-    user: Literal["map", "same", "none"] = "map"
-    named: frozenset[str] = frozenset()
-    time: TimeOffsets | None = None
-    hostname: str | None = None
-    timeout: float | None = None
-    inside: frozenset[str] | Literal[True] = frozenset()
-    leftovers: Literal["ignore", "warn", "fail"] = "ignore"
-    init: bool = False
-    missing: Literal["fail", "skip"] = "fail"
-    limits: Limits | None = None
-    devices: tuple[str, ...] = ()
-    caps: frozenset[str] | None = None
-    no_new_privs: bool = False
-    guarded: bool = False
-
-    @property
-    def has_host_powers(self) -> bool:
-        """By ``user=False``: the host's root, its ``/dev`` and its keys."""
-        return self.user == "none" and not self.guarded
-
-    def replace(self, **changes: Any) -> IsolationRequest:
-        """A changed copy, with the namespaces that the change implies.
-
-        ``user`` and ``time`` decide about their namespaces: ``replace(user="none")`` drops
-        ``"user"``, ``replace(time=TimeOffsets(60))`` adds ``"time"``.
-
-        :raises TypeError: on an unknown field.
-        :raises ValueError: on an unknown namespace or capability, or what is no device.
-        """
-        if "namespaces" in changes and "time" not in changes:
-            kept = self.time or TimeOffsets()
-            changes["time"] = kept if "time" in changes["namespaces"] else None
-        changed = replace(self, **changes)
-        for name in changed.namespaces:
-            if name not in NAMESPACES:
-                raise ValueError(f"unknown namespace {name!r}, {suggestion(name, NAMESPACES)}")
-        complete = _complete(changed.namespaces, changed.user, changed.time, changed.hostname)
-        if "caps" in changes and changed.caps is not None:
-            changed = replace(changed, caps=grants.check_caps(changed.caps))
-        if "devices" in changes:
-            changed = replace(changed, devices=grants.check_devices(changed.devices))
-        if changed.devices:
-            complete |= {"mount"}
-        named = changed.named & complete
-        return replace(changed, namespaces=complete, named=named)
-
-    def without_user_namespace(self) -> IsolationRequest:
-        """A copy for a host that refuses user namespaces. Nobody asked for the host's powers."""
-        return self.replace(user="none", guarded=True)
-
-
-def _complete(
-    namespaces: Iterable[str], user: str, time: TimeOffsets | None, hostname: str | None
-) -> frozenset[str]:
-    """The namespaces and what they imply; user, time and hostname decide about theirs."""
-    complete = set(namespaces) - {"user", "time"}
-    if not complete.isdisjoint(NEED_MOUNT):
-        complete.add("mount")
-    if hostname is not None:
-        complete.add("uts")
-    if time is not None:
-        complete.add("time")
-    if user != "none":
-        complete.add("user")
-    return frozenset(complete)
 
 
 @dataclass(slots=True)
@@ -173,7 +74,7 @@ class _Merged:
         devices = values.get("devices", ())
         if devices:
             on.add("mount")
-        namespaces = _complete(on, user, time, hostname)
+        namespaces = complete(on, user, time, hostname)
         return IsolationRequest(
             namespaces=namespaces,
             user=user,
@@ -283,7 +184,7 @@ def _unmarked(settings: Settings) -> IsolationRequest:
     """An unmarked test never asked to be PID 1: same behaviour, other place."""
     time = TimeOffsets() if "time" in settings.namespaces else None
     return IsolationRequest(
-        namespaces=_complete(settings.namespaces, "same", time, None),
+        namespaces=complete(settings.namespaces, "same", time, None),
         user="same",
         time=time,
         timeout=settings.timeout,

@@ -17,8 +17,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any, Final
 
+from pytest_nsisolate.host.refusal import REFUSED
 from pytest_nsisolate.kernel.originals import re
-from pytest_nsisolate.process.outcome import REFUSED
 
 #: Two lines of a failure, in pytest's own style or as they are, with what stands before them.
 _CAUSE: Final = re.compile(r"(?P<margin>E? *)cause: (?P<text>.*)\n?")

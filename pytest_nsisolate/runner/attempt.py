@@ -17,13 +17,12 @@ import pytest
 
 from pytest_nsisolate.child import output, terminal
 from pytest_nsisolate.errors import BrokenStream
-from pytest_nsisolate.host.remedies import Explanation, explain
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.process import job_control, outcome
 from pytest_nsisolate.process.child_process import ChildProcess
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.view.postmortem.at_failure import PATIENCE
@@ -35,15 +34,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
-#: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
-MUST_WORK: Final = "NSISOLATE_MUST_WORK"
-
 _FATAL: Final = "Fatal Python error"
-
-
-def may_be_skipped(request: IsolationRequest) -> bool:
-    """Where this host refuses the request: a skip, if the environment does not forbid it."""
-    return request.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
 
 class Attempt:
@@ -119,18 +110,12 @@ class Attempt:
                 return self._replace(outcome.Finished(alone=False), when, faults)
         return found
 
-    def refuse(self, refused: outcome.Refused, why: Explanation | None = None) -> pytest.TestReport:
-        """The report of a test that this host does not let in: an error, or by policy a skip.
-
-        :param why: the cause and the remedy, if they are known already.
-        """
+    def refuse(self, refusal: Refusal) -> pytest.TestReport:
+        """The report of a test that this host does not let in: an error, or by policy a skip."""
         self.over = True
-        host = self._run.host
-        why = why or explain(
-            refused.step, refused.namespace, refused.errno, host, user=self.request.user
-        )
-        skip = may_be_skipped(self.request) and not refused.late
-        return reports.refusal_report(self.item, refused, why, self._captured, skip=skip)
+        refusal = self._run.launcher.explained(refusal, self.request.user)
+        skip = self.request.may_be_skipped and not refusal.late
+        return reports.refusal_report(self.item, refusal, self._captured, skip=skip)
 
     def hush_setup_show(self) -> None:
         """``--setup-show``: the child has shown the item's line between its fixtures' lines."""
@@ -388,7 +373,7 @@ class Attempt:
     ) -> tuple[pytest.TestReport, BaseException]:
         """A report for a phase whose own is missing or does not count."""
         assert self.child is not None
-        if isinstance(ended, outcome.Refused):
+        if isinstance(ended, Refusal):
             report = self.refuse(ended)
         else:
             lost = output.lost_text(self.child.end.output)
@@ -415,7 +400,7 @@ class Attempt:
             report.sections.append(("Coverage", text))
 
 
-_LOST = (outcome.Crashed, outcome.Exited, outcome.TimedOut, outcome.Refused, outcome.Broken)
+_LOST = (outcome.Crashed, outcome.Exited, outcome.TimedOut, Refusal, outcome.Broken)
 
 
 def _phase(frame: dict[str, Any]) -> object:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.request.resolve import IsolationRequest
+    from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.view import Pid1View
 
 

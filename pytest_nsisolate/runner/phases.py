@@ -21,22 +21,21 @@ import contextlib
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_nsisolate.child import fixtures, output
 from pytest_nsisolate.child.leftovers import LeftoverCheck
 from pytest_nsisolate.child.main import Child
-from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.host.remedies import Explanation
+from pytest_nsisolate.errors import failing
+from pytest_nsisolate.host.refusal import RefusedError
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import faulthandler
-from pytest_nsisolate.process import job_control, launch, outcome
-from pytest_nsisolate.process.channel import Output, RunnerEnd
+from pytest_nsisolate.process import job_control, outcome
+from pytest_nsisolate.process.channel import Output
 from pytest_nsisolate.process.child_process import ChildProcess
-from pytest_nsisolate.process.plan import plan_launch
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import reports, tracebacks
 from pytest_nsisolate.runner.attempt import Attempt
 from pytest_nsisolate.runner.run import SHOWN, Run
@@ -45,7 +44,7 @@ from pytest_nsisolate.view.postmortem import at_failure
 from pytest_nsisolate.wire.frames import FrameWriter
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.process.limits import HeldLimits
+    pass
 
 #: The attempt at an item that is going on.
 ATTEMPT = pytest.StashKey[Attempt]()
@@ -103,132 +102,101 @@ def _set_up(
     run.notes.look_at(item)
     attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
-    files, in_child = _prepare(item, run, attempt, inside)
-    in_child.post_mortem = attempt.post_mortem = at_failure.opened(
-        item,
-        attempt.request,
-        run.settings.postmortem,
-        run.home,
-        run.first_mounts,
-        run.host.euid,
-    )
-    writer = _clone(item, run, attempt, files)
+    try:
+        attempt.request = run.launcher.admit(request)
+        child, writer = _clone(item, run, attempt, inside)
+    except RefusedError as error:
+        # No child was born: the test is an error, or by policy a skip.
+        internals.disown(item)
+        report = attempt.refuse(error.refusal)
+        raise Elsewhere(report, None if report.skipped else reports.crash_of(report)) from None
     if writer is None:
         internals.disown(item)
         raise Elsewhere(*attempt.await_phase("setup"))
-    run.in_child, run.request = in_child, attempt.request
-    in_child.settle_in(writer)
+    run.in_child, run.request = child, attempt.request
+    child.settle_in(writer)
     if announced:
         view = make_view(attempt.request, run.home, run.helpers)
         item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
     original()
 
 
-def _prepare(
+def _clone(
     item: pytest.Item, run: Run, attempt: Attempt, inside: frozenset[str]
-) -> tuple[Output, Child]:
-    """The host check, and everything that is better made before the clone than after it."""
+) -> tuple[Child, FrameWriter | None]:
+    """The child's side, made before the clone, where it costs no page, and the clone.
+
+    :returns: in the runner no writer, and the attempt has its child then.
+    :raises RefusedError: when there cannot be a child.
+    """
     request = attempt.request
-    try:
-        with failing("examine this host", None):
-            verdict = run.host_check.probe(request.namespaces, request.user, request.named)
-    except StepError as error:
-        _refuse(item, attempt, outcome.refused_by(error))
-    if verdict.refusal is not None:
-        found = verdict.refusal
-        why = Explanation(found.cause, found.remedy)
-        _refuse(item, attempt, outcome.refused_by(found), why)
-    if verdict.leave_out_user:
-        request = attempt.request = request.without_user_namespace()
-    try:
+    config = item.config
+    # A watchdog costs more than it saves one test.
+    watched = run.nextitem in run.requests
+    with run.launcher.preparing(request, watchdog=watched) as launch:
+        files = launch.files
         with failing("open what all children share", None):
             run.turns.forget()
-        files = Output.create()
-    except StepError as error:
-        _refuse(item, attempt, outcome.refused_by(error))
-    own_pid = "pid" in request.namespaces
-    leftover_check = LeftoverCheck(item, request.leftovers, own_pid=own_pid, init=request.init)
-    attempt.measurement = measurement = run.measurement(item.config)
-    in_child = Child(
-        item,
-        run.nextitem,
-        files,
-        inside=inside,
-        own_pid=own_pid,
-        leftover_check=leftover_check,
-        turns=run.turns,
-        measurement=measurement,
-    )
-    in_child.limited = request.limits is not None
-    return files, in_child
-
-
-def _clone(item: pytest.Item, run: Run, attempt: Attempt, files: Output) -> FrameWriter | None:
-    """The forks. None in the runner, where the isolation has its attempt then."""
-    request = attempt.request
-    limits: HeldLimits | None = None
-    try:
+        child = _make_child(item, run, attempt, files, inside)
+        if child.post_mortem is not None:
+            child.post_mortem.note_plan(launch.plan.mounts)
         with failing("prepare the launch", None):
-            # A watchdog costs more than it saves one test.
-            shared = run.shared(item.config, watchdog=run.nextitem in run.requests)
-            plan = plan_launch(item.config, request, run)
-            limits = plan.limits
-            if attempt.post_mortem is not None:
-                attempt.post_mortem.note_plan(plan.mounts)
-            moved = output.move_to(files, item.config)
-        output.flush_to_terminal(item.config)
-        if internals.fault_timeout(item.config) > 0:
+            moved = output.move_to(files, config)
+        output.flush_to_terminal(config)
+        if internals.fault_timeout(config) > 0:
             # The child has a watchdog of its own; this one could end the runner. Before the fork:
             # to cancel it afterwards, as arming another does, waits for a thread that the fork
             # has not taken along.
             faulthandler.cancel_dump_traceback_later()
 
-        def register(end: RunnerEnd) -> None:
-            budget = _budget(item, run, request)
-            run.current = attempt.child = ChildProcess(
-                end,
-                maps=plan.maps,
-                budget=budget,
-                init=plan.init,
-                measured=attempt.measurement is not None,
-                limits=limits,
-            )
-            run.current.debugged = bool(item.config.getoption("usepdb", False))
+        def take_on(born: ChildProcess) -> None:
+            run.current = attempt.child = born
+            born.debugged = bool(config.getoption("usepdb", False))
             if job_control.has_terminal():
                 # Also while nobody waits for the child: it may be at a prompt already.
-                run.stopping.enter_context(
-                    job_control.stopping_with(run.current.hold, run.current.go_on)
-                )
+                run.stopping.enter_context(job_control.stopping_with(born.hold, born.go_on))
 
-        measurement = attempt.measurement
-        cloning = nullcontext() if measurement is None else measurement.cloning()
+        measured = attempt.measurement
+        cloning = nullcontext() if measured is None else measured.cloning()
         # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
-        with run.calls_lock, cloning:
-            writer = launch.launch(plan, files, shared, run.held(), register)
-    except StepError as error:
-        if attempt.child is None:
-            files.close()
-            if limits is not None:
-                limits.release()
-        _refuse(item, attempt, outcome.refused_by(error))
+        with run.launcher.lock, cloning:
+            writer = launch.fork(
+                take_on, budget=_budget(item, run, request), measured=measured is not None
+            )
     if writer is None:
         # Now, while the new child is busy: the exit of the last one is over by then.
         run.reap_outstanding()
         if moved:
-            output.forget_moved(item.config)
-    return writer
+            output.forget_moved(config)
+    return child, writer
 
 
-def _refuse(
-    item: pytest.Item,
-    attempt: Attempt,
-    refused: outcome.Refused,
-    why: Explanation | None = None,
-) -> NoReturn:
-    """No child was born: the test is an error, or by policy a skip."""
-    internals.disown(item)
-    report = attempt.refuse(refused, why)
-    raise Elsewhere(report, None if report.skipped else reports.crash_of(report))
+def _make_child(
+    item: pytest.Item, run: Run, attempt: Attempt, files: Output, inside: frozenset[str]
+) -> Child:
+    request = attempt.request
+    own_pid = "pid" in request.namespaces
+    attempt.measurement = run.measurement()
+    child = Child(
+        item,
+        run.nextitem,
+        files,
+        inside=inside,
+        own_pid=own_pid,
+        leftover_check=LeftoverCheck(item, request.leftovers, own_pid=own_pid, init=request.init),
+        turns=run.turns,
+        measurement=attempt.measurement,
+    )
+    child.limited = request.limits is not None
+    child.post_mortem = attempt.post_mortem = at_failure.opened(
+        item,
+        request,
+        run.settings.postmortem,
+        run.home,
+        run.first_mounts,
+        run.launcher.host.euid,
+    )
+    return child
 
 
 def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | None:

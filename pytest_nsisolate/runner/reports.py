@@ -22,8 +22,8 @@ from warnings import warn
 
 import pytest
 
-from pytest_nsisolate.errors import BrokenStream, IsolatedCrash, StepError
-from pytest_nsisolate.host.remedies import Explanation
+from pytest_nsisolate.errors import BrokenStream, IsolatedCrash
+from pytest_nsisolate.host.refusal import REFUSED, Refusal
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.process import outcome
 from pytest_nsisolate.runner import stacks
@@ -158,21 +158,14 @@ def crash_report(
 
 
 def refusal_report(
-    item: pytest.Item,
-    refused: outcome.Refused,
-    why: Explanation,
-    captured: Sections,
-    *,
-    skip: bool,
+    item: pytest.Item, refusal: Refusal, captured: Sections, *, skip: bool
 ) -> pytest.TestReport:
     """The report of a test that this host does not let in, whatever xfail says."""
-    step = StepError(refused.step, refused.namespace, refused.errno, refused.detail)
-    head = f"{outcome.REFUSED}{step}"
     if skip:
         path, line = item.reportinfo()[:2]
-        place = (str(path), (line or 0) + 1, f"Skipped: {head} ({why.cause})")
-        return _report(item, "skipped", "setup", place, captured)
-    text = f"{head}\n  cause: {why.cause}\n  remedy: {why.remedy}"
+        told = f"Skipped: {REFUSED}{refusal.headline()} ({refusal.cause})"
+        return _report(item, "skipped", "setup", (str(path), (line or 0) + 1, told), captured)
+    text = f"{REFUSED}{refusal}"
     return _report(item, "failed", "setup", text, captured)
 
 
@@ -196,7 +189,7 @@ def _tell(ended: outcome.Outcome, when: str, *, faults: str, init: bool) -> tupl
     if isinstance(ended, outcome.Finished):
         head = f"isolated test had a fatal error in {when}, and went on"
         return head, f"{head}\n\n{faults}"
-    assert not isinstance(ended, outcome.Refused)
+    assert not isinstance(ended, Refusal)
     head = outcome.describe(ended, phase=when)
     if isinstance(ended, outcome.TimedOut):
         return head, f"{head}\n\n{ended.diagnosis}"

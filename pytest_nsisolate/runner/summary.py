@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from pytest_nsisolate.host import header_line
+from pytest_nsisolate.host.refusal import REFUSED
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import re
-from pytest_nsisolate.process.outcome import REFUSED, headline
-from pytest_nsisolate.request.resolve import IsolationRequest, resolve_all
+from pytest_nsisolate.process.outcome import headline
+from pytest_nsisolate.request.model import IsolationRequest
+from pytest_nsisolate.request.resolve import resolve_all
 from pytest_nsisolate.runner.run import RUN, Run
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def header(run: Run) -> str:
     if run.settings.mode == "none":
         what = "run in the runner (--nsisolate-unsafe)" if run.settings.unsafe else "skipped"
         return f"nsisolate: off, marked tests are {what}"
-    return header_line(run.host, run.settings.namespaces)
+    return header_line(run.launcher.host, run.settings.namespaces)
 
 
 def check_markers(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
@@ -186,7 +188,7 @@ def gather(config: pytest.Config) -> None:
     """
     output: dict[str, Any] | None = getattr(config, "workeroutput", None)
     if output is not None:
-        output[_WORKER_NOTES] = _notes(config.stash[RUN])
+        output[_WORKER_NOTES] = list(config.stash[RUN].launcher.notes())
     reporter: Any = config.pluginmanager.getplugin("terminalreporter")
     if reporter is None:
         return
@@ -207,15 +209,10 @@ def summarize(terminalreporter: Any, run: Run) -> None:
     for reason, count in config.stash.get(_REFUSALS, ()):
         terminalreporter.write_line(f"nsisolate: {_tests(count)} refused: {reason}", red=True)
     told = config.stash.get(_NOTES, {})
-    for line in dict.fromkeys((*_notes(run), *told)):
+    for line in dict.fromkeys((*run.launcher.notes(), *told)):
         terminalreporter.write_line(line, yellow=True)
     for line in run.notes.lines():
         terminalreporter.write_line(line, yellow=True)
-
-
-def _notes(run: Run) -> list[str]:
-    """What this process's checks of the host have to say, if it has made any."""
-    return [*run.host_check.notes()] if "pytest_nsisolate.process.host_check" in sys.modules else []
 
 
 def _unlucky(terminalreporter: Any) -> list[Any]:

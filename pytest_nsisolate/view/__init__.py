@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.request.marker import TimeOffsets
+    from pytest_nsisolate.request.model import TimeOffsets
     from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
     from pytest_nsisolate.view.ipc import IpcObject
     from pytest_nsisolate.view.mapping import ReadOnlyMapping
@@ -58,7 +58,7 @@ _MODULES: Final = {
     "sockets": ("Socket",),
 }
 _HOMES: Final = {
-    "TimeOffsets": "pytest_nsisolate.request.marker",
+    "TimeOffsets": "pytest_nsisolate.request.model",
     **{name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names},
 }
 

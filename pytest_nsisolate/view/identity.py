@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, resource, time
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
-from pytest_nsisolate.request.marker import TimeOffsets
+from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
 
 _SECCOMP: Final = {"0": "disabled", "1": "strict", "2": "filter"}

@@ -11,7 +11,7 @@ import pytest
 from pytest_nsisolate.kernel.originals import os
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.request.resolve import IsolationRequest
+    from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.view import Pid1View
 
 

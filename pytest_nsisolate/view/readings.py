@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pytest_nsisolate.child.leftovers import infrastructure
 from pytest_nsisolate.kernel import namespaces
 from pytest_nsisolate.kernel.originals import os, socket
-from pytest_nsisolate.request.marker import TimeOffsets
+from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.view import identity
 from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
 from pytest_nsisolate.view.ipc import IpcObject, read_ipc

@@ -13,19 +13,26 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate.cli import doctor as doctor_module
 from pytest_nsisolate.cli.doctor import doctor
-from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
-from pytest_nsisolate.process import host_check as probe_module
-from pytest_nsisolate.process import trial
-from pytest_nsisolate.process.trial import Denial
+from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.process import host_check, launch, launcher
+from pytest_nsisolate.process.launcher import Launcher
+from pytest_nsisolate.process.plan import Fixed
+from pytest_nsisolate.request.model import IsolationRequest
 from tests.hostile import HOSTS, NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 
 DOCTOR = (sys.executable, "-m", "pytest_nsisolate", "doctor")
 
 ROOT = Host(True, True, 0, 0, ~0, (6, 1))
+
+
+def launcher_on(host: Host) -> Launcher:
+    """Of a process that stands like that."""
+    launcher = Launcher(Fixed(()))
+    launcher.host = host
+    return launcher
 
 
 def doctor_on(host: str) -> tuple[int, str]:
@@ -144,30 +151,37 @@ def test_where_no_child_can_be_started_nothing_else_is_tried() -> None:
 
 
 @NEEDS_HOSTS
-@pytest.mark.parametrize(
-    ("host", "row"),
-    [("no-proc", "user write setgroups"), ("no-capabilities", "user write uid_map")],
-)
-def test_a_refused_id_map_is_the_user_namespaces(host: str, row: str) -> None:
+def test_without_a_proc_nothing_else_is_tried() -> None:
+    """Every launch reads it, so there is one cause."""
+    status, report = doctor_on("no-proc")
+
+    results = rows(report)
+    del results["namespace call"]
+    assert (status, results) == (1, {" read capabilities": "ENOENT"})
+    assert "remedy: mount -t proc proc /proc" in report
+
+
+@NEEDS_HOSTS
+def test_a_refused_id_map_is_the_user_namespaces() -> None:
     """The call that failed stands in the table, also where it is not one of those always shown."""
-    status, report = doctor_on(host)
+    status, report = doctor_on("no-capabilities")
 
     assert status == 1
     assert rows(report)["user unshare(CLONE_NEWUSER)"] == "ok"
-    assert row in rows(report)
+    assert "user write uid_map" in rows(report)
 
 
 def test_a_step_that_the_table_does_not_show_gets_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the unshare, which must have worked, and before what was not tried."""
 
-    def attempt(namespaces: frozenset[str], *_: object) -> Denial | None:
-        if "uts" in namespaces:
-            return Denial(StepError("setdomainname", "uts", errno.EIO), None)
+    def carry_out(_: Launcher, request: IsolationRequest, *__: object) -> Refusal | None:
+        if "uts" in request.namespaces:
+            return Refusal("setdomainname", "uts", errno.EIO)
         return None
 
-    monkeypatch.setattr(probe_module, "attempt", attempt)
+    monkeypatch.setattr(host_check, "_carry_out", carry_out)
 
-    results = rows(doctor(ROOT)[0])
+    results = rows(doctor(launcher_on(ROOT))[0])
 
     assert [item for item in results.items() if item[0].startswith("uts")] == [
         ("uts unshare(CLONE_NEWUTS)", "ok"),
@@ -190,12 +204,13 @@ def test_the_steps_before_a_refused_one_have_worked(
 ) -> None:
     """Also where it is one of the many that are not shown."""
 
-    def attempt(namespaces: frozenset[str], *_: object) -> Denial | None:
-        return Denial(StepError(step, "mount", errno.EIO), None) if "mount" in namespaces else None
+    def carry_out(_: Launcher, request: IsolationRequest, *__: object) -> Refusal | None:
+        return Refusal(step, "mount", errno.EIO) if "mount" in request.namespaces else None
 
-    monkeypatch.setattr(probe_module, "attempt", attempt)
+    monkeypatch.setattr(host_check, "_carry_out", carry_out)
 
-    results = {call: result for call, result in rows(doctor(ROOT)[0]).items() if "mount " in call}
+    found = rows(doctor(launcher_on(ROOT))[0])
+    results = {call: result for call, result in found.items() if "mount " in call}
 
     worked = [call.removeprefix("mount ") for call, result in results.items() if result == "ok"]
     assert worked == before
@@ -205,7 +220,7 @@ def test_the_steps_before_a_refused_one_have_worked(
 
 def test_another_platform_is_told_so() -> None:
     """No fork, no traceback."""
-    report, status = doctor(Host(False, False, -1, -1, 0, (0, 0)))
+    report, status = doctor(launcher_on(Host(False, False, -1, -1, 0, (0, 0))))
 
     assert status == 1
     assert "namespaces are a part of Linux" in report
@@ -213,8 +228,8 @@ def test_another_platform_is_told_so() -> None:
 
 def test_the_runner_is_looked_at_when_no_host_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the option and the command call it."""
-    monkeypatch.setattr(doctor_module, "examine", lambda: Host(True, False, 4711, 0, 0, (6, 1)))
-    monkeypatch.setattr(probe_module, "attempt", lambda *_: None)
+    monkeypatch.setattr(launcher, "examine", lambda: Host(True, False, 4711, 0, 0, (6, 1)))
+    monkeypatch.setattr(host_check, "_carry_out", lambda *_: None)
 
     report, status = doctor()
 
@@ -299,12 +314,12 @@ def test_a_limit_of_processes_is_tried_in_its_own_namespace() -> None:
 
 def test_no_older_kernel_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
     """There the write would change the host, so it is refused without a try."""
-    monkeypatch.setattr(trial, "fork", None)
+    monkeypatch.setattr(launch, "fork", None)
 
-    denial = trial.attempt(frozenset({"pid", "mount"}), "none", ROOT, True)
+    refusal = launcher_on(ROOT).check.try_limit(frozenset({"pid", "mount"}), "none")
 
-    assert denial is not None
-    assert (denial.error.step, denial.error.errno) == ("write pid_max", errno.ENOSYS)
+    assert refusal is not None
+    assert (refusal.step, refusal.errno) == ("write pid_max", errno.ENOSYS)
 
 
 @NEEDS_HOSTS

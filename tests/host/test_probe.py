@@ -15,19 +15,19 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import pytest
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host import Host, examine
-from pytest_nsisolate.host.remedies.table import UserMode
+from pytest_nsisolate.host import Host
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import idmap, mounts, network, originals, process
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
-from pytest_nsisolate.process import host_check as probe_module
-from pytest_nsisolate.process import trial
-from pytest_nsisolate.process.host_check import HostCheck, Refusal, probe
-from pytest_nsisolate.process.trial import Denial, attempt
+from pytest_nsisolate.process import child_process, host_check, launch, supervisor
+from pytest_nsisolate.process.launcher import Launcher
+from pytest_nsisolate.process.plan import Fixed, current_directory
+from pytest_nsisolate.request.model import IsolationRequest, UserMode
 from tests.hostile import NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 
@@ -38,10 +38,10 @@ NOTHING: frozenset[str] = frozenset()
 
 TRY = """
 import json, sys
-from pytest_nsisolate.host import examine
-from pytest_nsisolate.process.host_check import probe
+from pytest_nsisolate.process.launcher import Launcher
+from pytest_nsisolate.process.plan import Fixed
 namespaces, user, named = json.loads(sys.argv[1])
-verdict = probe(frozenset(namespaces), user, frozenset(named), examine())
+verdict = Launcher(Fixed(())).check.probe(frozenset(namespaces), user, frozenset(named))
 why = verdict.refusal or verdict.user_refusal
 print(json.dumps({
     "ok": verdict.ok, "leave_out_user": verdict.leave_out_user,
@@ -122,9 +122,21 @@ def all_gone() -> Iterator[Callable[[], bool]]:
 
 
 @pytest.fixture
-def host() -> Host:
-    """The runner of this test run."""
-    return examine()
+def launcher() -> Iterator[Launcher]:
+    """Of this process; it leaves nothing behind."""
+    launcher = Launcher(Fixed((current_directory(),)))
+    yield launcher
+    launcher.close()
+
+
+#: Try everything at once, as for the first test: why not.
+Attempt: TypeAlias = Callable[[], Refusal | None]
+
+
+@pytest.fixture
+def attempt(launcher: Launcher) -> Attempt:
+    """By the launcher of this process."""
+    return lambda: launcher.check.probe(ALL, "map", frozenset({"user"})).refusal
 
 
 def hang(*_: object, **__: object) -> None:
@@ -144,11 +156,13 @@ def test_everything_can_be_had(host_name: str, user: UserMode) -> None:
 
 @NEEDS_HOSTS
 @pytest.mark.parametrize("name", NAMESPACES)
-def test_each_namespace_can_be_had_alone(name: str, host: Host) -> None:
+def test_each_namespace_can_be_had_alone(name: str, launcher: Launcher) -> None:
     """As an unprivileged runner needs it: with a user namespace, and mounts for those that ask."""
     needed = {"mount"} if name in ("pid", "net", "ipc") else set()
 
-    assert probe(frozenset({"user", name, *needed}), "map", NOTHING, host).refusal is None
+    verdict = launcher.check.probe(frozenset({"user", name, *needed}), "map", NOTHING)
+
+    assert verdict.refusal is None
 
 
 REFUSALS = [
@@ -247,55 +261,54 @@ def test_a_filter_on_one_namespace_is_told_from_one_on_all() -> None:
 @NEEDS_HOSTS
 @pytest.mark.parametrize("where", ["pid1", "supervisor"])
 def test_a_step_that_hangs_is_killed(
-    where: str, host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+    where: str, attempt: Attempt, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
 ) -> None:
     """The runner waits no longer than it said, and nothing of the child is left."""
     if where == "pid1":
         monkeypatch.setattr(mounts, "apply", hang)
     else:
-        monkeypatch.setattr(process, "die_with_parent", hang)
+        monkeypatch.setattr(supervisor, "_unshare_and_fork", hang)
+    monkeypatch.setattr(child_process, "STEP_SECONDS", 0.2)
     begin = time.monotonic()
 
-    denial = attempt(ALL, "map", host, seconds=0.2)
+    refusal = attempt()
 
     assert time.monotonic() - begin < 4
-    assert denial is not None
-    assert denial.error.errno == errno.ETIMEDOUT
+    assert refusal is not None
+    assert refusal.errno == errno.ETIMEDOUT
     assert all_gone()
 
 
 @NEEDS_HOSTS
 def test_a_child_that_is_killed_is_a_refusal(
-    host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
 ) -> None:
     """Silence is no consent."""
-    monkeypatch.setattr(
-        process, "die_with_parent", lambda pidfd: os.kill(os.getpid(), signal.SIGKILL)
-    )
+    monkeypatch.setattr(supervisor, "_watch", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 
-    denial = attempt(ALL, "map", host)
+    refusal = attempt()
 
-    assert denial is not None
-    assert denial.error.detail == "the child was killed by SIGKILL"
+    assert refusal is not None
+    assert refusal.detail == "the child was killed by SIGKILL"
     assert all_gone()
 
 
 @NEEDS_HOSTS
 def test_a_child_that_ends_without_a_word_is_a_refusal(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is a regular exit."""
     monkeypatch.setattr(network, "bring_loopback_up", lambda: os._exit(0))
 
-    denial = attempt(ALL, "map", host)
+    refusal = attempt()
 
-    assert denial is not None
-    assert denial.error.detail == "the child ended with status 0"
+    assert refusal is not None
+    assert refusal.detail == "PID 1 ended with status 0"
 
 
 @NEEDS_HOSTS
 def test_a_defect_in_the_child_is_reported_as_one(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception that is no refusal is shown, and blamed on us."""
 
@@ -304,16 +317,16 @@ def test_a_defect_in_the_child_is_reported_as_one(
 
     monkeypatch.setattr(network, "bring_loopback_up", fail)
 
-    refusal = probe(ALL, "map", NOTHING, host).refusal
+    refusal = attempt()
 
     assert refusal is not None
-    assert "ValueError('what a defect')" in refusal.headline()
+    assert "ValueError: what a defect" in refusal.headline()
     assert "please report it" in refusal.remedy
 
 
 @NEEDS_HOSTS
 def test_an_interrupt_leaves_no_child(
-    host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
 ) -> None:
     """Ctrl-C while the runner waits: the child is killed and reaped on the way out."""
 
@@ -321,26 +334,26 @@ def test_an_interrupt_leaves_no_child(
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(mounts, "apply", hang)
-    monkeypatch.setattr(trial, "_listen", interrupt)
+    monkeypatch.setattr(child_process.ChildProcess, "_await_frames", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
-        attempt(ALL, "map", host)
+        attempt()
 
     assert all_gone()
 
 
 @NEEDS_HOSTS
-def test_a_runner_that_ignores_its_children_can_be_checked(host: Host) -> None:
+def test_a_runner_that_ignores_its_children_can_be_checked(attempt: Attempt) -> None:
     """With SIGCHLD ignored the kernel reaps the child, and there is no status to be had."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        assert attempt(ALL, "map", host) is None
+        assert attempt() is None
     finally:
         signal.signal(signal.SIGCHLD, before)
 
 
 @NEEDS_HOSTS
-def test_a_runner_with_threads_gets_no_warning(host: Host) -> None:
+def test_a_runner_with_threads_gets_no_warning(attempt: Attempt) -> None:
     """Python 3.12 and newer warn of a fork beside threads; here the child calls no user's code."""
     done = threading.Event()
     thread = threading.Thread(target=done.wait)
@@ -348,7 +361,7 @@ def test_a_runner_with_threads_gets_no_warning(host: Host) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert attempt(ALL, "map", host) is None
+            assert attempt() is None
     finally:
         done.set()
         thread.join()
@@ -370,27 +383,27 @@ def test_a_hook_that_starts_threads_in_children_is_no_obstacle(host_name: str) -
     assert (done.stderr, json.loads(done.stdout)["ok"]) == ("", True)
 
 
-@pytest.mark.parametrize("call", ["socketpair", "pidfd_open", "fork"])
+@pytest.mark.parametrize("call", ["memfd_create", "socketpair", "fork"])
 def test_what_fails_in_the_runner_is_a_refusal_too(
-    call: str, host: Host, monkeypatch: pytest.MonkeyPatch
+    call: str, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Out of descriptors or of processes: nothing of what was made before stays open."""
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EMFILE, "injected")
 
-    owner = {"socketpair": trial, "pidfd_open": originals.os, "fork": trial}[call]
+    owner = originals.os if call == "memfd_create" else launch
     monkeypatch.setattr(owner, call, fail)
 
-    denial = attempt(ALL, "map", host)
+    refusal = attempt()
 
-    assert denial is not None
-    assert (denial.error.step, denial.error.errno) == (call, errno.EMFILE)
+    assert refusal is not None
+    assert (refusal.step, refusal.errno) == (call, errno.EMFILE)
 
 
 @NEEDS_HOSTS
 def test_an_id_map_that_cannot_be_written_ends_the_child(
-    host: Host, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
 ) -> None:
     """Whoever writes it, runner or child, the other one does not wait for ever."""
 
@@ -399,32 +412,35 @@ def test_an_id_map_that_cannot_be_written_ends_the_child(
 
     monkeypatch.setattr(idmap, "write_maps", fail)
 
-    denial = attempt(ALL, "map", host)
+    refusal = attempt()
 
-    assert denial is not None
-    assert (denial.error.step, denial.error.errno) == ("write uid_map", errno.EPERM)
+    assert refusal is not None
+    assert (refusal.step, refusal.errno) == ("write uid_map", errno.EPERM)
     assert all_gone()
 
 
-def test_a_missing_prctl_is_a_refusal(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_prctl_is_a_refusal(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
     """python-prctl is compiled, so it is what an installation may lack."""
 
     def fail() -> None:
         raise ImportError("no module named prctl")
 
-    monkeypatch.setattr(process, "preload", fail)
+    monkeypatch.setattr(process, "_prctl", fail)
 
-    refusal = probe(ALL, "map", NOTHING, host).refusal
+    refusal = attempt()
 
     assert refusal is not None
     assert (refusal.step, "libcap-dev" in refusal.remedy) == ("import prctl", True)
 
 
-def test_no_linux_is_a_refusal_without_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_linux_is_a_refusal_without_a_fork(
+    launcher: Launcher, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is tried where it cannot work."""
-    monkeypatch.setattr(trial, "fork", None)
+    monkeypatch.setattr(launch, "fork", None)
+    launcher.host = Host(False, False, -1, -1, 0, (0, 0))
 
-    refusal = probe(ALL, "map", NOTHING, Host(False, False, -1, -1, 0, (0, 0))).refusal
+    refusal = attempt()
 
     assert refusal is not None
     assert "namespaces are a part of Linux" in refusal.cause
@@ -434,10 +450,30 @@ def test_no_linux_is_a_refusal_without_a_fork(monkeypatch: pytest.MonkeyPatch) -
 
 ROOT = Host(True, True, 0, 0, ~0, (6, 1))
 USER = Host(True, False, 1000, 1000, 0, (6, 1))
-NO_USER = StepError("unshare(CLONE_NEWUSER)", "user", errno.ENOSPC)
-NO_PROC = StepError("mount proc", "pid", errno.EPERM)
-NO_NET = StepError("unshare(CLONE_NEWNET)", "net", errno.ENOSPC)
-NO_DROP = StepError("drop capabilities", "user", errno.EPERM)
+NO_USER = Refusal("unshare(CLONE_NEWUSER)", "user", errno.ENOSPC)
+NO_PROC = Refusal("mount proc", "pid", errno.EPERM)
+NO_NET = Refusal("unshare(CLONE_NEWNET)", "net", errno.ENOSPC)
+NO_DROP = Refusal("drop capabilities", "user", errno.EPERM)
+
+#: What was tried: the namespaces, and how the user namespace was wanted.
+Tried: TypeAlias = list[tuple[frozenset[str], UserMode]]
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tried]:
+    """In place of the kernel: one answer for each attempt, and afterwards always yes."""
+
+    def answer(*refusals: Refusal | None) -> Tried:
+        answers, tried = iter(refusals), Tried()
+
+        def carry_out(_: Launcher, request: IsolationRequest, *__: object) -> Refusal | None:
+            tried.append((request.namespaces, request.user))
+            return next(answers, None)
+
+        monkeypatch.setattr(host_check, "_carry_out", carry_out)
+        return tried
+
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -459,20 +495,16 @@ def test_the_user_namespace_is_left_out_only_for_a_reason(
     host: Host,
     user: UserMode,
     named: frozenset[str],
-    error: StepError,
+    error: Refusal,
     left_out: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    launcher: Launcher,
+    answered: Callable[..., Tried],
 ) -> None:
     """Implied, a runner with capabilities, and a refusal that goes away without it."""
-    tried: list[tuple[frozenset[str], UserMode]] = []
+    tried = answered(error)
+    launcher.host = host
 
-    def attempt(namespaces: frozenset[str], user: UserMode, _: Host) -> Denial | None:
-        tried.append((namespaces, user))
-        return Denial(error, None) if len(tried) == 1 else None
-
-    monkeypatch.setattr(probe_module, "attempt", attempt)
-
-    verdict = probe(ALL, user, named, host)
+    verdict = launcher.check.probe(ALL, user, named)
 
     again = [(ALL - {"user"}, "none")] if left_out else []
     assert tried == [(ALL, user), *again]
@@ -480,13 +512,13 @@ def test_the_user_namespace_is_left_out_only_for_a_reason(
 
 
 def test_a_refusal_that_stays_without_the_user_namespace_is_the_first_one(
-    monkeypatch: pytest.MonkeyPatch,
+    launcher: Launcher, answered: Callable[..., Tried]
 ) -> None:
     """The user hears of the request that was made, not of the second try."""
-    errors = iter([NO_USER, NO_NET])
-    monkeypatch.setattr(probe_module, "attempt", lambda *_: Denial(next(errors), None))
+    answered(NO_USER, NO_NET)
+    launcher.host = ROOT
 
-    refusal = probe(ALL, "map", NOTHING, ROOT).refusal
+    refusal = launcher.check.probe(ALL, "map", NOTHING).refusal
 
     assert refusal is not None
     assert refusal.step == NO_USER.step
@@ -494,7 +526,9 @@ def test_a_refusal_that_stays_without_the_user_namespace_is_the_first_one(
 
 def test_a_refusal_reads_as_what_why_and_what_now() -> None:
     """One line for the step, one for the cause, one for the remedy."""
-    refusal = Refusal("set lo up", "net", errno.EPERM, "no capability", "get one", "lo")
+    refusal = Refusal(
+        "set lo up", "net", errno.EPERM, "lo", cause="no capability", remedy="get one"
+    )
 
     assert str(refusal).splitlines() == [
         "set lo up for the net namespace: EPERM, Operation not permitted (lo)",
@@ -503,32 +537,32 @@ def test_a_refusal_reads_as_what_why_and_what_now() -> None:
     ]
 
 
-def test_each_kind_of_request_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_kind_of_request_is_tried_once(
+    launcher: Launcher, answered: Callable[..., Tried]
+) -> None:
     """A run with a thousand isolated tests of one kind forks one throw-away child."""
-    tried: list[object] = []
-    monkeypatch.setattr(probe_module, "attempt", lambda *request: tried.append(request))
-    check = HostCheck(ROOT)
+    tried = answered()
 
     for _ in range(3):
-        check.probe(ALL, "map", NOTHING)
-        check.probe(ALL, "map", frozenset({"net"}))
-        check.probe(ALL, "same", NOTHING)
+        launcher.check.probe(ALL, "map", NOTHING)
+        launcher.check.probe(ALL, "map", frozenset({"net"}))
+        launcher.check.probe(ALL, "same", NOTHING)
 
     assert len(tried) == 2
 
 
-def test_notes_tell_once_what_no_report_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_tell_once_what_no_report_says(
+    launcher: Launcher, answered: Callable[..., Tried]
+) -> None:
     """What runs without its user namespace; a refusal is in the reports."""
-    first = [None, Denial(NO_NET, None), Denial(NO_USER, None), None]
-    answers = iter([*first, Denial(NO_USER, None), None])
-    monkeypatch.setattr(probe_module, "attempt", lambda *_: next(answers))
-    check = HostCheck(ROOT)
+    answered(None, NO_NET, NO_USER, None, NO_USER, None)
+    launcher.host = ROOT
 
-    check.probe(ALL - {"net"}, "map", NOTHING)
-    check.probe(ALL, "map", NOTHING)
-    check.probe(ALL, "same", NOTHING)
-    check.probe(ALL - {"net"}, "same", NOTHING)
+    launcher.check.probe(ALL - {"net"}, "map", NOTHING)
+    launcher.check.probe(ALL, "map", NOTHING)
+    launcher.check.probe(ALL, "same", NOTHING)
+    launcher.check.probe(ALL - {"net"}, "same", NOTHING)
 
-    assert [note.split(": ")[:3] for note in check.notes()] == [
+    assert [note.split(": ")[:3] for note in launcher.notes()] == [
         ["nsisolate", "without user", "unshare(CLONE_NEWUSER) for the user namespace"],
     ]

@@ -48,7 +48,7 @@ def test_whether_nproc_binds_is_asked_of_the_kernel(in_child: InChild) -> None:
     def body() -> list[Any]:
         if os.geteuid() == 0:
             os.setresuid(4321, 4321, 4321)
-        binds = rlimits.nproc_binds(os.fork)
+        binds = rlimits.is_refused_a_fork()
         try:
             os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
@@ -79,7 +79,7 @@ def test_nproc_does_not_bind_root(in_child: InChild) -> None:
     """Whatever capabilities it has given up."""
 
     def body() -> bool:
-        return rlimits.nproc_binds(os.fork)
+        return rlimits.is_refused_a_fork()
 
     assert in_child(body) is False
 

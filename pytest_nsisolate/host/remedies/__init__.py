@@ -16,11 +16,14 @@ themselves one after the other, which is why the container remedy names all thre
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from dataclasses import replace
+from typing import Final
 
 from pytest_nsisolate.host import Host
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.host.remedies import entering, furnishing, limiting
-from pytest_nsisolate.host.remedies.table import Case, Row, UserMode
+from pytest_nsisolate.host.remedies.table import Case, Row
+from pytest_nsisolate.request.model import UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
     *entering.ANYWHERE,
@@ -37,36 +40,15 @@ TABLE: Final[tuple[Row, ...]] = (
 )
 
 
-class Explanation(NamedTuple):
-    """Two sentences for whoever runs the tests.
+def explained(refusal: Refusal, host: Host, *, user: UserMode = "map") -> Refusal:
+    """The same refusal with its cause and its remedy.
 
-    :param cause: what about this host makes the kernel refuse.
-    :param remedy: what to type or to change, in the words of the tool that it belongs to.
-    """
-
-    cause: str
-    remedy: str
-
-
-def explain(
-    step: str,
-    namespace: str | None,
-    errno: int,
-    host: Host,
-    *,
-    user: UserMode = "map",
-    filtered: bool | None = None,
-) -> Explanation:
-    """The cause of a refusal and its remedy.
-
-    :param step: the step of the :class:`~pytest_nsisolate.errors.StepError`.
-    :param namespace: the namespace it served, or None.
-    :param errno: the error number (errno(3)).
     :param host: from :func:`pytest_nsisolate.host.examine`.
-    :param user: how the request wanted its user namespace; ``"none"`` is without one.
-    :param filtered: whether ``unshare(0)`` was refused too; None where nobody tried.
+    :param user: how the request wanted its user namespace.
     """
-    case = Case(step, namespace, errno, host, user, filtered)
+    case = Case(
+        refusal.step, refusal.namespace, refusal.errno, host, user, filtered=refusal.filtered
+    )
     row = next(row for row in TABLE if row.fits(case))
     words = case.words()
-    return Explanation(row.cause.format_map(words), row.remedy.format_map(words))
+    return replace(refusal, cause=row.cause.format_map(words), remedy=row.remedy.format_map(words))

@@ -12,13 +12,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import errorcode
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 from pytest_nsisolate.host import CAP_SYS_ADMIN, SECCOMP_FILTER, Host, facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import PLATFORM, os, re
-
-UserMode: TypeAlias = Literal["map", "same", "none"]
+from pytest_nsisolate.request.model import UserMode
 
 #: ``docker run --security-opt`` of each. The filter comes first, the mount rule of the profile
 #: docker-default shows itself without it, and the masked ``/proc`` without that.

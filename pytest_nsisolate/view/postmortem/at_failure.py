@@ -35,8 +35,8 @@ from pytest_nsisolate.view.postmortem.layout import Told
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
+    from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Postmortem
-    from pytest_nsisolate.request.resolve import IsolationRequest
 
 #: Seconds after which no other reading is begun.
 SECONDS: Final = 2.0

@@ -21,7 +21,7 @@ from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.view.postmortem.denials import EXECUTES, Denial, denials
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.request.resolve import IsolationRequest
+    from pytest_nsisolate.request.model import IsolationRequest
 
 _MOST_HINTS: Final = 4
 _MOST_PATH: Final = 50

@@ -17,7 +17,7 @@ from typing import Final
 
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.kernel.proc_net import interfaces, lines, own_version_4
-from pytest_nsisolate.request.resolve import IsolationRequest
+from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.mounts import Mount, parse_mounts
 from pytest_nsisolate.view.origin import make_view

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: MIT
+"""The one way into namespaces: for tests, for ``isolate``, for the command line and the host check.
+
+One launcher serves one process. It knows what this process may do here, asks the host check,
+makes the plan, forks, keeps a list of what it has started, and gives back what was made for a
+process that was not born. Whatever is refused on the way is a
+:class:`~pytest_nsisolate.host.refusal.RefusedError` with its cause and its remedy.
+
+Everything is made, and most of it imported, at the first launch that needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.host import Host, examine
+from pytest_nsisolate.host.refusal import Refusal, RefusedError
+from pytest_nsisolate.kernel.originals import os, threading
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.kernel.idmap import IdMaps
+    from pytest_nsisolate.process.channel import Output, Shared
+    from pytest_nsisolate.process.child_process import ChildProcess
+    from pytest_nsisolate.process.host_check import HostCheck
+    from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
+    from pytest_nsisolate.process.limits import HeldLimits
+    from pytest_nsisolate.process.plan import InUse, LaunchPlan, MountPlans
+    from pytest_nsisolate.process.watchdog import Watchdog
+    from pytest_nsisolate.request.model import IsolationRequest, UserMode
+    from pytest_nsisolate.wire.frames import FrameWriter
+
+#: Where watchdogs die, no other is started: each may have cost a test.
+_MOST_LOST: Final = 2
+
+
+class Launcher:
+    """What launches need, in the process that launches; see the module.
+
+    :param in_use: paths that must stay reachable in every child.
+    :param foreign: gives descriptors that no child may have; asked once, at the first launch.
+    """
+
+    def __init__(self, in_use: InUse, foreign: Callable[[], tuple[int, ...]] = tuple) -> None:
+        self._in_use = in_use
+        self._foreign = foreign
+        #: Held while a child is forked, and while a thread closes what it holds of its child.
+        self.lock = threading.RLock()
+        self._children: list[ChildProcess] = []
+        self._shared: Shared | None = None
+        self._mount_plans: MountPlans | None = None
+        self._limit_mechanisms: LimitMechanisms | None = None
+        self._watchdog: Watchdog | None = None
+        self._watchdogs_lost = 0
+
+    # What this process is on this host -----------------------------------------------------------
+
+    @cached_property
+    def host(self) -> Host:
+        """The standing of this process, examined at the first use."""
+        return examine()
+
+    @cached_property
+    def check(self) -> HostCheck:
+        """The verdicts on this host."""
+        from pytest_nsisolate.process.host_check import HostCheck
+
+        return HostCheck(self)
+
+    def notes(self) -> tuple[str, ...]:
+        """What the host check has to say, if it was asked; one line each."""
+        check: HostCheck | None = vars(self).get("check")
+        return () if check is None else check.notes()
+
+    @cached_property
+    def _capabilities(self) -> tuple[int, int]:
+        """The permitted and bounding capabilities (capabilities(7)), as masks."""
+        from pytest_nsisolate.kernel import process
+
+        held = process.capabilities()
+        return held.permitted, held.bounding
+
+    @cached_property
+    def _identity_maps(self) -> IdMaps:
+        """The own ids one to one; they cannot change while this process lives."""
+        from pytest_nsisolate.kernel import idmap
+
+        return idmap.identity_maps()
+
+    def explained(self, refusal: Refusal, user: UserMode = "map") -> Refusal:
+        """The same refusal, with its cause and its remedy.
+
+        :param user: how the request wanted its user namespace.
+        """
+        if refusal.cause:
+            return refusal
+        from pytest_nsisolate.host.remedies import explained
+
+        return explained(refusal, self.host, user=user)
+
+    # The way in ----------------------------------------------------------------------------------
+
+    def admit(self, request: IsolationRequest) -> IsolationRequest:
+        """What this host gives of a request: everything, but perhaps an implied user namespace.
+
+        :raises RefusedError: if it refuses.
+        """
+        with self._refusing(request), failing("examine this host", None):
+            verdict = self.check.probe(request.namespaces, request.user, request.named)
+        if verdict.refusal is not None:
+            raise RefusedError(verdict.refusal)
+        return request.without_user_namespace() if verdict.leave_out_user else request
+
+    @contextmanager
+    def preparing(
+        self,
+        request: IsolationRequest,
+        *,
+        watchdog: bool = False,
+        lean: bool = False,
+        join: int | None = None,
+        root: str | None = None,
+        limits: HeldLimits | None = None,
+    ) -> Iterator[Launch]:
+        """A launch, to be carried out in this block by :meth:`Launch.fork`.
+
+        If no child is born in it, what was made for it is given back.
+
+        :param request: as :meth:`admit` has given it.
+        :param watchdog: whether one may be started, for this child and those that come.
+        :param lean: see :class:`~pytest_nsisolate.process.plan.LaunchPlan`.
+        :param join: a pidfd of the process whose namespaces the child joins.
+        :param root: the folder that will be the child's root; real, and checked
+            (:func:`~pytest_nsisolate.kernel.roots.problem`).
+        :param limits: what holds limits that the request does not have.
+        :raises RefusedError: for every step that fails on this side.
+        """
+        from pytest_nsisolate.process.channel import Output
+
+        under_way: Launch | None = None
+        files: Output | None = None
+        held = limits
+        try:
+            with self._refusing(request):
+                with failing("prepare the launch", None):
+                    shared = self.shared(watchdog=watchdog)
+                    files = Output.create()
+                    if held is None and join is None and request.limits is not None:
+                        held = self.limit_mechanisms.enforce(
+                            request.limits, request.namespaces, init=request.init
+                        )
+                    plan = self._plan(request, join, root)
+                    plan = replace(plan, lean=lean, limits=held)
+                under_way = Launch(self, plan, files, shared)
+                yield under_way
+        finally:
+            if under_way is None or not under_way.born:
+                if files is not None:
+                    files.close()
+                if held is not None:
+                    held.release()
+
+    def start(
+        self,
+        request: IsolationRequest,
+        prepare: Callable[[Output], Callable[[FrameWriter], NoReturn]],
+        *,
+        budget: float | None,
+        measured: bool = False,
+        **options: Any,
+    ) -> ChildProcess:
+        """Start a process that runs a body. If this is interrupted, nothing of it is left.
+
+        :param prepare: makes the body, where that costs no page, of the files of its output.
+        :param budget: seconds that the body has; None is no limit.
+        :param measured: coverage is under way.
+        :param options: those of :meth:`preparing`.
+        :raises RefusedError: as :meth:`preparing`.
+        """
+        born: list[ChildProcess] = []
+        try:
+            with self.preparing(request, lean=True, **options) as launch:
+                body = prepare(launch.files)
+                writer = launch.fork(born.append, budget=budget, measured=measured)
+        except BaseException:
+            for child in born:
+                # A Ctrl-C that has waited for the end of the fork: nobody will ask for this child.
+                # When it is known by its number the supervisor reaps it; else it would be an
+                # orphan, and a zombie for ever where this process is PID 1.
+                try:
+                    child.get_ready()
+                finally:
+                    child.end_and_reap()
+            raise
+        if writer is not None:
+            body(writer)
+        return born[0]
+
+    @contextmanager
+    def _refusing(self, request: IsolationRequest) -> Iterator[None]:
+        try:
+            yield
+        except StepError as error:
+            raise RefusedError(self.explained(Refusal.of(error), request.user)) from None
+
+    def _plan(self, request: IsolationRequest, join: int | None, root: str | None) -> LaunchPlan:
+        from pytest_nsisolate.process import plan
+
+        wanted, maps, world, new_root = request.namespaces, None, None, None
+        if join is None and "user" in wanted:
+            host = self.host
+            maps = self._identity_maps if host.privileged else plan.own_maps(request, host)
+        if join is None and "mount" in wanted:
+            # A root of its own has a minimal /dev in any case.
+            shown = root is None and not request.has_host_powers
+            world = self.mount_plans.plan(wanted, request.devices if shown else None)
+            if root is not None:
+                from pytest_nsisolate.kernel import roots
+
+                new_root = roots.plan_root(root, own=wanted, more_devices=request.devices)
+        return plan.LaunchPlan(
+            namespaces=wanted,
+            maps=maps,
+            maps_by_runner=maps is not None and self.host.privileged,
+            mounts=world,
+            time=None if join is not None else request.time,
+            hostname=None if join is not None else request.hostname,
+            keep_capabilities=plan.kept_capabilities(request, self.host, self._capabilities),
+            no_new_privs=request.no_new_privs,
+            sheltered=not request.has_host_powers,
+            init=join is None and request.init,
+            cwd=plan.current_directory(),
+            join=join,
+            root=new_root,
+        )
+
+    # What children share, and what is held of them -----------------------------------------------
+
+    @property
+    def mount_plans(self) -> MountPlans:
+        """Which mounts a child makes.
+
+        :raises StepError: without a ``/proc``.
+        """
+        if self._mount_plans is None:
+            from pytest_nsisolate.process.plan import MountPlans
+
+            self._mount_plans = MountPlans(self._in_use)
+        return self._mount_plans
+
+    @property
+    def limit_mechanisms(self) -> LimitMechanisms:
+        """What holds limits here."""
+        if self._limit_mechanisms is None:
+            from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
+
+            self._limit_mechanisms = LimitMechanisms(self)
+        return self._limit_mechanisms
+
+    def preload(self) -> None:
+        """Import and look up what no child is to import or look up.
+
+        What explains a refusal too: where no descriptor is left, nothing can be imported any more.
+
+        :raises StepError: ``import prctl``.
+        """
+        from pytest_nsisolate import kernel
+        from pytest_nsisolate.host import remedies  # noqa: F401
+        from pytest_nsisolate.process import host_check  # noqa: F401
+
+        kernel.preload()
+
+    def shared(self, *, watchdog: bool = False) -> Shared:
+        """Descriptors that all children inherit; made, with all preloading, at the first use.
+
+        :param watchdog: whether one may be started, for this child and those that come.
+        :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
+        """
+        from pytest_nsisolate.process import launch
+        from pytest_nsisolate.process.channel import Shared
+
+        if self._shared is None:
+            self.preload()
+            foreign = self._foreign()
+            with failing("pidfd_open", None):
+                own = os.pidfd_open(os.getpid())
+            try:
+                with failing("open /dev/null", None):
+                    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            except StepError:
+                os.close(own)
+                raise
+            self._shared = Shared(null, own, foreign)
+        if self._watchdog is not None and not self._watchdog.is_alive():
+            self.dismiss_watchdog()
+            self._watchdogs_lost += 1
+        few = self._watchdogs_lost < _MOST_LOST
+        if watchdog and self._watchdog is None and few and launch.has_one_task():
+            self._start_watchdog()
+        return self._shared
+
+    def _start_watchdog(self) -> None:
+        from pytest_nsisolate.process import watchdog
+
+        assert self._shared is not None
+        self._watchdog = new = watchdog.spawn(self._shared.runner_pidfd)
+        if new is not None:
+            foreign = (*self._shared.foreign, new.pidfd)
+            self._shared = replace(self._shared, watchdog=new.socket, foreign=foreign)
+
+    def dismiss_watchdog(self) -> None:
+        """``os.wait()`` in code of the suite's would block on it."""
+        if self._watchdog is not None:
+            before, self._watchdog = self._watchdog, None
+            before.dismiss()
+            assert self._shared is not None
+            foreign = tuple(fd for fd in self._shared.foreign if fd != before.pidfd)
+            self._shared = replace(self._shared, watchdog=None, foreign=foreign)
+
+    def held(self) -> tuple[int, ...]:
+        """What the next child must not have: what is held of others, and of the mounts."""
+        self._children = [child for child in self._children if not child.reaped]
+        own = () if self._mount_plans is None else (self._mount_plans.watched,)
+        return (*own, *(fd for child in self._children for fd in child.descriptors()))
+
+    def take_on(self, child: ChildProcess) -> None:
+        """A child has been born, and is this launcher's until it is reaped."""
+        self._children.append(child)
+
+    def close(self) -> None:
+        """End and reap what is left, and give everything back."""
+        for child in self._children:
+            child.end_and_reap()
+        self._children.clear()
+        if self._limit_mechanisms is not None:
+            self._limit_mechanisms.close()
+        self.dismiss_watchdog()
+        if self._mount_plans is not None:
+            self._mount_plans.close()
+            self._mount_plans = None
+        if self._shared is not None:
+            os.close(self._shared.null)
+            os.close(self._shared.runner_pidfd)
+            self._shared = None
+
+
+class Launch:
+    """One launch under way; made by :meth:`Launcher.preparing`."""
+
+    def __init__(self, launcher: Launcher, plan: LaunchPlan, files: Output, shared: Shared) -> None:
+        self.plan = plan
+        #: Where the child's output goes; the child's from its birth on.
+        self.files = files
+        #: Whether there is a child; in the child itself too.
+        self.born = False
+        self._launcher = launcher
+        self._shared = shared
+
+    def fork(
+        self,
+        take_on: Callable[[ChildProcess], None],
+        *,
+        budget: float | None,
+        measured: bool = False,
+    ) -> FrameWriter | None:
+        """Clone this process into new namespaces. Returns twice.
+
+        In this process: None, after ``take_on`` got the child. In the child: the way to this
+        process, when everything in the plan stands.
+
+        :param budget: seconds that the child has; None is no limit.
+        :param measured: coverage is under way, so a child that is late is asked for what it has.
+        :raises StepError: when no process can be started.
+        """
+        from pytest_nsisolate.process import launch
+        from pytest_nsisolate.process.channel import RunnerEnd
+        from pytest_nsisolate.process.child_process import ChildProcess
+
+        plan = self.plan
+
+        def register(end: RunnerEnd) -> None:
+            child = ChildProcess(
+                end,
+                maps=plan.maps,
+                budget=budget,
+                init=plan.init,
+                measured=measured,
+                limits=plan.limits,
+            )
+            self.born = True
+            self._launcher.take_on(child)
+            take_on(child)
+
+        held = self._launcher.held()
+        writer = launch.launch(plan, self.files, self._shared, held, register)
+        self.born = True
+        return writer

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""What one test asks for, as data; every process that this package starts follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeAlias
+
+from pytest_nsisolate.kernel.namespaces import NAMESPACES
+from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.request import grants
+from pytest_nsisolate.request.limits import Limits
+from pytest_nsisolate.request.wording import suggestion
+
+#: How a request wants its user namespace; ``"none"`` is without one.
+UserMode: TypeAlias = Literal["map", "same", "none"]
+
+#: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
+MUST_WORK: Final = "NSISOLATE_MUST_WORK"
+
+
+@dataclass(frozen=True, slots=True)
+class TimeOffsets:
+    """Seconds by which the clocks of a time namespace run ahead, time_namespaces(7)."""
+
+    monotonic: float = 0.0
+    boottime: float = 0.0
+
+
+#: What cannot do without a mount namespace, and for which mount: /proc, /sys, /dev/shm.
+NEED_MOUNT = ("pid", "net", "ipc")
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationRequest:
+    """What one test asked for, complete: nothing that it implies is left unsaid.
+
+    :param namespaces: every namespace that will be fresh, ``user`` and ``time`` included.
+    :param user: ``"map"`` for the marker's True, ``"same"``, or ``"none"`` for False.
+    :param named: the part of ``namespaces`` that a marker names, as opposed to implied ones
+        and those of the default set.
+    :param time: offsets of the time namespace, None without one.
+    :param hostname: the UTS name, None for a copy of the host's.
+    :param timeout: budget of one attempt in seconds, None for no limit.
+    :param inside: higher-scope fixtures to set up in the child; True for all of them.
+    :param leftovers: what becomes of processes that the test leaves behind.
+    :param init: an init is PID 1 and the test its child.
+    :param missing: what becomes of the test where the host refuses it; not a skip where
+        ``NSISOLATE_MUST_WORK=1`` is set.
+    :param limits: of memory, processor time, processes and files; None for none.
+    :param devices: what the minimal ``/dev`` of a private mount namespace has besides, by names
+        below it; without meaning with the host's powers.
+    :param caps: the capabilities that are kept, by their full names; None for all.
+    :param no_new_privs: no program gains rights by its file.
+    :param guarded: the host refuses the user namespace, which nobody gave up by ``user=False``.
+    """
+
+    namespaces: frozenset[str]
+    user: UserMode = "map"
+    named: frozenset[str] = frozenset()
+    time: TimeOffsets | None = None
+    hostname: str | None = None
+    timeout: float | None = None
+    inside: frozenset[str] | Literal[True] = frozenset()
+    leftovers: Literal["ignore", "warn", "fail"] = "ignore"
+    init: bool = False
+    missing: Literal["fail", "skip"] = "fail"
+    limits: Limits | None = None
+    devices: tuple[str, ...] = ()
+    caps: frozenset[str] | None = None
+    no_new_privs: bool = False
+    guarded: bool = False
+
+    @property
+    def may_be_skipped(self) -> bool:
+        """Where this host refuses it: a skip, if the environment does not forbid it."""
+        return self.missing == "skip" and os.environ.get(MUST_WORK) != "1"
+
+    @property
+    def has_host_powers(self) -> bool:
+        """By ``user=False``: the host's root, its ``/dev`` and its keys."""
+        return self.user == "none" and not self.guarded
+
+    def replace(self, **changes: Any) -> IsolationRequest:
+        """A changed copy, with the namespaces that the change implies.
+
+        ``user`` and ``time`` decide about their namespaces: ``replace(user="none")`` drops
+        ``"user"``, ``replace(time=TimeOffsets(60))`` adds ``"time"``.
+
+        :raises TypeError: on an unknown field.
+        :raises ValueError: on an unknown namespace or capability, or what is no device.
+        """
+        if "namespaces" in changes and "time" not in changes:
+            kept = self.time or TimeOffsets()
+            changes["time"] = kept if "time" in changes["namespaces"] else None
+        changed = replace(self, **changes)
+        for name in changed.namespaces:
+            if name not in NAMESPACES:
+                raise ValueError(f"unknown namespace {name!r}, {suggestion(name, NAMESPACES)}")
+        wanted = complete(changed.namespaces, changed.user, changed.time, changed.hostname)
+        if "caps" in changes and changed.caps is not None:
+            changed = replace(changed, caps=grants.check_caps(changed.caps))
+        if "devices" in changes:
+            changed = replace(changed, devices=grants.check_devices(changed.devices))
+        if changed.devices:
+            wanted |= {"mount"}
+        named = changed.named & wanted
+        return replace(changed, namespaces=wanted, named=named)
+
+    def without_user_namespace(self) -> IsolationRequest:
+        """A copy for a host that refuses user namespaces. Nobody asked for the host's powers."""
+        return self.replace(user="none", guarded=True)
+
+
+def complete(
+    namespaces: Iterable[str], user: str, time: TimeOffsets | None, hostname: str | None
+) -> frozenset[str]:
+    """The namespaces and what they imply; user, time and hostname decide about theirs."""
+    complete = set(namespaces) - {"user", "time"}
+    if not complete.isdisjoint(NEED_MOUNT):
+        complete.add("mount")
+    if hostname is not None:
+        complete.add("uts")
+    if time is not None:
+        complete.add("time")
+    if user != "none":
+        complete.add("user")
+    return frozenset(complete)
