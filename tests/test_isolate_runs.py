@@ -102,7 +102,7 @@ TOLD = {
     "box_timeout": ("IsolatedTimeout: wait() timed out after 0.2 s", "in wait"),
     "command_timeout": (
         "IsolatedTimeout: sh -c 'echo waits >&2; sleep 1000' timed out after 2 s",
-        "  sleep 1000",
+        "S  sleep 1000",
         "Standard error:\nE       waits\n",
     ),
     "command_late": ("TimeoutExpired: Command ", "Standard error:\nE       waits\n"),

@@ -32,6 +32,7 @@ from pytest_nsisolate.isolate.per_process import PerProcess, here
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import pickle, re
 from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process.diagnosis import WORLD
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.wire import exceptions, log_records, values, warnings
 from pytest_nsisolate.wire.frames import Frame, FrameWriter, Kind
@@ -285,7 +286,7 @@ class Task(Generic[T]):
                 found = _without_caller(diagnosis)
                 if self._command:
                     # The stacks are those of what waits for it.
-                    found = found.rpartition("\n\n")[2]
+                    found = "".join(found.rpartition(WORLD)[1:])
                 self._error = IsolatedTimeout(self.name, seconds, found)
                 self._error.add_note(found)
                 return

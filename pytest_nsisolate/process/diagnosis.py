@@ -30,6 +30,9 @@ from pytest_nsisolate.process.channel import RunnerEnd
 #: Seconds that the fault handler has to write all stacks.
 STACK_SECONDS: Final = 0.3
 
+#: Begins what is said of the world, after the stacks.
+WORLD: Final = "Processes inside at the timeout:"
+
 #: More processes than this are counted, not listed.
 _MOST_PROCESSES: Final = 40
 
@@ -140,7 +143,7 @@ def _table(processes: list[Seen]) -> str:
         rows.append(f"{seen.pid:>7} {seen.parent:>7} {seen.state}  {seen.argv}")
     if len(processes) > _MOST_PROCESSES:
         rows.append(f"... and {len(processes) - _MOST_PROCESSES} more")
-    return "Processes inside at the timeout:\n" + "\n".join(rows)
+    return "\n".join([WORLD, *rows])
 
 
 def _world(test: Seen, processes: list[Seen]) -> str:
