@@ -174,7 +174,7 @@ class IsolatedTimeout(IsolatedCrash):
 
     :param what: the function that it ran.
     :param seconds: the budget.
-    :param evidence: stacks and processes as they were just before the kill, as text.
+    :param diagnosis: stacks and processes as they were just before the kill, as text.
     """
 
     __module__ = "pytest_nsisolate"

@@ -23,7 +23,8 @@ from typing import Any, Final
 import pytest
 
 from parity_compare import compare, neutral
-from pytest_nsisolate.kernel import process, syscalls
+from pytest_nsisolate.host import examine
+from pytest_nsisolate.kernel import syscalls
 
 INNER_MODULES: Final = Path(__file__).with_name("inner")
 TOOLS: Final = Path(__file__).parents[1] / "tools"
@@ -218,12 +219,7 @@ NEEDS_NAMESPACES = needs(_can_isolate(), "this machine refuses namespaces")
 
 
 #: For a test that makes its own host, or other users' processes.
-NEEDS_ROOT = needs(
-    sys.platform == "linux"
-    and process.has_capability("CAP_SYS_ADMIN")
-    and process.has_capability("CAP_SETUID"),
-    "needs CAP_SYS_ADMIN and CAP_SETUID",
-)
+NEEDS_ROOT = needs(examine().privileged, "needs CAP_SYS_ADMIN and CAP_SETUID")
 
 #: mount_setattr(2) came with Linux 5.12.
 NEEDS_MOUNT_SETATTR = needs(syscalls.supports_mount_setattr(), "this kernel has no mount_setattr")

@@ -16,7 +16,7 @@ import yaml
 
 from pytest_nsisolate.host import Host, facts
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.host.remedies import explained, places
+from pytest_nsisolate.host.remedies import explained, table
 from pytest_nsisolate.request.model import MUST_WORK
 from pytest_nsisolate.request.options import add_options
 
@@ -25,11 +25,11 @@ RECIPES: Final = ROOT / "docs" / "ci"
 
 #: By the name of the file, what of ours must be in it.
 SWITCHES: Final[dict[str, tuple[str, ...]]] = {
-    "docker.sh": tuple(f"--security-opt {option}" for option in places.DOCKER),
-    "podman.sh": tuple(f"--security-opt {option}" for option in places.PODMAN),
-    "Jenkinsfile": tuple(f"--security-opt {option}" for option in places.DOCKER),
-    "github-actions.yml": (places.APPARMOR_SYSCTL, f"options: {places.GITHUB}\n"),
-    "circleci.yml": (places.APPARMOR_SYSCTL,),
+    "docker.sh": tuple(f"--security-opt {option}" for option in table.DOCKER),
+    "podman.sh": tuple(f"--security-opt {option}" for option in table.PODMAN),
+    "Jenkinsfile": tuple(f"--security-opt {option}" for option in table.DOCKER),
+    "github-actions.yml": (table.APPARMOR_SYSCTL, f"options: {table.GITHUB}\n"),
+    "circleci.yml": (table.APPARMOR_SYSCTL,),
 }
 
 CONTAINER: Final = Host(True, False, 0, 0, 0xA80425FB, (6, 1), seccomp=2)
@@ -77,8 +77,8 @@ def test_the_pod_is_that_of_the_remedy(refusal: str) -> None:
     pod = content_of("kubernetes.yaml")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
 
-    assert container["securityContext"] == places.KUBERNETES
-    assert places.KUBERNETES_POD.items() <= pod.items()
+    assert container["securityContext"] == table.KUBERNETES
+    assert table.KUBERNETES_POD.items() <= pod.items()
     printed = re.search(r"Kubernetes: securityContext: (\{.*?\}) with hostUsers: false", refusal)
     assert printed is not None
     assert yaml.safe_load(printed[1]) == container["securityContext"]
@@ -87,17 +87,17 @@ def test_the_pod_is_that_of_the_remedy(refusal: str) -> None:
 def test_compose_and_gitlab_are_those_of_the_remedies(refusal: str) -> None:
     """Lists and tables instead of a command line."""
     (service,) = content_of("compose.yaml")["services"].values()
-    assert tuple(service["security_opt"]) == places.DOCKER
+    assert tuple(service["security_opt"]) == table.DOCKER
     (runner,) = content_of("gitlab-config.toml")["runners"]
-    assert places.GITLAB.items() <= runner["docker"].items()
+    assert table.GITLAB.items() <= runner["docker"].items()
     assert "GitLab runner: privileged = true" in refusal
 
 
 def test_every_switch_is_printed(refusal: str) -> None:
     """What the recipes have, somebody without them is told by a refusal."""
-    for options in (places.DOCKER, places.PODMAN):
+    for options in (table.DOCKER, table.PODMAN):
         assert " ".join(f"--security-opt {option}" for option in options) in refusal
-    assert f"options: {places.GITHUB}" in refusal
+    assert f"options: {table.GITHUB}" in refusal
 
 
 def commands() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.process import diagnosis
 from tests.batch import Side, assert_expected, cases, run_batch, shared_batch, verdict
 from tests.support import NEEDS_NAMESPACES
@@ -53,7 +54,7 @@ def test_own():
 def test_a_chain_of_processes_may_be_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than the interpreter's stack; each stands behind its parent."""
     below = {pid: [pid + 1] for pid in range(1, 5000)} | {3: [4, 9000]}
-    monkeypatch.setattr(diagnosis, "_children", lambda pid: below.get(pid, []))
+    monkeypatch.setattr(proc, "children_of", lambda pid: below.get(pid, []))
     monkeypatch.setattr(diagnosis, "_look", lambda pid: diagnosis.Seen(pid, pid, 0, "S", "sh"))
     found = [seen.pid for seen in diagnosis._descendants(1)]
     assert found == [*range(2, 5001), 9000]

@@ -75,9 +75,9 @@ FAILING = """
     def test_box_timeout(isolate):
         with isolate.using(timeout=0.2).open() as box: box.run(wait)
     def test_command_timeout(isolate):
-        with isolate.using(timeout=0.5).open() as box: box.command(HANGS)
+        with isolate.using(timeout=2).open() as box: box.command(HANGS)
     def test_command_late(isolate):
-        with isolate.open() as box: box.command(HANGS, timeout=0.5)
+        with isolate.open() as box: box.command(HANGS, timeout=2)
     def test_command_fails(isolate):
         with isolate.open() as box: box.command(FAILS, check=True)
     def test_command_killed(isolate):
@@ -101,7 +101,7 @@ TOLD = {
     "timeout": ("IsolatedTimeout: wait() timed out after 0.2 s", "in wait"),
     "box_timeout": ("IsolatedTimeout: wait() timed out after 0.2 s", "in wait"),
     "command_timeout": (
-        "IsolatedTimeout: sh -c 'echo waits >&2; sleep 1000' timed out after 0.5 s",
+        "IsolatedTimeout: sh -c 'echo waits >&2; sleep 1000' timed out after 2 s",
         "S  sleep 1000",
         "Standard error:\nE       waits\n",
     ),

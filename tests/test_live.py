@@ -419,8 +419,9 @@ def states_in(folder: Path) -> set[str]:
 
 #: A busy machine, where the init is not the next to run.
 SLOW_REAPER: Final = """
-import signal, time
-from pytest_nsisolate.process.job_control import hold_signal
+import time
+from pytest_nsisolate.kernel.originals import signal
+from pytest_nsisolate.kernel.signals import hold_signal
 
 wait = signal.sigwait
 

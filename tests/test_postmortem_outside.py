@@ -12,7 +12,8 @@ from typing import Final
 import pytest
 
 from pytest_nsisolate import Pid1View
-from pytest_nsisolate.view.postmortem import outside, proc_net
+from pytest_nsisolate.kernel import proc_net
+from pytest_nsisolate.view.postmortem import outside
 from tests.support import NEEDS_NAMESPACES
 from tests.view.test_network import BUSY, BUSY_IPV6, HAS_IPV6
 from tests.view.tools import NEEDS_IP, run

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from pytest_nsisolate.child.strays import EXIT_STRAY
+from pytest_nsisolate.process.outcome import EXIT_STRAY
 from tests.batch import SIDES, THREADED, Side, run_batch, source
 from tests.support import NEEDS_NAMESPACES, run_source, run_suite, write_files
 

@@ -29,10 +29,10 @@ import pytest
 
 from pytest_nsisolate.child import ending
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
-from pytest_nsisolate.kernel import process
+from pytest_nsisolate.kernel import proc, process
 from pytest_nsisolate.kernel.originals import open, os, select, time
 from pytest_nsisolate.request.options import Leftovers
-from pytest_nsisolate.wire import interrupts
+from pytest_nsisolate.wire import exceptions
 
 #: Milliseconds that a process has to come to its end; they pass only where one is alive.
 GRACE_MS: Final = 200
@@ -156,7 +156,7 @@ class LeftoverCheck:
                 error = raised.with_traceback(None)
             else:
                 return
-        interrupts.raise_at(error, (path, line))
+        exceptions.raise_at(error, (path, line))
 
     def _place(self) -> tuple[str, int]:
         relative, line, _ = self._item.location
@@ -187,7 +187,7 @@ class LeftoverCheck:
             if init is None:
                 return set()
             top = init.ppid
-        return set(_below(top)) - {adopter, os.getpid()}
+        return {*proc.descendants(top)} - {adopter, os.getpid()}
 
     # Telling --------------------------------------------------------------------------------------
 
@@ -248,44 +248,27 @@ def _printable(text: str) -> str:
 def _everybody() -> set[int]:
     """All of this PID namespace but PID 1, which is the test or its init, and the test.
 
-    :raises OSError: without a ``/proc``.
+    :raises OSError: without a ``/proc``, or with another namespace's, the host's for example.
     """
-    if os.readlink("/proc/self") != str(os.getpid()):
-        return set()  # another namespace's, the host's for example, lay below the test's own
-    return {int(name) for name in os.listdir("/proc") if name.isdigit()} - {1, os.getpid()}
-
-
-def _below(top: int) -> Iterator[int]:
-    """Every descendant (``/proc/PID/task/TID/children``)."""
-    todo = [top]
-    while todo:
-        pid = todo.pop()
-        try:
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                    todo += (children := [int(child) for child in file.read().split()])
-                yield from children
-        except OSError:
-            continue  # it has just ended, and its children are on their way to the supervisor
+    proc.check_own()
+    return {*proc.pids()} - {1, os.getpid()}
 
 
 def _read(pid: int) -> Left | None:
     """A process as it is now; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            before, _, after = file.read().rpartition(b")")
+            found = proc.stat(file.read())
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            arguments = file.read().decode(errors="replace")
+            arguments = proc.arguments(file.read().rstrip(b"\0"))
     except OSError:
         return None
-    fields = after.split()
-    state, threads = fields[0].decode(), int(fields[17])
     return Left(
         pid=pid,
-        ppid=int(fields[1]),
+        ppid=found.ppid,
         # The first thread of a program may end before the others (pthread_exit(3)): no zombie.
-        state="S" if state in _ENDED and threads > 1 else state,
-        name=before.partition(b"(")[2].decode(errors="replace"),
-        argv=tuple(arguments.rstrip("\0").split("\0")) if arguments else (),
-        started=int(fields[19]) / os.sysconf("SC_CLK_TCK"),
+        state="S" if found.state in _ENDED and found.threads > 1 else found.state,
+        name=found.name.decode(errors="replace"),
+        argv=tuple(argument.decode(errors="replace") for argument in arguments),
+        started=found.started,
     )

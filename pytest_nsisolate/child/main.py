@@ -39,11 +39,12 @@ from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, posix, random, traceback
-from pytest_nsisolate.process import diagnosis
+from pytest_nsisolate.kernel.signals import stack_signal
 from pytest_nsisolate.process.channel import Output
+from pytest_nsisolate.process.outcome import EXIT_REFUSED, EXIT_STRAY
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
-from pytest_nsisolate.wire import interrupts, reports, type_names, warnings
+from pytest_nsisolate.wire import exceptions, reports, type_names, warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
@@ -58,9 +59,6 @@ _PASSED: Final = {
 #: The completion record of nearly every test.
 _EVERY_PHASE: Final = ["setup", "call", "teardown"]
 _DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
-
-#: Exit status of a child that could not begin; the reason went over the pipe.
-EXIT_REFUSED: Final = 97
 
 
 class Child:
@@ -149,7 +147,7 @@ class Child:
             self._redirection.apply()
             step = "install the fault handler"
             faulthandler.enable(file=self._fault)
-            faulthandler.register(diagnosis.stack_signal(), file=self._fault, all_threads=True)
+            faulthandler.register(stack_signal(), file=self._fault, all_threads=True)
         except OSError as error:
             frame: dict[str, object] = {"step": step, "errno": error.errno}
             self._send(Kind.REFUSED, frame)
@@ -446,7 +444,7 @@ class Child:
             asked: Any = error
             frame = {"kind": "exit", "reason": asked.msg, "status": asked.returncode}
         elif issubclass(kind, KeyboardInterrupt):
-            frame = {"kind": "interrupt", "place": interrupts.place(error)}
+            frame = {"kind": "interrupt", "place": exceptions.place(error)}
         else:
             self._send(Kind.BROKEN, {"text": _explain(error)})
             return
@@ -462,7 +460,7 @@ class Child:
         try:
             output.flush_streams()
         finally:
-            posix._exit(strays.EXIT_STRAY if self._stray else status)
+            posix._exit(EXIT_STRAY if self._stray else status)
 
     # Copies ---------------------------------------------------------------------------------------
 

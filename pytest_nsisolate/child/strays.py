@@ -12,7 +12,7 @@ has called (:meth:`.Child.leave_if_stray`, :func:`caught`). Between two of its c
 through lists of finalizers, and through ``unittest``'s clean-up; in a copy the next entry of each
 of these is a trap, set by an at-fork hook
 (:func:`~pytest_nsisolate.integrations.pytest.set_traps`). A stray runs no finalizer, no second half
-of a hook, tells nothing, and ends with :data:`EXIT_STRAY`.
+of a hook, tells nothing, and ends with :data:`~pytest_nsisolate.process.outcome.EXIT_STRAY`.
 
 What still fails: a copy forked by a plain test, or one that was there before the first test, is
 pytest's own affair until it comes to an isolated test. One that a thread has forked, and that comes
@@ -26,17 +26,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from types import FrameType
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from pytest_nsisolate.child.after_fork import here
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import os, posix, traceback
+from pytest_nsisolate.process.outcome import EXIT_STRAY
 from pytest_nsisolate.runner import tracebacks
-
-#: Exit status of a stray.
-EXIT_STRAY: Final = 98
 
 #: In the runner: sets the traps in a copy that is forked just now.
 _traps: list[Callable[[], None]] = []

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What the command line does at a terminal.
 
-====================================  ===========================================================
-:mod:`.run`, :mod:`.session`          a command as PID 1 of fresh namespaces
-:mod:`.enter`, :mod:`.inside`         a command in the namespaces of a test that is held open
-:mod:`.held`                          those tests
-:mod:`.relay`                         the wire between the user's terminal and a pseudo-terminal
-:mod:`.terminal`, :mod:`.signals`     the user's terminal, and signals that can be polled for
-:mod:`.becoming`                      the last that a process does before it is the command
-====================================  ===========================================================
+==============================  =================================================================
+:mod:`.run`, :mod:`.session`    a command as PID 1 of fresh namespaces
+:mod:`.enter`, :mod:`.inside`   a command in the namespaces of a test that is held open
+:mod:`.held`                    those tests
+:mod:`.relay`                   the wire between the user's terminal and a pseudo-terminal
+:mod:`.terminal`                the user's terminal, and signals that can be polled for
+:mod:`.command`                 the last that a process does before it is the command
+==============================  =================================================================
 """

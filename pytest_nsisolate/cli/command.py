@@ -17,9 +17,15 @@ from pytest_nsisolate.kernel.originals import fcntl, os, posix, shutil, signal, 
 #: As env(1), nohup(1) and docker(1): what has failed is not the command.
 NOT_STARTED: Final = 125
 
+#: As timeout(1).
+TIMED_OUT: Final = 124
+
 #: What a shell says of a command that is not there, and of one that cannot be run.
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
+
+#: To this a shell adds the number of the signal that has ended a command.
+BY_SIGNAL: Final = 128
 
 #: Python ignores these, and what is ignored stays so over execve(2).
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)

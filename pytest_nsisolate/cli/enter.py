@@ -21,15 +21,13 @@ from typing import Final, NoReturn
 
 from pytest_nsisolate import kernel
 from pytest_nsisolate.cli import inside
+from pytest_nsisolate.cli.command import BY_SIGNAL, NOT_STARTED
 from pytest_nsisolate.cli.held import NotHeldError, Visit, visit
 from pytest_nsisolate.cli.relay import End, relay
 from pytest_nsisolate.errors import NsisolateError, StepError, failing
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, socket, traceback
 from pytest_nsisolate.runner import hold
-
-#: Exit status when nothing was run: the one that docker, podman and env(1) have for that.
-EXIT_REFUSED: Final = 125
 
 _EPILOG: Final = """\
 Leaving the shell ends the pause; the end of a command does not. The exit status is the command's;
@@ -77,10 +75,10 @@ def main(arguments: argparse.Namespace) -> int:
         finally:
             guest.close()
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return BY_SIGNAL + signal.SIGINT
     except (NotHeldError, NsisolateError, OSError) as error:
         _say(str(error))
-        return EXIT_REFUSED
+        return NOT_STARTED
 
 
 def _enter(guest: Visit, command: list[str], *, keep: bool) -> int:
@@ -170,7 +168,7 @@ def _go(
     at_terminal: bool,
 ) -> NoReturn:
     """The second process."""
-    status = EXIT_REFUSED
+    status = NOT_STARTED
     try:
         process.die_with_parent(first)
         terminal = inside.join(place, at_terminal=at_terminal)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from pytest_nsisolate.kernel import proc_net
 from pytest_nsisolate.kernel.originals import json, open, os, re, select, socket
 from pytest_nsisolate.runner import hold
 
@@ -59,11 +60,10 @@ class Visit:
 def listed() -> dict[int, set[int]]:
     """Numbers of held tests, with the user ids under which they are offered, as anybody may say."""
     found: dict[int, set[int]] = {}
-    with open("/proc/net/unix", encoding="utf-8", errors="replace") as sockets:
-        for line in sockets:
-            if match := _LISTED.search(line):
-                uid, pid = map(int, match.groups())
-                found.setdefault(pid, set()).add(uid)
+    for entry in proc_net.unix("/proc/net"):
+        if match := _LISTED.fullmatch(entry.path):
+            uid, pid = map(int, match.groups())
+            found.setdefault(pid, set()).add(uid)
     return found
 
 

@@ -20,7 +20,7 @@ from typing import Any, Final, NoReturn
 
 from pytest_nsisolate.cli import command
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import namespaces, process
+from pytest_nsisolate.kernel import namespaces, proc, process
 from pytest_nsisolate.kernel.originals import (
     fcntl,
     json,
@@ -36,9 +36,6 @@ from pytest_nsisolate.process.supervisor import kill_descendants
 
 #: What the process that has joined says then.
 ENTERED: Final = b"entered"
-
-#: Before the number of a signal, in an exit code.
-_SIGNALLED: Final = 128
 
 #: Seconds between the hang-up and the kill of a command whose pause is over.
 _HANG_UP: Final = 1.0
@@ -83,7 +80,7 @@ def look(pid: int, pidfd: int) -> Place:
         root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         cwd = os.open(f"/proc/{pid}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         with open(f"/proc/{pid}/status", "rb") as status:
-            bounding = next(int(line[8:], 16) for line in status if line.startswith(b"CapBnd:"))
+            bounding = int(proc.status(status.read())["CapBnd"], 16)
         signal.pidfd_send_signal(pidfd, 0)  # all that was this process, and no other
     names = frozenset(name for name, inode in theirs.items() if own.get(name) != inode)
     return Place(pidfd, names, root, cwd, bounding)
@@ -172,7 +169,7 @@ def run(argv: list[str], place: Place, terminal: PseudoTerminal | None, until: i
 def exit_code(status: int) -> int:
     """Of a wait status, as shells have it."""
     code = os.waitstatus_to_exitcode(status)
-    return _SIGNALLED - code if code < 0 else code
+    return command.BY_SIGNAL - code if code < 0 else code
 
 
 def _become(

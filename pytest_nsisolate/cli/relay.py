@@ -22,8 +22,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Final
 
-from pytest_nsisolate.cli.signals import PASSED_ON, Signals, stop_here
-from pytest_nsisolate.cli.terminal import Terminal
+from pytest_nsisolate.cli.terminal import PASSED_ON, Signals, Terminal, stop_here
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import fcntl, os, select, signal, termios
 

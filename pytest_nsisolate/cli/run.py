@@ -97,7 +97,7 @@ def _names(text: str) -> tuple[str, ...]:
 def main(args: argparse.Namespace) -> int:
     """Run the command; the exit status is what this process has to end with."""
     # These import pytest, which the other commands do without.
-    from pytest_nsisolate.cli.command import NOT_STARTED
+    from pytest_nsisolate.cli.command import BY_SIGNAL, NOT_STARTED
     from pytest_nsisolate.cli.session import LostError, Session
     from pytest_nsisolate.errors import IsolatedRefusal
     from pytest_nsisolate.kernel import process
@@ -115,7 +115,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         session = Session(request, command, root=root, directory=args.chdir)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return BY_SIGNAL + signal.SIGINT
     except (IsolatedRefusal, LostError) as error:
         _say(str(error))
         return NOT_STARTED

@@ -13,10 +13,15 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pytest_nsisolate.cli.command import NOT_STARTED, execute, take_terminal
+from pytest_nsisolate.cli.command import (
+    BY_SIGNAL,
+    NOT_STARTED,
+    TIMED_OUT,
+    execute,
+    take_terminal,
+)
 from pytest_nsisolate.cli.relay import End, press, relay
-from pytest_nsisolate.cli.signals import PASSED_ON, Signals, stop_here
-from pytest_nsisolate.cli.terminal import Terminal
+from pytest_nsisolate.cli.terminal import PASSED_ON, Signals, Terminal, stop_here
 from pytest_nsisolate.errors import IsolatedRefusal, NsisolateError, StepError, failing
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.kernel import process
@@ -25,19 +30,12 @@ from pytest_nsisolate.process import outcome
 from pytest_nsisolate.process.channel import refuse
 from pytest_nsisolate.process.launcher import Launcher
 from pytest_nsisolate.process.plan import Fixed, current_directory
-from pytest_nsisolate.process.supervisor import EXIT_REFUSED
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.channel import Output
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.request.model import IsolationRequest
-
-#: As timeout(1).
-TIMED_OUT: Final = 124
-
-#: How a shell says by which signal a command has ended.
-_BY_SIGNAL: Final = 128
 
 #: Signals that ask for the end; at the third one nobody is asked any more.
 _ASKING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -203,9 +201,9 @@ class Session:
             case outcome.Exited(status=status):
                 return status, ""
             case outcome.Crashed(signal=signal.SIGKILL) if self._asked:
-                return _BY_SIGNAL + self._asked[-1], ""
+                return BY_SIGNAL + self._asked[-1], ""
             case outcome.Crashed(signal=number):
-                return _BY_SIGNAL + number, ""
+                return BY_SIGNAL + number, ""
             case outcome.TimedOut(seconds=seconds):
                 return TIMED_OUT, f"timed out after {seconds:g} s"
             case outcome.Broken(reason=reason):
@@ -272,4 +270,4 @@ def _become(
     except BaseException as error:
         writer.send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
     finally:
-        posix._exit(EXIT_REFUSED)
+        posix._exit(outcome.EXIT_REFUSED)

@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Final
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.namespaces import PROC_NAMES
-from pytest_nsisolate.kernel.originals import open, os, pwd, re, resource
+from pytest_nsisolate.kernel.originals import open, os, re, resource
 
 #: Directories that are always empty may be covered without making /proc or /sys "masked" for the
 #: kernel (fs/namespace.c, ``mnt_already_visible``).
@@ -28,11 +29,10 @@ _HARMLESS_COVERS: Final = re.compile(
 def status() -> dict[str, str]:
     """``/proc/self/status`` by field name (proc_pid_status(5)); empty where it is unreadable."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            lines = [line.partition(":") for line in file]
+        with open("/proc/self/status", "rb") as file:
+            return proc.status(file.read())
     except OSError:
         return {}
-    return {name: value.strip() for name, _, value in lines}
 
 
 def place() -> str | None:
@@ -101,15 +101,6 @@ def selinux_enforcing() -> bool:
     return _first_line("/sys/fs/selinux/enforce") == "1"
 
 
-def user_name(uid: int) -> str:
-    """The account's name (getpwuid(3)), or the number of an account without one."""
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except (KeyError, OverflowError):
-        return str(uid)
-
-
 def ids_mapped(euid: int, egid: int) -> bool:
     """The runner's own ids have a number in the user namespace that the runner lives in.
 
@@ -122,42 +113,39 @@ def covers_below(directory: str) -> tuple[str, ...]:
     """What is mounted below ``/proc`` or ``/sys`` and hides a part of it from the runner."""
     below = directory.rstrip("/") + "/"
     return tuple(
-        point
-        for point, _, _ in _mounts()
-        if point.startswith(below) and not _HARMLESS_COVERS.match(point)
+        mount.point
+        for mount in _mounts()
+        if mount.point.startswith(below) and not _HARMLESS_COVERS.match(mount.point)
     )
 
 
 def is_read_only(mount_point: str) -> bool:
     """The last mount at exactly this place is read-only for the runner."""
     found = False
-    for point, options, _ in _mounts():
-        if point == mount_point:
-            found = "ro" in options.split(",")
+    for mount in _mounts():
+        if mount.point == mount_point:
+            found = "ro" in mount.options.split(",")
     return found
 
 
 def in_chroot() -> bool:
     """No mount point of the runner's is ``/``: its root is a plain directory (chroot(2))."""
-    points = [point for point, _, _ in _mounts()]
+    points = [mount.point for mount in _mounts()]
     return bool(points) and "/" not in points
 
 
-def _mounts() -> Iterator[tuple[str, str, str]]:
-    """Mount point, per-mount options and file-system type (proc_pid_mountinfo(5))."""
+def _mounts() -> list[proc.Mount]:
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                fields = line.split()
-                yield fields[4], fields[5], fields[fields.index("-") + 1]
+        with open("/proc/self/mountinfo", "rb") as file:
+            return [*proc.mounts(file.read())]
     except OSError:
-        return
+        return []
 
 
 def _in_map(path: str, number: int) -> bool:
     try:
-        with open(path, encoding="ascii") as lines:
-            ranges = [tuple(map(int, line.split())) for line in lines]
+        with open(path, "rb") as file:
+            ranges = proc.id_map(file.read())
     except OSError:
         return True
     return any(first <= number < first + count for first, _, count in ranges)
@@ -215,11 +203,11 @@ def _own_tasks() -> int:
 def _pids_cgroups() -> Iterator[str]:
     """The runner's cgroups that can have a limit of processes, v2 and v1, and those above them."""
     try:
-        with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
+        with open("/proc/self/cgroup", "rb") as file:
+            groups = proc.cgroups(file.read())
     except OSError:
         return
-    for _, controllers, path in lines:
+    for controllers, path in groups:
         if controllers == "" or "pids" in controllers.split(","):
             root = "/sys/fs/cgroup/pids" if controllers else "/sys/fs/cgroup"
             yield root + path

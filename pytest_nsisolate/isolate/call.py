@@ -6,7 +6,7 @@ hooks, perhaps an event loop) is in this copy too.
 
 Consequence: as in :mod:`pytest_nsisolate.child.main` nothing returns from here: the raw exit stands
 in the outermost ``finally``, and a process that the function has forked and that comes back from
-it ends with :data:`~pytest_nsisolate.child.strays.EXIT_STRAY`.
+it ends with :data:`~pytest_nsisolate.process.outcome.EXIT_STRAY`.
 
 What the function writes to descriptors goes where it would have gone. Streams in memory
 (``capsys``, ``--capture=sys``) become files of the caller's while the call lasts.
@@ -28,7 +28,8 @@ from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, pickle, posix, random, traceback
-from pytest_nsisolate.process import diagnosis
+from pytest_nsisolate.kernel.signals import stack_signal
+from pytest_nsisolate.process.outcome import EXIT_STRAY
 from pytest_nsisolate.wire import exceptions, log_records, values, warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -152,7 +153,7 @@ class Call:
         except BaseException as error:
             self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
         finally:
-            posix._exit(strays.EXIT_STRAY if self._stray else 0)
+            posix._exit(EXIT_STRAY if self._stray else 0)
 
     def _end(self) -> NoReturn:
         """The completion record. Also called by :mod:`atexit`, which takes no exception from us."""
@@ -170,13 +171,13 @@ class Call:
         except BaseException as error:
             self._send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
         finally:
-            posix._exit(strays.EXIT_STRAY if self._stray else 0)
+            posix._exit(EXIT_STRAY if self._stray else 0)
 
     def _settle_in(self, writer: FrameWriter) -> None:
         self._writer = writer
         _redirect(self._files)
         faulthandler.enable(file=self._files.fault)
-        faulthandler.register(diagnosis.stack_signal(), file=self._files.fault, all_threads=True)
+        faulthandler.register(stack_signal(), file=self._files.fault, all_threads=True)
         os.register_at_fork(after_in_child=self._after_fork)
         after_fork.end_twinship()
         after_fork.renew_thread_id()

@@ -3,7 +3,7 @@
 
 A value counts when the stream has ended with its completion record (law 1), and the child is
 reaped before anybody sees the value. Nothing here waits without a bound, but for a function that
-was given none. A task belongs to the process that has started it (:mod:`.home`).
+was given none. A task belongs to the process that has started it (:mod:`.per_process`).
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, re, select
 
@@ -112,7 +113,7 @@ class Group:
     def hits(self, controller: str) -> int:
         """How often the bound was hit: processes killed for memory, forks refused."""
         name, key = _COUNTERS[self.place.version, controller]
-        for line in _read(f"{self.folder}/{name}").splitlines():
+        for line in _read(f"{self.folder}/{name}").decode().splitlines():
             word, _, number = line.partition(" ")
             if word == key and number.isdecimal():
                 return int(number)
@@ -200,28 +201,24 @@ def _pid_namespace() -> int:
 
 
 def _start_time(pid: str) -> str | None:
-    """In ticks since the start of the machine (proc_pid_stat(5)); None if there is no such."""
-    after_name = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return after_name[19] if len(after_name) > 19 else None
+    """In ticks since the start of the machine; None if there is no such process."""
+    content = _read(f"/proc/{pid}/stat")
+    return str(proc.stat(content).began) if content else None
 
 
 def _own_groups() -> dict[str, str]:
     """The runner's group by controller, ``""`` for version 2 (``/proc/self/cgroup``)."""
     found = {}
-    for line in _read("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
+    for controllers, path in proc.cgroups(_read("/proc/self/cgroup")):
         found.update(dict.fromkeys(controllers.split(","), path))
     return found
 
 
-def _mounted() -> Iterator[tuple[str, str, str, list[str]]]:
-    """(type, root, mount point, options) of every mount of cgroups (proc_pid_mountinfo(5))."""
-    for line in _read("/proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            fields = before.split(" ")
-            yield kind, fields[3], fields[4], options.split(",")
+def _mounted(fstype: str) -> Iterator[proc.Mount]:
+    """Every mount of cgroups of this version."""
+    for mount in proc.mounts(_read("/proc/self/mountinfo")):
+        if mount.fstype == fstype:
+            yield mount
 
 
 def _reached(root: str, point: str, path: str) -> str | None:
@@ -236,9 +233,9 @@ def _reached(root: str, point: str, path: str) -> str | None:
 
 def _folders_v1(controller: str) -> Iterator[str]:
     path = _own_groups().get(controller)
-    for kind, root, point, options in _mounted():
-        if kind == "cgroup" and controller in options and path is not None:
-            folder = _reached(root, point, path)
+    for mount in _mounted("cgroup"):
+        if controller in mount.super_options.split(",") and path is not None:
+            folder = _reached(mount.root, mount.point, path)
             if folder is not None and os.path.isdir(folder):
                 yield folder
                 return
@@ -246,10 +243,10 @@ def _folders_v1(controller: str) -> Iterator[str]:
 
 def _folders_v2(controller: str) -> Iterator[str]:
     path = _own_groups().get("")
-    for kind, root, point, _ in _mounted():
-        folder = _reached(root, point, path) if kind == "cgroup2" and path is not None else None
-        while folder is not None and folder.startswith(point):
-            handed_out = _read(f"{folder}/cgroup.subtree_control").split()
+    for mount in _mounted("cgroup2"):
+        folder = None if path is None else _reached(mount.root, mount.point, path)
+        while folder is not None and folder.startswith(mount.point):
+            handed_out = _read(f"{folder}/cgroup.subtree_control").decode().split()
             # Who moves a process needs the right to write here too, cgroups(7).
             if controller in handed_out and os.access(f"{folder}/cgroup.procs", os.W_OK):
                 yield folder
@@ -265,9 +262,9 @@ def _write(path: str, text: str) -> None:
         os.close(descriptor)
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> bytes:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, "rb") as file:
             return file.read()
     except OSError:
-        return ""
+        return b""

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_nsisolate.errors import failing
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os
 
@@ -72,7 +73,7 @@ def _write(process: str, name: str, content: bytes) -> None:
 
 def _identity(name: str) -> bytes:
     with failing(f"read {name}", "user"), open(f"/proc/self/{name}", "rb") as file:
-        extents = sorted((int(first), int(count)) for first, _, count in map(bytes.split, file))
+        extents = sorted((first, count) for first, _, count in proc.id_map(file.read()))
     # Neighbours are joined: a map must fit into one page, and one to one they are one extent.
     joined: list[tuple[int, int]] = []
     for first, count in extents:

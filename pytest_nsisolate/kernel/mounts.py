@@ -34,9 +34,9 @@ from dataclasses import dataclass, field
 from stat import S_ISDIR
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import covered, devices, syscalls
+from pytest_nsisolate.kernel import covered, devices, proc, syscalls
 from pytest_nsisolate.kernel.libc import Prepared, Step, step_error
-from pytest_nsisolate.kernel.originals import open, os, re
+from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.kernel.readonly import SAFE, protect_proc, read_only
 from pytest_nsisolate.kernel.syscalls import (
     MS_BIND,
@@ -54,18 +54,12 @@ class MountPlan:
     """What :func:`apply` will do; made in the runner by :func:`plan_mounts`.
 
     :param own: the kinds of namespace that the child has for itself.
-    :param proc: whether ``/proc`` will be fresh.
-    :param sys: whether ``/sys`` will be fresh; it is read-only in any case.
-    :param ipc: whether ``/dev/shm`` and ``/dev/mqueue`` will be fresh.
     :param keep: real paths that would be covered and are put back; the outermost only.
     :param covers: real paths that will be covered.
     :param displaced: the current directory lies in what will be covered.
     """
 
     own: frozenset[str]
-    proc: bool
-    sys: bool
-    ipc: bool
     keep: tuple[str, ...]
     covers: tuple[str, ...]
     displaced: bool
@@ -91,9 +85,6 @@ def plan_mounts(
         steps = _steps(own, _mount_points(), covers, more_devices)
     return MountPlan(
         own=own,
-        proc="pid" in own,
-        sys="net" in own,
-        ipc="ipc" in own,
         keep=keep,
         covers=covers,
         displaced=covered.holds_current_directory(covers),
@@ -148,38 +139,35 @@ def _put_back(path: str, fd: int) -> None:
 def _mount_points() -> tuple[str, ...]:
     """The mount points at and below ``/sys`` and those below ``/proc``, each once."""
     with open("/proc/self/mountinfo", "rb") as file:
-        content = file.read()
-    found = {_unescaped(point) for point in _uncovered(content)}
+        found = set(_uncovered(proc.mounts(file.read())))
     return tuple(sorted(point for point in found if point.startswith(("/sys", "/proc/"))))
 
 
-def _uncovered(content: bytes) -> Iterator[bytes]:
+def _uncovered(mounts: Iterable[proc.Mount]) -> Iterator[str]:
     """Points of mounts that a path can reach, of those at and below ``/``, ``/proc`` and ``/sys``.
 
     A later mount further up hides them: ``unshare --mount-proc`` leaves everything listed that was
     mounted below the old ``/proc``. Such a cover is mounted on the same parent, at a point above.
     """
-    line = rb"^(\d+) (\d+) \S+ \S+ (/|/(?:sys|proc)(?:/\S*)?) "
-    mounts = re.findall(line, content, re.MULTILINE)
-    hidden: set[bytes] = set()
-    beside: dict[bytes, list[bytes]] = {}
-    for _, parent, point in mounts:
-        beside.setdefault(parent, []).append(point)
-    for number, parent, point in mounts:  # parents come before what is mounted on them
-        covers = (cover for cover in beside[parent] if cover != point)
-        if parent in hidden or any(_is_below(point, cover) for cover in covers):
-            hidden.add(number)
+    seen = [
+        mount
+        for mount in mounts
+        if mount.point == "/" or f"{mount.point}/".startswith(("/sys/", "/proc/"))
+    ]
+    hidden: set[int] = set()
+    beside: dict[int, list[str]] = {}
+    for mount in seen:
+        beside.setdefault(mount.parent, []).append(mount.point)
+    for mount in seen:  # parents come before what is mounted on them
+        covers = (cover for cover in beside[mount.parent] if cover != mount.point)
+        if mount.parent in hidden or any(_is_below(mount.point, cover) for cover in covers):
+            hidden.add(mount.number)
         else:
-            yield point
+            yield mount.point
 
 
-def _is_below(path: bytes, folder: bytes) -> bool:
-    return path.startswith(folder.rstrip(b"/") + b"/")
-
-
-def _unescaped(path: bytes) -> str:
-    """Space, tab, newline and backslash are octal in mountinfo (proc(5))."""
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), path))
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/") + "/")
 
 
 @functools.cache

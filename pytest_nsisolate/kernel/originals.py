@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     import pickle
     import platform
     import posix
-    import pwd
     import random
     import re
     import resource
@@ -153,7 +152,6 @@ if not TYPE_CHECKING:
     mmap = _copy("mmap")
     pickle = _copy("pickle")
     platform = _copy("platform")
-    pwd = _copy("pwd")
     random = _copy("random")
     re = _copy("re")
     resource = _copy("resource")
@@ -181,7 +179,6 @@ __all__ = [
     "pickle",
     "platform",
     "posix",
-    "pwd",
     "random",
     "re",
     "resource",

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel import proc, syscalls
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os, resource, select, signal
 
@@ -181,26 +181,10 @@ def capabilities() -> Capabilities:
     :raises StepError: ``read capabilities``, without a ``/proc``.
     """
     with failing("read capabilities", None), open("/proc/thread-self/status", "rb") as file:
-        masks = {line[:6]: int(line[8:], 16) for line in file if line.startswith(b"Cap")}
+        fields = proc.status(file.read())
     return Capabilities(
-        effective=masks[b"CapEff"],
-        permitted=masks[b"CapPrm"],
-        inheritable=masks[b"CapInh"],
-        bounding=masks[b"CapBnd"],
+        *(int(fields[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapBnd"))
     )
-
-
-def has_capability(name: str, held: Capabilities | None = None) -> bool:
-    """Is a capability effective?
-
-    :param name: as in capabilities(7), ``"CAP_NET_ADMIN"``.
-    :param held: as read before; None: read now.
-    :raises ValueError: for a name that is no capability.
-    """
-    if name not in CAPABILITY_NAMES:
-        raise ValueError(f"{name} is no capability")
-    effective = (capabilities() if held is None else held).effective
-    return bool(effective >> CAPABILITY_NAMES.index(name) & 1)
 
 
 def forbid_new_privileges() -> None:

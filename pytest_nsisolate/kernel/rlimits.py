@@ -24,7 +24,7 @@ import errno
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel.libc import Step
 from pytest_nsisolate.kernel.originals import open, os, posix, resource
 from pytest_nsisolate.kernel.readonly import read_only
@@ -153,8 +153,8 @@ class PidMax:
 def plan_pid_max(processes: int) -> PidMax:
     """What :class:`PidMax` needs, read in the runner.
 
-    :raises OSError: without a ``pid_max`` to compare with.
+    :raises StepError: ``read pid_max``, without one to compare with.
     """
-    with open(PID_MAX, "rb") as file:
+    with failing("read pid_max", "pid"), open(PID_MAX, "rb") as file:
         outside = file.read().strip()
     return PidMax(processes, outside, tuple(read_only(PID_MAX)))

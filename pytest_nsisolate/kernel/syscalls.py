@@ -15,11 +15,8 @@ from struct import pack
 from typing import Final
 
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.libc import Prepared, by_number, function, last_error
-from pytest_nsisolate.kernel.originals import ctypes, os, signal, threading, time
-
-__all__ = ["raw_clone"]
+from pytest_nsisolate.kernel.originals import ctypes, os, signal, time
 
 CLONE_NEWTIME: Final = 0x00000080
 CLONE_NEWNS: Final = 0x00020000
@@ -39,7 +36,6 @@ MS_BIND: Final = 4096
 MS_MOVE: Final = 8192
 MS_REC: Final = 16384
 MS_PRIVATE: Final = 1 << 18
-MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 2
 
 AT_FDCWD: Final = -100
@@ -92,18 +88,6 @@ def prepare_mount(
     return Prepared(function("mount"), arguments, target)
 
 
-def mount(
-    source: str | None, target: str, fstype: str | None, flags: int, data: str | None = None
-) -> None:
-    """mount(2)."""
-    prepare_mount(source, target, fstype, flags, data)()
-
-
-def umount2(target: str, flags: int) -> None:
-    """umount2(2)."""
-    prepare_umount2(target, flags)()
-
-
 def prepare_umount2(target: str, flags: int) -> Prepared:
     """umount2(2), ready to be called."""
     return Prepared(function("umount2"), (_text(target), ctypes.c_long(flags)), target)
@@ -148,11 +132,6 @@ def setns(fd: int, flags: int) -> None:
     Prepared(function("setns"), (ctypes.c_int(fd), ctypes.c_int(flags)))()
 
 
-def mount_setattr(path: str, attr_set: int, attr_clr: int = 0, *, recursive: bool) -> None:
-    """mount_setattr(2): ``MOUNT_ATTR_*`` to set and to clear; Linux 5.12."""
-    prepare_mount_setattr(path, attr_set, attr_clr, recursive=recursive)()
-
-
 @functools.cache
 def supports_mount_setattr() -> bool:
     """Does this host have mount_setattr(2)? It answers EINVAL to a structure of no size.
@@ -183,11 +162,6 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     data = _CAPABILITY_DATA.pack(e & low, p & low, i & low, e >> 32, p >> 32, i >> 32)
     if function("capset")(_CAPABILITY_HEADER, data) < 0:
         raise last_error()
-
-
-def gettid() -> int:
-    """The kernel's id of the calling thread, asked anew: a raw clone leaves caches stale."""
-    return threading.get_native_id()
 
 
 def unblock_signals(tid: int) -> None:

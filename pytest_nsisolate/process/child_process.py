@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_nsisolate.child import output
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.kernel import idmap
+from pytest_nsisolate.kernel import idmap, signals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os, select, signal, time, traceback
 from pytest_nsisolate.process import channel, diagnosis, job_control, outcome, reaping
@@ -559,7 +559,7 @@ class ChildProcess:
         words: list[Frame] = []
         self._last_words = words
         until = monotonic() + LAST_WORDS_SECONDS
-        self._signal(diagnosis.coverage_signal())
+        self._signal(signals.coverage_signal())
         while self._pid1_status is None and not self._lost_sight and self._last_words is words:
             if any(frame.data.get("final") is True for frame in words):
                 break
@@ -630,7 +630,7 @@ class ChildProcess:
         until = monotonic() + (_HOLD_SECONDS if self._open else 0)
         self._hear_until(until, lambda: self.end.pid1_pidfd is not None)
         self._held = False
-        self._signal(job_control.hold_signal() if self._init else signal.SIGSTOP)
+        self._signal(signals.hold_signal() if self._init else signal.SIGSTOP)
         if self._init:
             self._hear_until(until, lambda: self._held)
         else:
@@ -648,7 +648,7 @@ class ChildProcess:
     def go_on(self) -> None:
         """The runner goes on, and so does the child."""
         self._deadline.release()
-        self._signal(job_control.release_signal() if self._init else signal.SIGCONT)
+        self._signal(signals.release_signal() if self._init else signal.SIGCONT)
 
     def _signal(self, number: int) -> None:
         if self.end.pid1_pidfd is None:

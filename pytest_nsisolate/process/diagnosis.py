@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_nsisolate.child import output
-from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel import proc, syscalls
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, select, signal
+from pytest_nsisolate.kernel.signals import stack_signal
 from pytest_nsisolate.process.channel import RunnerEnd
 
 #: Seconds that the fault handler has to write all stacks.
@@ -34,16 +35,6 @@ WORLD: Final = "Processes inside at the timeout:"
 
 #: More processes than this are counted, not listed.
 _MOST_PROCESSES: Final = 40
-
-
-def stack_signal() -> int:
-    """The signal on which a child dumps its stacks; real-time, and far from what libc uses."""
-    return signal.SIGRTMAX - 2
-
-
-def coverage_signal() -> int:
-    """The signal on which a child whose budget is over hands over what it has measured."""
-    return signal.SIGRTMAX - 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +72,8 @@ def cpu_seconds(pid: int) -> float | None:
 
     :returns: None when it has been reaped itself.
     """
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    if len(fields) < 15:
-        return None
-    # proc_pid_stat(5): utime, stime, cutime, cstime
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    content = _read(f"/proc/{pid}/stat")
+    return proc.stat(content).cpu_seconds if content else None
 
 
 def _python_stacks(end: RunnerEnd, test: Seen) -> str:
@@ -123,7 +111,7 @@ def _open_mask(pid: int) -> bool:
 
     One that sleeps uninterruptibly (in vfork(2), on a dead file server) would not stop for it.
     """
-    if _fields(f"/proc/{pid}/status").get("State", "").startswith("D"):
+    if proc.status(_read(f"/proc/{pid}/status")).get("State", "").startswith("D"):
         return False
     try:
         syscalls.unblock_signals(pid)
@@ -140,11 +128,11 @@ def _kernel_view(pid: int) -> str:
         return "The test's process was not to be seen any more."
     for thread in threads[:_MOST_PROCESSES]:
         where = f"/proc/{pid}/task/{thread}"
-        status = _fields(f"{where}/status")
+        status = proc.status(_read(f"{where}/status"))
         masks = " ".join(f"{key}={status.get(key, '?')}" for key in ("SigBlk", "SigIgn", "SigCgt"))
         lines.append(
-            f"  thread {thread}: state {status.get('State', '?')}, in {_read(f'{where}/wchan')},"
-            f" system call {_read(f'{where}/syscall').split(' ')[0]}, {masks}"
+            f"  thread {thread}: state {status.get('State', '?')}, in {_text(f'{where}/wchan')},"
+            f" system call {_text(f'{where}/syscall').split(' ')[0]}, {masks}"
         )
     return "\n".join(lines)
 
@@ -184,46 +172,32 @@ def _inherited_zombies(test: Seen, processes: list[Seen]) -> Iterator[Seen]:
 
 def _descendants(pid: int) -> Iterator[Seen]:
     """Everything below a process. Orphans of a PID namespace are children of its PID 1."""
-    ahead = _children(pid)[::-1]
-    while ahead:
-        child = ahead.pop()
+    for child in proc.descendants(pid):
         seen = _look(child)
         if seen is not None:
             yield seen
-        ahead += _children(child)[::-1]
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            found += [int(child) for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
-    except OSError:
-        pass
-    return found
 
 
 def _look(pid: int) -> Seen | None:
-    status = _fields(f"/proc/{pid}/status")
+    status = proc.status(_read(f"/proc/{pid}/status"))
     if "State" not in status:
         return None
     inside = status.get("NSpid", str(pid)).split()
-    outer_parent = _fields(f"/proc/{status.get('PPid', '0')}/status")
+    outer_parent = proc.status(_read(f"/proc/{status.get('PPid', '0')}/status"))
     parents = outer_parent.get("NSpid", status.get("PPid", "0")).split()
     parent = int(parents[-1]) if len(parents) == len(inside) else 0
-    argv = _read(f"/proc/{pid}/cmdline").replace("\0", " ").strip() or f"[{status.get('Name')}]"
+    argv = _text(f"/proc/{pid}/cmdline").replace("\0", " ").strip() or f"[{status.get('Name')}]"
     session = int((status.get("NSsid") or "0").split()[-1])
     return Seen(pid, int(inside[-1]), parent, status["State"][:1], argv, session)
 
 
-def _fields(path: str) -> dict[str, str]:
-    pairs = (line.partition(":") for line in _read(path).splitlines())
-    return {key: value.strip() for key, _, value in pairs}
+def _text(path: str) -> str:
+    return _read(path).decode(errors="replace")
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> bytes:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, "rb") as file:
             return file.read()
     except OSError:
-        return ""
+        return b""

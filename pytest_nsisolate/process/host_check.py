@@ -218,11 +218,11 @@ def _lost(child: ChildProcess) -> Refusal:
         case outcome.Exited(status=number):
             return Refusal(START, None, errno.EPIPE, f"PID 1 ended with status {number}")
     assert status is not None
-    if os.WIFSIGNALED(status):
-        name = outcome.signal_name(os.WTERMSIG(status))
-        return Refusal(START, None, errno.EPIPE, f"the child was killed by {name}")
-    number = os.waitstatus_to_exitcode(status)
-    return Refusal(START, None, errno.EPIPE, f"the child ended with status {number}")
+    match outcome.from_wait_status(status):
+        case outcome.Crashed() as ended:
+            return Refusal(START, None, errno.EPIPE, f"the child was killed by {ended.name}")
+        case outcome.Exited(status=number):
+            return Refusal(START, None, errno.EPIPE, f"the child ended with status {number}")
 
 
 def _nothing(writer: FrameWriter) -> NoReturn:

@@ -24,8 +24,8 @@ from typing import NoReturn
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import os, posix, signal
+from pytest_nsisolate.kernel.signals import hold_signal, release_signal
 from pytest_nsisolate.process.channel import MESSAGE
-from pytest_nsisolate.process.job_control import hold_signal, release_signal
 
 
 def fork_test(control: int, *, lean: bool = False) -> None:

@@ -19,27 +19,18 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, signal, threading
 
 #: A stop signal may be ignored, or have no effect in an orphaned process group.
 _ATTEMPTS = 100
 
 
-def hold_signal() -> int:
-    """At which the init stops the test; SIGSTOP would stop the init."""
-    return signal.SIGRTMAX - 4
-
-
-def release_signal() -> int:
-    """At which it lets the test go on; higher, so that an init that was late takes it later."""
-    return signal.SIGRTMAX - 1
-
-
 def stands_still(pid: int | None) -> bool:
     """Whether a process is stopped, has ended, or cannot be asked after (proc_pid_stat(5))."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[0] in "TtZX"
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return proc.stat(file.read()).state in "TtZX"
     except OSError:
         return True
 

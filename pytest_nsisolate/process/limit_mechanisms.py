@@ -150,10 +150,7 @@ class LimitMechanisms:
         if value < (least := rlimits.least_processes()):
             detail = f"from {least} processes on"
             raise StepError("write pid_max", "pid", errno.EINVAL, detail)
-        try:
-            made.pid_max = rlimits.plan_pid_max(value)
-        except OSError as error:
-            raise StepError("write pid_max", "pid", error.errno or 0, rlimits.PID_MAX) from error
+        made.pid_max = rlimits.plan_pid_max(value)
         return value
 
     def _rlimit(

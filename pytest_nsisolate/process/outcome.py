@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.kernel.originals import os, signal
+from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.kernel.signals import signal_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class TimedOut:
     """The budget ran out and the child was killed.
 
     :param seconds: the budget.
-    :param evidence: stacks and processes as they were just before the kill, as text.
+    :param diagnosis: stacks and processes as they were just before the kill, as text.
     """
 
     seconds: float
@@ -74,6 +75,12 @@ class Broken:
 
     reason: str
 
+
+#: Exit status of a process of ours that could not do its part; the reason went over the pipe.
+EXIT_REFUSED: Final = 97
+
+#: Exit status of a copy of the child that came back from the test's body.
+EXIT_STRAY: Final = 98
 
 Outcome: TypeAlias = Finished | Crashed | Exited | TimedOut | Refusal | Broken
 
@@ -100,14 +107,6 @@ def of_end(status: int | None, *, whole: bool) -> Crashed | Exited | Broken:
         return ended
     how = ended.name if isinstance(ended, Crashed) else f"exit status {ended.status}"
     return Broken(f"its stream was cut off ({how})")
-
-
-def signal_name(number: int) -> str:
-    """The symbol of a signal, ``"SIGTERM"``; real-time signals have a number only."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def describe(outcome: Crashed | Exited | TimedOut | Broken, *, phase: str) -> str:

@@ -30,18 +30,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import idmap, keyring, mounts, namespaces, network, process
+from pytest_nsisolate.kernel import idmap, keyring, mounts, namespaces, network, proc, process
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.originals import gc, open, os, posix, select, signal, traceback
 from pytest_nsisolate.process import init, watchdog
+from pytest_nsisolate.process.outcome import EXIT_REFUSED
 from pytest_nsisolate.wire.frames import Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.channel import Link
     from pytest_nsisolate.process.plan import LaunchPlan
-
-#: Exit status of a process of ours that could not do its part; the reason went over the pipe.
-EXIT_REFUSED: Final = 97
 
 #: What PID 1 unshares, in this order; user and pid are the supervisor's.
 _BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")
@@ -238,7 +236,7 @@ def kill_descendants() -> None:
     """Without a PID namespace: everything that the test left becomes our child, until none is."""
     while True:
         with open("/proc/thread-self/children", "rb") as listing:
-            children = [int(pid) for pid in listing.read().split()]
+            children = proc.children(listing.read())
         for pid in children:
             os.kill(pid, signal.SIGKILL)
         for pid in children:

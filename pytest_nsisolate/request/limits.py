@@ -2,7 +2,8 @@
 """What ``limits=`` may say: how much memory, time, processes and files a test may have.
 
 The values are checked here, at collection, and in the child a failure is asked whether it tells of
-one. :mod:`.enforcer` decides before each launch which mechanism holds them.
+one. :mod:`pytest_nsisolate.process.limit_mechanisms` decides before each launch which mechanism
+holds them.
 """
 
 from __future__ import annotations

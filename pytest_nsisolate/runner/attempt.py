@@ -27,7 +27,7 @@ from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.view.postmortem.at_failure import PATIENCE
-from pytest_nsisolate.wire import interrupts, warnings
+from pytest_nsisolate.wire import exceptions, warnings
 from pytest_nsisolate.wire.frames import Frame, Kind
 from pytest_nsisolate.wire.tagged_json import text_of
 
@@ -442,7 +442,7 @@ def _phase(frame: dict[str, Any]) -> object:
 def _end_session(wish: dict[str, Any]) -> None:
     """``pytest.exit()`` or a KeyboardInterrupt in the child ends the session here."""
     if wish.get("kind") == "interrupt":
-        interrupts.raise_at(KeyboardInterrupt(), wish.get("place"))
+        exceptions.raise_at(KeyboardInterrupt(), wish.get("place"))
     status = wish.get("status")
     raise pytest.exit.Exception(
         str(wish.get("reason")), status if isinstance(status, int) else None

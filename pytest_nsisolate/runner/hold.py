@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import json, open, os, select
+from pytest_nsisolate.kernel.originals import json, os, select
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
@@ -207,7 +208,6 @@ def hold(
 def _first_child(pid: int) -> int:
     """The oldest child of a process, which comes first; itself, if it has none."""
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", "rb") as listing:
-            return int(listing.read().split()[0])
+        return proc.children_of(pid)[0]
     except (OSError, IndexError):
         return pid

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, resource, time
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
 from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
-from pytest_nsisolate.view.ownproc import check_proc
 
 _SECCOMP: Final = {"0": "disabled", "1": "strict", "2": "filter"}
 
@@ -78,9 +78,8 @@ def capability_name(text: str) -> str:
 
 def read_extents(path: str) -> tuple[IdExtent, ...]:
     """The rows of an id map."""
-    with open(path, encoding="ascii") as file:
-        rows = [tuple(map(int, line.split())) for line in file]
-    return tuple(IdExtent(first, outside, count) for first, outside, count in rows)
+    with open(path, "rb") as file:
+        return tuple(map(IdExtent._make, proc.id_map(file.read())))
 
 
 def read_status(pid: int | str = "self") -> dict[str, str]:
@@ -88,9 +87,8 @@ def read_status(pid: int | str = "self") -> dict[str, str]:
 
     :raises OSError: if there is no such process.
     """
-    with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-        pairs = (line.partition(":") for line in file)
-        return {key: value.strip() for key, _, value in pairs}
+    with open(f"/proc/{pid}/status", "rb") as file:
+        return proc.status(file.read())
 
 
 def read_capabilities(pid: int | str = "self") -> Capabilities:
@@ -144,9 +142,8 @@ def read_limits() -> Mapping[str, Limit]:
 
 def read_cgroups() -> Mapping[str, str]:
     """Hierarchy to path (cgroups(7)): ``""`` is version 2; version 1 by its controllers."""
-    with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
-        rows = [line.rstrip("\n").split(":", 2) for line in file]
-    return ReadOnlyMapping({controllers: path for _, controllers, path in rows})
+    with open("/proc/self/cgroup", "rb") as file:
+        return ReadOnlyMapping(dict(proc.cgroups(file.read())))
 
 
 def read_clock_offsets() -> TimeOffsets:
@@ -168,7 +165,7 @@ def read_environment(pid: int) -> Mapping[str, str]:
     :raises OSError: if there is no such process, or it is somebody else's, or if ``/proc`` is not
         that of this PID namespace.
     """
-    check_proc()
+    proc.check_own()
     text = b""
     for _ in range(_EXEC_TRIES):
         # No text mode: it would make one newline of a carriage return.

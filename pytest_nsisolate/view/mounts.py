@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
-from pytest_nsisolate.kernel.originals import open, os, re
-
-_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
+from pytest_nsisolate.kernel import proc
+from pytest_nsisolate.kernel.originals import open
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,41 +52,32 @@ class Mount:
 def read_mounts() -> tuple[Mount, ...]:
     """Every mount of this namespace below the root, in the order in which they were made."""
     with open("/proc/self/mountinfo", "rb") as file:
-        # The kernel escapes a newline, but no carriage return, at which text would be split too.
-        return parse_mounts(os.fsdecode(file.read()).removesuffix("\n").split("\n"))
+        return parse_mounts(file.read())
 
 
-def parse_mounts(lines: Iterable[str]) -> tuple[Mount, ...]:
-    """The same of lines that were read at another time."""
-    return tuple(_parse(line) for line in lines if line)
+def parse_mounts(content: bytes) -> tuple[Mount, ...]:
+    """The same of what was read at another time."""
+    return tuple(map(_as_mount, proc.mounts(content)))
 
 
-def _parse(line: str) -> Mount:
-    front, _, back = line.rstrip("\n").partition(" - ")
-    number, parent, device, root, target, options, *tags = front.split(" ")
-    fstype, source, super_options = back.split(" ", 2)
+def _as_mount(found: proc.Mount) -> Mount:
     return Mount(
-        id=int(number),
-        parent=int(parent),
-        device=device,
-        root=_plain(root),
-        target=_plain(target),
-        fstype=_plain(fstype),
-        source=_plain(source),
-        options=tuple(options.split(",")),
-        super_options=tuple(map(_plain, super_options.split(","))),
-        propagation=_propagation(tags),
+        id=found.number,
+        parent=found.parent,
+        device=found.device,
+        root=found.root,
+        target=found.point,
+        fstype=found.fstype,
+        source=found.source,
+        options=tuple(found.options.split(",")),
+        super_options=tuple(map(proc.unescaped, found.super_options.split(","))),
+        propagation=_propagation(found.tags),
     )
 
 
-def _propagation(tags: list[str]) -> str:
+def _propagation(tags: tuple[str, ...]) -> str:
     kinds = {tag.partition(":")[0] for tag in tags}
     if "unbindable" in kinds:
         return "unbindable"
     found = [word for tag, word in (("shared", "shared"), ("master", "slave")) if tag in kinds]
     return ",".join(found) or "private"
-
-
-def _plain(text: str) -> str:
-    """Without the kernel's escapes; a blank is ``\\040``."""
-    return _ESCAPE.sub(lambda found: chr(int(found[1], 8)), text)

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pytest_nsisolate.child import leftovers
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, time
-from pytest_nsisolate.view.ownproc import check_proc
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +123,10 @@ def read_processes() -> tuple[Process, ...]:
     """
     import psutil
 
-    check_proc()
+    proc.check_own()
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     seen = (_read(pid, now) for pid in sorted(psutil.pids()))
     return tuple(process for process in seen if process is not None)
-
-
-def read_process(pid: int) -> Process | None:
-    """One of them; None if it is gone."""
-    return _read(pid, time.clock_gettime(time.CLOCK_BOOTTIME))
 
 
 _EXEC_TRIES: Final = 5
@@ -157,10 +152,9 @@ def _read(pid: int, now: float) -> Process | None:
 
 
 def _is_kernel_s(pid: int) -> bool:
-    """Whether it is a thread of the kernel's (``PF_KTHREAD``), which never has arguments."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return bool(int(file.read().rpartition(b")")[2].split()[6]) & 0x200000)
+            return proc.stat(file.read()).is_kernel_thread
     except OSError:
         return True
 
@@ -170,27 +164,25 @@ def _look(pid: int, now: float) -> Process | None:
 
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            before, _, after = file.read().rpartition(b")")
+            found = proc.stat(file.read())
         facts = psutil.Process(pid).as_dict(_FROM_PSUTIL)
         argv = _arguments(pid)
     except (OSError, psutil.NoSuchProcess):
         return None
-    fields = after.split()
-    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     zombie = facts["status"] == psutil.STATUS_ZOMBIE
     return Process(
         pid=pid,
         ppid=facts["ppid"],
         state=facts["status"],
-        name=os.fsdecode(_whole_name(before.partition(b"(")[2], argv)) or "?",
+        name=os.fsdecode(_whole_name(found.name, argv)) or "?",
         argv=() if zombie else tuple(map(os.fsdecode, argv)),
         uid=facts["uids"].effective,
-        pgid=int(fields[2]),
-        sid=int(fields[3]),
-        tty=_terminal(int(fields[4])),
+        pgid=found.pgid,
+        sid=found.sid,
+        tty=_terminal(found.terminal),
         cwd=None if zombie else facts["cwd"] or None,
-        started=started,
-        age=max(now - started, 0.0),
+        started=found.started,
+        age=max(now - found.started, 0.0),
     )
 
 
@@ -201,10 +193,9 @@ def _arguments(pid: int) -> list[bytes]:
     """
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            text = file.read()
+            return proc.arguments(file.read())
     except PermissionError:
         return []
-    return text.removesuffix(b"\0").split(b"\0") if text else []
 
 
 def _whole_name(name: bytes, argv: list[bytes]) -> bytes:
@@ -223,7 +214,7 @@ def parent_of(pid: int) -> int:
     """The parent's number (``/proc/PID/stat``); 0 if the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1])
+            return proc.stat(file.read()).ppid
     except OSError:
         return 0
 
@@ -299,8 +290,8 @@ def _adopted_late(parent: int, by_pid: dict[int, Process]) -> set[int]:
     """Children stand in the order in which they became children (``/proc/PID/task/TID/children``):
     an older one behind a younger one was somebody else's first."""
     try:
-        with open(f"/proc/{parent}/task/{parent}/children", encoding="ascii") as file:
-            order = [int(pid) for pid in file.read().split()]
+        with open(f"/proc/{parent}/task/{parent}/children", "rb") as file:
+            order = proc.children(file.read())
     except OSError:
         return set()
     late = set()

@@ -7,34 +7,18 @@ makes one of all that have neither path nor holder.
 
 Consequence: addresses and states of internet sockets are psutil's; the holders are looked up in
 ``/proc/PID/fd``, and Unix sockets are read from ``/proc/net/unix`` (unix(7), proc(5)).
-
-Fact: the name of a Unix socket may have any byte in it, a newline too, and that file has them as
-they are. Consequence: a line begins where a line's columns begin; the rest belongs to the name
-before it.
-
-What still fails: a name that holds a newline and the columns of a whole line behind it looks like
-two sockets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from pytest_nsisolate.kernel.originals import open, os, re
-from pytest_nsisolate.view.ownproc import check_proc
+from pytest_nsisolate.kernel import proc, proc_net
 
 _TYPES: Final = {1: "stream", 2: "dgram", 5: "seqpacket"}
-_LISTENS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h
-_CONNECTED: Final = 3  # SS_CONNECTED, linux/net.h
-
-#: Num RefCount Protocol Flags Type St Inode, of ``unix_seq_show`` in net/unix/af_unix.c. A blank
-#: and the name follow where there is one.
-_UNIX_COLUMNS: Final = re.compile(
-    rb"^\S+: [0-9A-F]{8} [0-9A-F]{8} ([0-9A-F]{8}) ([0-9A-F]{4}) ([0-9A-F]{2}) +(\d+)(?=[ \n])",
-    re.MULTILINE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +87,8 @@ def read_sockets() -> tuple[Socket, ...]:
 
     :raises OSError: if ``/proc`` is not that of this PID namespace.
     """
-    check_proc()
-    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+    proc.check_own()
+    pids = proc.pids()
     holders = Holders(zip(pids, pids, strict=True))
     return (*_internet(holders), *read_unix(holders, "/proc/net"))
 
@@ -122,18 +106,11 @@ class Holders:
         self._names: dict[int, str | None] = {}
         for pid, number in processes:
             self._numbers[pid] = number
-            self._look_at(pid, f"/proc/{number}/fd")
+            with suppress(OSError):  # gone, or somebody else's
+                self._look_at(pid, number)
 
-    def _look_at(self, pid: int, folder: str) -> None:
-        try:
-            descriptors = os.listdir(folder)
-        except OSError:  # gone, or somebody else's
-            return
-        for descriptor in descriptors:
-            try:
-                target = os.readlink(f"{folder}/{descriptor}")
-            except OSError:
-                continue
+    def _look_at(self, pid: int, number: int) -> None:
+        for descriptor, target in proc.descriptors(number):
             if target.startswith("socket:["):
                 inode = int(target[8:-1])
                 self._by_inode.setdefault(inode, set()).add(pid)
@@ -154,8 +131,7 @@ class Holders:
 
 def _command(pid: int) -> str | None:
     try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return file.read().removesuffix(b"\n").decode(errors="replace")
+        return proc.name_of(pid)
     except OSError:
         return None
 
@@ -196,34 +172,25 @@ def read_unix(holders: Holders, folder: str) -> list[Socket]:
     :param folder: ``/proc/PID/net``.
     :raises OSError: as the kernel answers.
     """
-    with open(f"{folder}/unix", "rb") as file:
-        text = file.read()
-    lines = list(_UNIX_COLUMNS.finditer(text))
-    ends = [*(line.start() for line in lines[1:]), len(text)]
     found = []
-    for line, end in zip(lines, ends, strict=False):
-        flags, kind, state = (int(column, 16) for column in line.groups()[:3])
-        # Zero as long as nobody has accepted it.
-        inode = int(line[4]) or None
-        # Behind the blank, without the line's end; a name may begin or end with either.
-        path = text[line.end() + 1 : end - 1]
-        pids = holders.pids(inode)
+    for entry in proc_net.unix(folder):
+        pids = holders.pids(entry.inode)
         found.append(
             Socket(
                 proto="unix",
                 version=None,
-                type=_TYPES.get(kind, str(kind)),
+                type=_TYPES.get(entry.kind, str(entry.kind)),
                 state="listen"
-                if flags & _LISTENS
-                else ("established" if state == _CONNECTED else "unconn"),
+                if entry.listens
+                else ("established" if entry.connected else "unconn"),
                 host=None,
                 port=None,
                 peer_host=None,
                 peer_port=None,
-                path=os.fsdecode(path) if path else None,
+                path=entry.path or None,
                 pids=pids,
                 program=holders.name(pids),
-                inode=inode,
+                inode=entry.inode,
             )
         )
     return sorted(found, key=lambda s: (s.path or "", s.type, s.state, s.pids))

@@ -13,12 +13,15 @@ traceback, with causes and contexts, comes as a note (PEP 678).
 What still fails: attributes that are not plain data stay behind, which the note says. So do,
 without a word, ``obj`` of an AttributeError, which may be anything, and ``name_from`` of an
 ImportError, at which :mod:`traceback` would import a module that the child has named.
+
+Of a Ctrl-C only the place crosses: pytest names the line that it has hit under its banner, and that
+is the child's.
 """
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeAlias
 
 import pytest
 
@@ -45,6 +48,11 @@ _OBJ: Final[Any] = vars(AttributeError)["obj"]
 
 #: Of a very long traceback the end is sent.
 _MOST_TEXT: Final = 200_000
+
+#: A file and a line, from 1.
+Place: TypeAlias = tuple[str, int]
+
+_MANY_LINES: Final = 1 << 24
 
 
 class _LeftThere:
@@ -182,3 +190,21 @@ def _instance(kind: type[BaseException], data: dict[str, Any]) -> BaseException 
     except Exception:  # values that this type does not take, or a frame of the wrong shape
         return None
     return made
+
+
+def place(error: BaseException) -> Place | None:
+    """In the child: the last line of the traceback that pytest would show."""
+    found = getattr(pytest.ExceptionInfo.from_exception(error).getrepr(), "reprcrash", None)
+    return None if found is None else (str(found.path), found.lineno)
+
+
+def raise_at(error: BaseException, where: object) -> NoReturn:
+    """Raise it as if that line of that file had done so.
+
+    :param where: what :func:`place` has found; anything else is taken for "nobody knows".
+    """
+    match where:
+        case (str(path), int(line)) if 0 < line < _MANY_LINES and "\0" not in path:
+            code = compile("raise error", path, "exec").replace(co_firstlineno=line)
+            exec(code, {"error": error})  # noqa: S102 (our own text; only its place is the child's)
+    raise error

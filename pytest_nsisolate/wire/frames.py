@@ -53,7 +53,6 @@ class Kind(enum.IntEnum):
     WARNING = 3
     EXIT = 4
     REFUSED = 5
-    PROPERTY = 6
     COVERAGE = 7
     DONE = 8
     LOG = 9

@@ -31,8 +31,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, s
     real_open = open
     texts: dict[str, Path] = {}
 
-    def fake_open(path: str, **options: str) -> object:
-        return real_open(texts.get(path, path), **options)  # type: ignore[call-overload]
+    def fake_open(path: str, *mode: str, **options: str) -> object:
+        return real_open(texts.get(path, path), *mode, **options)  # type: ignore[call-overload]
 
     def pretend(path: str, text: str) -> None:
         texts[path] = tmp_path / path.replace("/", "_")
@@ -59,6 +59,15 @@ def test_what_a_container_covers_is_listed(pretend: Callable[[str, str], None]) 
 
     assert facts.covers_below("/proc") == ("/proc/kcore",)
     assert facts.covers_below("/sys") == ("/sys/firmware",)
+
+
+def test_a_cover_may_have_any_name(pretend: Callable[[str, str], None]) -> None:
+    """The kernel escapes a blank, and no other space."""
+    pretend(
+        "/proc/self/mountinfo", MOUNTINFO + "30 22 0:5 / /proc/a\\040b\xa0c rw - tmpfs none rw\n"
+    )
+
+    assert facts.covers_below("/proc") == ("/proc/a b\xa0c",)
 
 
 def test_read_only_is_asked_of_the_mount_itself(pretend: Callable[[str, str], None]) -> None:
@@ -152,7 +161,7 @@ def test_no_limit_is_invented(
 def test_files_that_cannot_be_read_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """An explanation is owed where half of /proc is masked, too."""
 
-    def refuse(path: str, **_: str) -> object:
+    def refuse(path: str, *_: str, **__: str) -> object:
         raise PermissionError(13, "masked", path)
 
     monkeypatch.setattr(facts, "open", refuse, raising=False)
@@ -206,9 +215,3 @@ def test_the_place_is_the_one_whose_configuration_counts(
     monkeypatch.setattr(originals.os.path, "exists", lambda path: path in files)
 
     assert facts.place() == found
-
-
-def test_an_account_without_a_name_is_its_number() -> None:
-    """As in a container that is run with any uid."""
-    assert facts.user_name(0) == "root"
-    assert facts.user_name(3_999_999_999) == "3999999999"

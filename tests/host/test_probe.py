@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -22,7 +22,7 @@ import pytest
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.kernel import idmap, mounts, network, originals, process
+from pytest_nsisolate.kernel import idmap, mounts, network, originals, process, rlimits
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.process import child_process, host_check, launch, supervisor
 from pytest_nsisolate.process.launcher import Launcher
@@ -284,13 +284,40 @@ def test_a_child_that_is_killed_is_a_refusal(
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch, all_gone: Callable[[], bool]
 ) -> None:
     """Silence is no consent."""
-    monkeypatch.setattr(supervisor, "_watch", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    reading, writing = os.pipe()
+
+    def stop(*_: object) -> None:
+        os.write(writing, b".")
+        hang()
+
+    def die(*_: object) -> None:
+        os.read(reading, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    # PID 1 has come far enough to die with it, and not to the end.
+    monkeypatch.setattr(mounts, "apply", stop)
+    monkeypatch.setattr(supervisor, "_watch", die)
 
     refusal = attempt()
 
+    os.close(reading)
+    os.close(writing)
     assert refusal is not None
     assert refusal.detail == "the child was killed by SIGKILL"
     assert all_gone()
+
+
+def test_a_limit_with_nothing_to_compare_it_with_is_a_refusal(
+    launcher: Launcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether ``pid_max`` is the namespace's own is told by the runner's, if that can be read."""
+    launcher.host = replace(launcher.host, kernel=rlimits.FIRST_OWN_PID_MAX)
+    monkeypatch.setattr(rlimits, "PID_MAX", str(tmp_path / "pid_max"))
+
+    refusal = launcher.check.try_limit(ALL, "map")
+
+    assert refusal is not None
+    assert (refusal.step, refusal.errno_name) == ("read pid_max", "ENOENT")
 
 
 @NEEDS_HOSTS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_nsisolate.process.job_control import hold_signal, release_signal
+from pytest_nsisolate.kernel.signals import hold_signal, release_signal
 
 pytestmark = pytest.mark.isolated(init=True)
 

@@ -22,20 +22,18 @@ import pytest
 
 from pytest_nsisolate import kernel
 from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
 from tests.support import NEEDS_ROOT
 
 SECONDS = 10
 STRANGER = 61_234  # an id that nobody has
 PR_SET_DUMPABLE = 4
+MS_SHARED = 1 << 20
 
 Kind: TypeAlias = Literal["root", "root without user", "rootless"]
 InChild: TypeAlias = Callable[[Callable[[], Any]], Any]
 EVERYTHING = frozenset(namespaces.NAMESPACES) - {"time"}
-
-
-def _privileged() -> bool:
-    return process.has_capability("CAP_SYS_ADMIN") and process.has_capability("CAP_SETUID")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -134,10 +132,10 @@ class World:
         in_use: tuple[str, ...],
         outside: Callable[[], Any],
     ) -> Any:
-        if _privileged():
+        if examine().privileged:
             namespaces.enter("mount")
-            syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-            syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SHARED)
+            syscalls.prepare_mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)()
+            syscalls.prepare_mount(None, "/", None, syscalls.MS_REC | MS_SHARED)()
             self.prepare()
         if self.kind == "rootless":
             become_stranger()

@@ -26,7 +26,7 @@ def tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         f"32 1 0:3 / {tmp_path}/pids rw - cgroup cgroup rw,pids\n"
     )
     own = "0::/user/app/run.scope\n4:memory:/box/one/deep\n8:pids:/..\n"
-    known = {"/proc/self/mountinfo": mountinfo, "/proc/self/cgroup": own}
+    known = {"/proc/self/mountinfo": mountinfo.encode(), "/proc/self/cgroup": own.encode()}
     read = cgroups._read
     monkeypatch.setattr(cgroups, "_read", lambda path: known.get(path) or read(path))
 
@@ -112,8 +112,8 @@ def test_a_group_bounds_who_joins_it() -> None:
 def _own_version_2() -> str | None:
     """The directory of the runner's own group of version 2, if it may make others below it."""
     path = cgroups._own_groups().get("")
-    for kind, root, point, _ in cgroups._mounted():
-        folder = cgroups._reached(root, point, path) if kind == "cgroup2" and path else None
+    for mount in cgroups._mounted("cgroup2"):
+        folder = cgroups._reached(mount.root, mount.point, path) if path else None
         if folder is not None and os.access(folder, os.W_OK):
             return folder
     return None

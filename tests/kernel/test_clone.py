@@ -141,7 +141,7 @@ def test_a_child_knows_its_own_thread_id(in_child: InChild) -> None:
             before = time.clock_gettime(time.pthread_getcpuclockid(threading.get_ident()))
             work()
             after = time.clock_gettime(time.pthread_getcpuclockid(threading.get_ident()))
-            right = syscalls.gettid() == os.getpid() and after - before > WORK / 2
+            right = threading.get_native_id() == os.getpid() and after - before > WORK / 2
             os._exit(7 if right else 1)
         return status_of(pid)
 

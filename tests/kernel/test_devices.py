@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
 
 EVERYTHING = frozenset(namespaces.NAMESPACES) - {"time"}
+MS_SHARED = 1 << 20
 USUAL = {"fd", "stdin", "stdout", "stderr", "ptmx", "pts", "shm"}
 
 NEEDS_TUN = pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun here")
@@ -153,7 +154,7 @@ def test_at_another_place(world: World) -> None:
     """Below a root that is being built; the host's ``/dev`` stays where it is."""
 
     def body() -> Any:
-        syscalls.mount("tmpfs", "/mnt", "tmpfs", 0)
+        syscalls.prepare_mount("tmpfs", "/mnt", "tmpfs", 0)()
         os.mkdir("/mnt/dev")
         before = names()
         for step in devices.plan_devices("/mnt/dev"):
@@ -171,13 +172,13 @@ def test_a_host_with_less(minimal: World) -> None:
 
     def prepare() -> None:
         # Nothing can be moved out of a shared mount.
-        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+        syscalls.prepare_mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)()
         for step in devices.plan_devices():
             step.run()
         for name in ("full", "tty"):
-            syscalls.umount2(f"/dev/{name}", syscalls.MNT_DETACH)
+            syscalls.prepare_umount2(f"/dev/{name}", syscalls.MNT_DETACH)()
             os.unlink(f"/dev/{name}")
-        syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_SHARED)
+        syscalls.prepare_mount(None, "/", None, syscalls.MS_REC | MS_SHARED)()
 
     minimal.prepare = prepare
     mounts._steps.cache_clear()

@@ -242,7 +242,7 @@ def test_a_mount_below_what_is_kept_stays_inside(world: World, in_dev_shm: Path)
     point.mkdir()
 
     def body() -> Any:
-        syscalls.mount("tmpfs", str(point), "tmpfs", 0)
+        syscalls.prepare_mount("tmpfs", str(point), "tmpfs", 0)()
         return os.path.ismount(point)
 
     assert world.run(body, in_use=[str(in_dev_shm)]) is True
@@ -307,7 +307,7 @@ def test_a_path_that_vanished_is_refused_by_name(
 
 def test_a_mount_inside_never_reaches_the_host(world: World) -> None:
     def body() -> Any:
-        syscalls.mount("tmpfs", "/mnt", "tmpfs", 0)
+        syscalls.prepare_mount("tmpfs", "/mnt", "tmpfs", 0)()
         return os.path.ismount("/mnt")
 
     assert world.run(body) is True  # and world.run has compared the host's mount table
@@ -321,7 +321,7 @@ def test_without_the_first_step_it_would(world: World, monkeypatch: pytest.Monke
     """
 
     def body() -> Any:
-        syscalls.mount("tmpfs", "/mnt", "tmpfs", 0)
+        syscalls.prepare_mount("tmpfs", "/mnt", "tmpfs", 0)()
 
     monkeypatch.setattr(mounts, "apply", lambda plan: None)
     with pytest.raises(AssertionError, match="mountinfo"):
@@ -330,7 +330,7 @@ def test_without_the_first_step_it_would(world: World, monkeypatch: pytest.Monke
 
 def test_run_netns_is_private(world: World) -> None:
     def prepare() -> None:
-        syscalls.mount("tmpfs", "/run", "tmpfs", 0)
+        syscalls.prepare_mount("tmpfs", "/run", "tmpfs", 0)()
         os.mkdir("/run/netns")
         Path("/run/netns/host").touch()
 
@@ -388,7 +388,7 @@ class TestWithMessageQueues:
     @pytest.fixture
     def world(self, world: World) -> World:
         def prepare() -> None:
-            syscalls.mount("tmpfs", "/dev", "tmpfs", 0)
+            syscalls.prepare_mount("tmpfs", "/dev", "tmpfs", 0)()
             for name in ("shm", "mqueue"):
                 os.mkdir(f"/dev/{name}", 0o777)
             os.chmod("/dev/shm", 0o1777)
@@ -439,11 +439,12 @@ class TestAsInAContainer:
             for name in ("sys", "irq", "bus"):
                 path = f"/proc/{name}"
                 if os.path.exists(path):
-                    syscalls.mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)
-                    syscalls.mount_setattr(path, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
-            syscalls.mount("tmpfs", "/proc/fs", "tmpfs", syscalls.MS_RDONLY)
+                    syscalls.prepare_mount(path, path, None, syscalls.MS_BIND | syscalls.MS_REC)()
+                    read_only = syscalls.MOUNT_ATTR_RDONLY
+                    syscalls.prepare_mount_setattr(path, read_only, recursive=True)()
+            syscalls.prepare_mount("tmpfs", "/proc/fs", "tmpfs", syscalls.MS_RDONLY)()
             for proc in ("/proc", *other_procs()):
-                syscalls.mount("/dev/null", f"{proc}/keys", None, syscalls.MS_BIND)
+                syscalls.prepare_mount("/dev/null", f"{proc}/keys", None, syscalls.MS_BIND)()
 
         world.prepare = prepare
         return world
@@ -474,7 +475,7 @@ def test_a_sysctl_tree_mounted_apart_stays_writable_if_own(world: World) -> None
 
     def prepare() -> None:
         for path in ("/proc/sys/net", "/proc/sys/vm"):
-            syscalls.mount(path, path, None, syscalls.MS_BIND)
+            syscalls.prepare_mount(path, path, None, syscalls.MS_BIND)()
 
     world.prepare = prepare
 
@@ -489,8 +490,8 @@ def test_mounts_that_a_later_one_covers_are_left_out(world: World) -> None:
     """``unshare --mount-proc`` leaves what was mounted below the old ``/proc`` in the list."""
 
     def prepare() -> None:
-        syscalls.mount("/proc/sys/vm", "/proc/sys/vm", None, syscalls.MS_BIND)
-        syscalls.mount("/proc", "/proc", None, syscalls.MS_BIND)
+        syscalls.prepare_mount("/proc/sys/vm", "/proc/sys/vm", None, syscalls.MS_BIND)()
+        syscalls.prepare_mount("/proc", "/proc", None, syscalls.MS_BIND)()
 
     world.prepare = prepare
 
@@ -504,9 +505,9 @@ def test_mounts_that_a_later_one_covers_are_left_out(world: World) -> None:
 def test_mounts_below_sys_with_strange_names_are_kept(world: World) -> None:
 
     def prepare() -> None:
-        syscalls.mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0)
+        syscalls.prepare_mount("tmpfs", "/sys/fs/cgroup", "tmpfs", 0)()
         os.makedirs("/sys/fs/cgroup/a b\\c")
-        syscalls.mount("tmpfs", "/sys/fs/cgroup/a b\\c", "tmpfs", 0)
+        syscalls.prepare_mount("tmpfs", "/sys/fs/cgroup/a b\\c", "tmpfs", 0)()
         Path("/sys/fs/cgroup/a b\\c/file").touch()
         os.chmod("/sys/fs/cgroup/a b\\c/file", 0o666)
 

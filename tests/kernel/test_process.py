@@ -106,16 +106,6 @@ def test_the_names_are_in_the_kernels_order() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_has_capability() -> None:
-    held = process.Capabilities(effective=1 << 12, permitted=0, inheritable=0, bounding=0)
-
-    assert process.has_capability("CAP_NET_ADMIN", held)
-    assert not process.has_capability("CAP_SYS_ADMIN", held)
-    assert process.has_capability("CAP_CHOWN") == bool(process.capabilities().effective & 1)
-    with pytest.raises(ValueError, match="CAP_SIDEWAYS"):
-        process.has_capability("CAP_SIDEWAYS", held)
-
-
 def test_capabilities_that_are_dropped_are_gone(user_world: World) -> None:
     keep = 1 << 12 | 1 << 40  # NET_ADMIN and the highest, in the second word of the structure
 

@@ -8,7 +8,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,24 +23,25 @@ if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
 
 SECONDS = 10
+NOWHERE = "/nonexistent/b"
 
 
 @pytest.mark.parametrize(
-    ("call", "path"),
+    "call",
     [
-        (lambda: syscalls.mount("a", "/nonexistent/b", "tmpfs", 0), "/nonexistent/b"),
-        (lambda: syscalls.umount2("/nonexistent/b", syscalls.MNT_DETACH), "/nonexistent/b"),
-        (lambda: syscalls.open_tree("/nonexistent/b", 0), "/nonexistent/b"),
-        (lambda: syscalls.mount_setattr("/nonexistent/b", 1, recursive=True), "/nonexistent/b"),
+        syscalls.prepare_mount("a", NOWHERE, "tmpfs", 0),
+        syscalls.prepare_umount2(NOWHERE, syscalls.MNT_DETACH),
+        lambda: syscalls.open_tree(NOWHERE, 0),
+        syscalls.prepare_mount_setattr(NOWHERE, 1, recursive=True),
     ],
     ids=["mount", "umount2", "open_tree", "mount_setattr"],
 )
-def test_a_failure_has_its_errno_and_its_path(call: Callable[[], object], path: str) -> None:
+def test_a_failure_has_its_errno_and_its_path(call: Callable[[], object]) -> None:
     with pytest.raises(OSError) as failure:
         call()
 
     assert failure.value.errno in (errno.ENOENT, errno.EPERM)  # EPERM: not even looked at
-    assert failure.value.filename == path
+    assert failure.value.filename == NOWHERE
 
 
 def test_move_mount_names_its_target() -> None:
@@ -68,9 +68,9 @@ def test_a_path_of_any_bytes(world: World) -> None:
 
     def body() -> Any:
         os.mkdir(strange)
-        syscalls.mount("tmpfs", strange, "tmpfs", 0, "mode=0700")
+        syscalls.prepare_mount("tmpfs", strange, "tmpfs", 0, "mode=0700")()
         mounted = os.path.ismount(strange)
-        syscalls.umount2(strange, syscalls.MNT_DETACH)
+        syscalls.prepare_umount2(strange, syscalls.MNT_DETACH)()
         return mounted, os.path.ismount(strange)
 
     assert world.run(body) == (True, False)
@@ -81,7 +81,7 @@ def test_attributes_are_cleared_too(world: World) -> None:
     def body() -> Any:
         seen = []
         for changes in ((syscalls.MOUNT_ATTR_RDONLY, 0), (0, syscalls.MOUNT_ATTR_RDONLY)):
-            syscalls.mount_setattr("/dev/shm", *changes, recursive=False)
+            syscalls.prepare_mount_setattr("/dev/shm", *changes, recursive=False)()
             seen.append(os.access("/dev/shm", os.W_OK))
         return seen
 
@@ -99,16 +99,6 @@ def test_a_kernel_or_a_filter_without_mount_setattr(monkeypatch: pytest.MonkeyPa
         found[number] = syscalls.supports_mount_setattr.__wrapped__()
 
     assert found == {errno.EINVAL: True, errno.ENOSYS: False, errno.EPERM: False}
-
-
-def test_gettid_is_asked_anew_in_each_thread() -> None:
-    seen: list[int] = []
-    thread = threading.Thread(target=lambda: seen.append(syscalls.gettid()))
-    thread.start()
-    thread.join()
-
-    assert syscalls.gettid() == threading.main_thread().native_id
-    assert seen == [thread.native_id]
 
 
 def test_capset_cannot_add(in_child: InChild, become_stranger: Callable[[], None]) -> None:

@@ -36,7 +36,9 @@ def later(command: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
 class TestProcesses:
     def test_every_way_to_name_one(self, pid1: Pid1View, sleeper: subprocess.Popen[bytes]) -> None:
         """Name, number, Popen, row, condition."""
+        asleep = pid1.assert_process(lambda p: p.state == "sleeping", within=LONG)
         row = pid1.assert_process("sleep")
+        assert row == asleep
         for which in (sleeper.pid, sleeper, row, lambda p: "60" in p.argv):
             assert pid1.assert_process(which) == row
         assert pid1.assert_process("sleep", count=1) == row

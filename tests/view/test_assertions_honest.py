@@ -23,7 +23,7 @@ import pytest
 
 from pytest_nsisolate import Pid1View
 from pytest_nsisolate.kernel.process import CAPABILITY_NAMES
-from pytest_nsisolate.view import dual_stack
+from pytest_nsisolate.view import netlink
 from pytest_nsisolate.view.assertions import failures, waiting
 from tests.support import NEEDS_NAMESPACES
 from tests.view.tools import NEEDS_FINDMNT, NEEDS_IP, owned, run
@@ -111,8 +111,8 @@ class TestSockets:
         self, pid1: Pid1View, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Then nobody says that a port is closed, or what a socket takes."""
-        monkeypatch.setattr(dual_stack, "_SOCK_DIAG", 255)
-        assert dual_stack.takes_ipv4("tcp", 8080) is None
+        monkeypatch.setattr(netlink, "_SOCK_DIAG", 255)
+        assert netlink.takes_ipv4("tcp", 8080) is None
         with server("::", v6only=True):
             with pytest.raises(AssertionError, match="somebody listens on tcp port 8080"):
                 pid1.assert_not_listening(8080, host="127.0.0.1")

@@ -21,29 +21,22 @@ from typing import Final
 
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.host.remedies import (
-    entering,
-    furnishing,
-    granting,
-    limiting,
-    processes,
-    rooting,
-)
+from pytest_nsisolate.host.remedies import entering, furnishing, limiting
 from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.request.model import UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
-    *processes.ANYWHERE,
+    *entering.ANYWHERE,
     *entering.NEW_USER,
     *entering.UNSHARE,
     *furnishing.ID_MAP,
-    *rooting.ROOTS,
+    *furnishing.ROOTS,
     *furnishing.MOUNTS,
     *furnishing.NETWORK_AND_CLOCKS,
     *limiting.LIMITS,
-    *granting.GRANTS,
-    *processes.PROCESSES,
-    *processes.ANYTHING_ELSE,
+    *furnishing.GRANTS,
+    *entering.PROCESSES,
+    *entering.ANYTHING_ELSE,
 )
 
 

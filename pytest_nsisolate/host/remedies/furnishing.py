@@ -1,9 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Refusals inside: what makes a namespace usable (user_namespaces(7), mount(2), netdevice(7))."""
+"""Refusals inside: what makes a namespace usable (user_namespaces(7), mount(2), netdevice(7)), what
+a marker grants or takes away, and another root (pivot_root(2)).
+"""
 
 from __future__ import annotations
 
-from errno import EACCES, EBUSY, EINVAL, ENODEV, EPERM, ERANGE, EROFS
+from errno import (
+    EACCES,
+    EBUSY,
+    EDQUOT,
+    EINVAL,
+    EIO,
+    ENODEV,
+    ENOENT,
+    ENOSPC,
+    ENOTBLK,
+    EPERM,
+    ERANGE,
+    EROFS,
+)
 from typing import Final
 
 from pytest_nsisolate.host import CAP_NET_ADMIN, CAP_SETFCAP, CAP_SYS_ADMIN, CAP_SYS_TIME, facts
@@ -92,6 +107,30 @@ ID_MAP: Final = (
         always,
         "the runner did not write the id map",
         "look at the first refusal of this run; if there is none, this is " + REPORT,
+    ),
+)
+
+ROOTS: Final = (
+    Row(
+        "pivot_root",
+        (EPERM,),
+        always,
+        "the seccomp filter of a container refuses pivot_root, which no capability opens",
+        UNCONFINE,
+    ),
+    Row(
+        "pivot_root",
+        (EINVAL,),
+        always,
+        "/ is the initial ramdisk, or the root of a chroot, which cannot be exchanged",
+        "mount --bind / /mnt and enter that by switch_root(8), or leave the root out",
+    ),
+    Row(
+        "open a terminal",
+        (ENOSPC, ENOENT, EIO),
+        always,
+        "no pseudo-terminal can be opened: there are too many already, or no /dev/ptmx",
+        "close some, raise kernel.pty.max, or give an input that is no terminal (< /dev/null)",
     ),
 )
 
@@ -187,7 +226,7 @@ MOUNTS: Final = (
 
 NETWORK_AND_CLOCKS: Final = (
     Row(
-        "set lo up|socket",
+        "set lo up",
         (EPERM,),
         lacks(CAP_NET_ADMIN),
         "without a user namespace bringing lo up needs CAP_NET_ADMIN, which the runner does not"
@@ -195,7 +234,7 @@ NETWORK_AND_CLOCKS: Final = (
         _NO_ROOT + ", or docker run --cap-add NET_ADMIN",
     ),
     Row(
-        "set lo up|socket|sethostname|write timens_offsets",
+        "set lo up|sethostname|write timens_offsets",
         (EPERM, EACCES),
         apparmor,
         APPARMOR_CAUSE,
@@ -228,5 +267,37 @@ NETWORK_AND_CLOCKS: Final = (
         always,
         "a process was already born in the time namespace, which fixes its offsets",
         "this is " + REPORT,
+    ),
+)
+
+GRANTS: Final = (
+    Row(
+        "find /dev/",
+        (ENOENT,),
+        always,
+        "this host has no such device, or the container that pytest runs in was not given it",
+        "load its driver (modprobe kvm, tun, fuse ...); in a container: docker run --device PATH;"
+        " or leave it out of devices=",
+    ),
+    Row(
+        "find /dev/",
+        (ENOTBLK,),
+        always,
+        "there is such a path on this host, but it leads to no device",
+        "name nodes, not directories, in devices=",
+    ),
+    Row(
+        "drop capabilities",
+        (EPERM,),
+        always,
+        "what programs may gain (the bounding set) is only limited by who holds CAP_SETPCAP",
+        "let the test have a user namespace (no user=False), or docker run --cap-add SETPCAP",
+    ),
+    Row(
+        "join a new session keyring",
+        (EDQUOT,),
+        always,
+        "uid {euid} has as many keys as the kernel allows it",
+        "sysctl -w kernel.keys.maxkeys=2000, or end what holds them (/proc/key-users counts them)",
     ),
 )

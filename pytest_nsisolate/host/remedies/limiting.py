@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from errno import EACCES, EBUSY, EINVAL, ENODEV, ENOENT, ENOSYS, EPERM, EROFS
+from errno import EACCES, EINVAL, ENODEV, ENOSYS, EPERM, EROFS
 from typing import Final
 
-from pytest_nsisolate.host.remedies import places
-from pytest_nsisolate.host.remedies.table import REPORT, UNCONFINE, Row, always
+from pytest_nsisolate.host.remedies.table import DELEGATE, REPORT, UNCONFINE, Row, always
 
 #: With a cgroup namespace of its own a container sees no group below which it may make others.
 _CONTAINER: Final = "Docker, Podman: --cgroupns=host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw"
@@ -29,7 +28,7 @@ LIMITS: Final = (
         "nothing here holds it: a cgroup has to be the runner's to divide, RLIMIT_NPROC does not"
         " bind root, and kernel.pid_max of a PID namespace begins at 300 processes",
         "ask for 300 processes or more (Linux 6.14), or for none (None); or let the runner have"
-        " cgroups: " + places.DELEGATE + "; " + _CONTAINER,
+        " cgroups: " + DELEGATE + "; " + _CONTAINER,
     ),
     Row(
         "limit files",
@@ -44,23 +43,7 @@ LIMITS: Final = (
         always,
         "nothing here holds it: no cgroup is the runner's to divide, and the runner's own hard"
         " limit (ulimit -H) is used up",
-        "raise that limit, or let the runner have cgroups: " + places.DELEGATE,
-    ),
-    Row(
-        r"write cgroup\.subtree_control",
-        (EBUSY,),
-        always,
-        "the cgroup has processes in it, and cgroup v2 hands controllers only to the children of"
-        " one that has none",
-        "move the processes into a cgroup below it first; systemd does: " + places.DELEGATE,
-    ),
-    Row(
-        r"write cgroup\.subtree_control",
-        (ENOENT,),
-        always,
-        "the controller is not offered in this cgroup: it is bound to cgroup v1, or the cgroup"
-        " above does not hand it on",
-        "boot with systemd.unified_cgroup_hierarchy=1, or " + places.DELEGATE,
+        "raise that limit, or let the runner have cgroups: " + DELEGATE,
     ),
     Row(
         "find a cgroup",
@@ -68,7 +51,7 @@ LIMITS: Final = (
         always,
         "no cgroup at or above the runner's is the runner's to divide: none is delegated to uid"
         " {euid}, or none hands on the controllers memory and pids",
-        places.DELEGATE + "; without it rlimits have to do",
+        DELEGATE + "; without it rlimits have to do",
     ),
     Row(
         _CGROUP,
@@ -83,7 +66,7 @@ LIMITS: Final = (
         always,
         "the runner's cgroup is not delegated to uid {euid}, or the process comes from a cgroup"
         " that is not",
-        places.DELEGATE + "; without it rlimits have to do",
+        DELEGATE + "; without it rlimits have to do",
     ),
     Row(
         "write pid_max",

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_nsisolate.integrations.coverage.parts import Form, Part, decode
 from pytest_nsisolate.kernel.originals import of_the_suite, signal, threading
-from pytest_nsisolate.process import diagnosis
+from pytest_nsisolate.kernel.signals import coverage_signal
 
 
 class Measurement(ABC):
@@ -93,7 +93,7 @@ class Measurement(ABC):
         self._exit_of_others = of_the_suite("os")._exit
         of_the_suite("os")._exit = self._leave_process
         with suppress(OSError, ValueError):
-            signal.signal(diagnosis.coverage_signal(), lambda *_: self.hand_over(final=True))
+            signal.signal(coverage_signal(), lambda *_: self.hand_over(final=True))
 
     def hand_over(self, *, final: bool = False) -> None:
         """Send what was measured since the last time. Any thread may call.
@@ -127,7 +127,7 @@ class Measurement(ABC):
         self._send = None
         self._lock = threading.RLock()
         with suppress(OSError, ValueError):
-            signal.signal(diagnosis.coverage_signal(), signal.SIG_DFL)
+            signal.signal(coverage_signal(), signal.SIG_DFL)
         self._exit()
 
     def _leave_process(self, status: int) -> None:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Final, cast
+from typing import Any, Final
 
 import pytest
-from pytest_bdd.reporting import ReportContext, ScenarioReportDict
+from pytest_bdd.reporting import ReportContext
 from pytest_bdd.reporting import test_report_context_registry as contexts
 
 #: The attribute under which they cross with the report.
@@ -27,8 +27,7 @@ class Adapter:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        scenario, name = vars(report).pop(_SCENARIO, (None, None))
-        if isinstance(scenario, dict) and isinstance(name, str):
-            contexts[report] = ReportContext(
-                scenario=cast("ScenarioReportDict", scenario), name=name
-            )
+        carried: tuple[Any, Any] = vars(report).pop(_SCENARIO, (None, None))
+        scenario, name = carried
+        if (type(scenario), type(name)) == (dict, str):
+            contexts[report] = ReportContext(scenario=scenario, name=name)

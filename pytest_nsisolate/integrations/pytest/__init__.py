@@ -7,14 +7,6 @@ pytest 8.4 and the newest; when a release moves one of these, this is the only p
 
 from __future__ import annotations
 
-from pytest_nsisolate.integrations.pytest.capture import (
-    capture_disabled,
-    captured_again,
-    global_captures,
-    report_log_handler,
-    standard_input,
-    standard_streams,
-)
 from pytest_nsisolate.integrations.pytest.fixtures import (
     ClassCleanups,
     definitions_behind,
@@ -30,19 +22,9 @@ from pytest_nsisolate.integrations.pytest.fixtures import (
     set_traps,
     set_up_fixtures,
     setup_stack,
+    tear_down_runner,
     tear_everything_down,
     wider_fixtures_of_suite,
-)
-from pytest_nsisolate.integrations.pytest.hooks import (
-    Silence,
-    is_builtin,
-    let_interact,
-    show_item,
-    tear_down_runner,
-)
-from pytest_nsisolate.integrations.pytest.noticed import (
-    forget_collected_errors,
-    raise_collected_errors,
 )
 from pytest_nsisolate.integrations.pytest.private import (
     CaptureIO,
@@ -52,22 +34,24 @@ from pytest_nsisolate.integrations.pytest.private import (
 )
 from pytest_nsisolate.integrations.pytest.results import (
     PlainPass,
+    Silence,
     add_junit_attributes,
     expected_failure,
+    failed_subtests,
+    forget_collected_errors,
     junit_attributes,
+    let_interact,
     plain_pass,
+    raise_collected_errors,
     red_headline,
     rendered,
     report_sections,
-    testsuite_properties,
-    text_representation,
-)
-from pytest_nsisolate.integrations.pytest.subtests import (
-    failed_subtests,
     restore_subtest,
     set_failed_subtests,
     shows_subtests,
     silent_terminal,
+    testsuite_properties,
+    text_representation,
 )
 from pytest_nsisolate.integrations.pytest.surroundings import (
     base_temp,
@@ -82,9 +66,16 @@ from pytest_nsisolate.integrations.pytest.terminal import (
     TerminalState,
     adopt_line,
     adopt_live_log,
+    capture_disabled,
+    captured_again,
+    global_captures,
     leave_line,
     mark_as_shown,
+    report_log_handler,
+    show_item,
     show_reports_inside,
+    standard_input,
+    standard_streams,
     terminal_state,
     write_line,
     writes_live,
@@ -121,7 +112,6 @@ __all__ = [
     "forget_fixture",
     "global_captures",
     "higher_scope_names",
-    "is_builtin",
     "is_set_up",
     "junit_attributes",
     "known_fixtures",

@@ -10,7 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_nsisolate.integrations.pytest.private import Finalizer, Scope, TestCaseFunction
+from pytest_nsisolate.integrations.pytest.private import (
+    Finalizer,
+    Scope,
+    TestCaseFunction,
+    is_builtin,
+)
+from pytest_nsisolate.kernel.originals import of_the_suite
 
 
 def higher_scope_names(item: pytest.Item) -> Iterator[str]:
@@ -233,3 +239,33 @@ class ClassCleanups:
             raise errors[0]
         if errors:
             raise ExceptionGroup("Unittest class cleanup errors", errors)
+
+
+def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The tear-down phase in the runner, where the test's own part has run in the child.
+
+    pytest's own hooks and those of plugins that steer ``SetupState`` itself; everybody else's have
+    run in the child. pytest-rerunfailures holds the wider scopes back for the next attempt there.
+    Where every wider node stays for the next item there is nothing that a hook could see.
+    """
+    manager = item.config.pluginmanager
+    steered = any(manager.hasplugin(name) for name in _STEERING)
+    stack = setup_stack(item)
+    stays = nextitem is not None and list(stack)[:-1] == nextitem.listchain()[: len(stack) - 1]
+    if stays and not steered and item in stack:
+        del stack[item]
+        # Not the original: a fixture may have put another one in its place.
+        of_the_suite("os").environ.pop("PYTEST_CURRENT_TEST", None)
+        return
+    others = [
+        plugin
+        for plugin in manager.get_plugins()
+        if not is_builtin(plugin) and manager.get_name(plugin) not in _STEERING
+    ]
+    hook = manager.subset_hook_caller("pytest_runtest_teardown", others)
+    hook(item=item, nextitem=nextitem)
+
+
+#: Names under which plugins register whose tear-down hook works on the runner's SetupState, or
+#: undoes there what their set-up hook has done (pytest-socket's guard).
+_STEERING = frozenset({"rerunfailures", "pytest_rerunfailures", "socket", "pytest_socket"})

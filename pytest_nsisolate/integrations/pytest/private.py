@@ -49,6 +49,7 @@ __all__ = [
     "collect_unraisable",
     "failed_subtests_key",
     "fault_handler_stderr_fd_key",
+    "is_builtin",
     "show_test_item",
     "thread_exceptions",
     "unraisable_exceptions",
@@ -61,3 +62,13 @@ Finalizer: TypeAlias = Callable[[], object]
 
 #: pytest 9.2 counts failed subtests by structured id, earlier releases by node id.
 STRUCTURED_IDS = pytest.version_tuple >= (9, 2)
+
+
+def is_builtin(plugin: object) -> bool:
+    """Whether pytest itself ships this plugin (a module or an instance of a class of one)."""
+    module = getattr(plugin, "__name__", None) if _is_module(plugin) else type(plugin).__module__
+    return isinstance(module, str) and module.startswith("_pytest.")
+
+
+def _is_module(plugin: object) -> bool:
+    return type(plugin).__name__ == "module"

@@ -1,23 +1,31 @@
 # SPDX-License-Identifier: MIT
-"""Reports, and what pytest keeps of an item for them."""
+"""Results: reports, subtests, and what pytest keeps of an item or notices beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 
-from pytest_nsisolate.integrations.pytest.hooks import is_builtin
 from pytest_nsisolate.integrations.pytest.private import (
     STRUCTURED_IDS,
     ExceptionChainRepr,
     ReprEntryNative,
     ReprFileLocation,
     ReprTraceback,
+    TerminalReporter,
     TerminalWriter,
+    TestCaseFunction,
+    check_interactive_exception,
+    collect_thread_exception,
+    collect_unraisable,
+    failed_subtests_key,
+    is_builtin,
+    thread_exceptions,
+    unraisable_exceptions,
     xfailed_key,
     xml_key,
 )
@@ -160,3 +168,113 @@ def add_junit_attributes(item: pytest.Item, attributes: Mapping[str, str]) -> No
     xml: Any = item.config.stash.get(xml_key, None)
     if xml is not None:
         xml.node_reporter(item.nodeid).attrs.update(attributes)
+
+
+class Silence:
+    """In the child nobody but a few hears ``pytest_runtest_logreport`` any more.
+
+    Subtests send their reports through that hook from inside the call phase. Public neighbour:
+    ``PluginManager.unregister`` would take a conftest's other hooks away too.
+
+    :param keep: which plugins go on listening.
+    """
+
+    def __init__(self, config: pytest.Config, keep: Callable[[object], bool]) -> None:
+        self._caller: Any = config.hook.pytest_runtest_logreport
+        self._kept = [found for found in self._caller.get_hookimpls() if keep(found.plugin)]
+
+    def fall(self) -> None:
+        """In the child, before the test's first line."""
+        self._caller._hookimpls[:] = self._kept
+
+
+def failed_subtests(item: pytest.Item) -> int:
+    """How many subtests pytest has booked as failed; it does not book those of ``unittest``."""
+    count = 0
+    if failed_subtests_key is not None:
+        key: Any = item.id if STRUCTURED_IDS else item.nodeid
+        count = item.config.stash[failed_subtests_key][key]
+    return count
+
+
+def shows_subtests(item: pytest.Item, plugin: object) -> bool:
+    """Whether this plugin is the terminal, and the child shows the item's subtests itself.
+
+    Those of ``unittest`` are logged while pytest captures, so their letters are captured text.
+    """
+    return type(plugin) is TerminalReporter and isinstance(item, TestCaseFunction)
+
+
+@contextmanager
+def silent_terminal(item: pytest.Item) -> Iterator[None]:
+    """While the runner logs a subtest that the child has shown: the terminal only counts it."""
+    reporter: Any = item.config.pluginmanager.getplugin("terminalreporter")
+    if not shows_subtests(item, reporter):
+        yield
+        return
+    writer = reporter._tw
+    file, writer._file = writer._file, io.StringIO()
+    try:
+        yield
+    finally:
+        writer._file = file
+
+
+def set_failed_subtests(item: pytest.Item, count: int) -> None:
+    """Book them here as the child has booked them.
+
+    pytest then fails the passing parent itself, at the moment at which it would have.
+    """
+    if failed_subtests_key is not None:
+        key: Any = item.id if STRUCTURED_IDS else item.nodeid
+        item.config.stash[failed_subtests_key][key] = count
+
+
+def restore_subtest(report: pytest.TestReport, data: dict[str, Any]) -> None:
+    """Undo the second ``saferepr`` of a subtest's keywords: ``i=1`` would read ``i='1'``.
+
+    pytest-subtests, for pytest 8.4, sends the values themselves.
+    """
+    context = getattr(report, "context", None)
+    sent = data.get("_subtest.context")
+    native = type(report).__module__ == "_pytest.subtests"
+    if native and isinstance(sent, dict) and isinstance(sent.get("kwargs"), dict):
+        object.__setattr__(context, "kwargs", {k: str(v) for k, v in sent["kwargs"].items()})
+
+
+def let_interact(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
+    """``pytest_exception_interact`` for an exception that is a stand-in: for all but a debugger.
+
+    Public neighbour: pytest calls it for all, while ``call`` has the exception.
+    """
+    if not item.config.getoption("usepdb", False):
+        return  # it does
+    if check_interactive_exception(call, report):
+        debugger = item.config.pluginmanager.getplugin("pdbinvoke")
+        hook = item.config.pluginmanager.subset_hook_caller("pytest_exception_interact", [debugger])
+        hook(node=item, call=call, report=report)
+    call.excinfo = None
+
+
+def forget_collected_errors(config: pytest.Config) -> None:
+    """In a copy: what was noticed before, and is still to be told, is told by the original."""
+    for key in _NOTICED:
+        noticed: Any = config.stash.get(key, None)
+        if noticed is not None:
+            noticed.clear()
+
+
+def raise_collected_errors(config: pytest.Config) -> None:
+    """Warn now of exceptions that nobody could raise: of threads, and of ``__del__``.
+
+    Public neighbour: the hooks round each phase, of which there is none in a call by ``isolate``.
+    """
+    for key, collect in _NOTICED.items():
+        if config.stash.get(key, None):
+            collect(config)
+
+
+_NOTICED: dict[pytest.StashKey[Any], Callable[[pytest.Config], None]] = {
+    thread_exceptions: collect_thread_exception,
+    unraisable_exceptions: collect_unraisable,
+}

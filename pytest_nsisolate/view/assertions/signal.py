@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_nsisolate.kernel.originals import signal as signals
+from pytest_nsisolate.kernel.signals import signal_name
 from pytest_nsisolate.view.assertions import waiting
 from pytest_nsisolate.view.assertions.failures import failure
 from pytest_nsisolate.view.assertions.process import ProcessAssertions, Which
@@ -44,7 +45,7 @@ class SignalAssertions(ProcessAssertions):
             _send(descriptor, signal)
             if waiting.ends(descriptor, within):
                 return waiting.result_of(descriptor)
-            what = f"of {_name(signal)}" if signal else "by itself"
+            what = f"of {signal_name(signal)}" if signal else "by itself"
             raise failure(
                 f"{process} did not die {what}",
                 expected=f"its end within {within:g} s",
@@ -72,9 +73,9 @@ class SignalAssertions(ProcessAssertions):
             code = waiting.result_of(descriptor)
             how = "ended; only its parent is told how"
             if code is not None:
-                how = f"killed by {_name(-code)}" if code < 0 else f"exit status {code}"
+                how = f"killed by {signal_name(-code)}" if code < 0 else f"exit status {code}"
             raise failure(
-                f"{process} did not survive {_name(signal) if signal else ''}".rstrip(),
+                f"{process} did not survive {signal_name(signal) if signal else ''}".rstrip(),
                 expected=f"alive after {within:g} s",
                 seen=how,
             )
@@ -111,16 +112,9 @@ class SignalAssertions(ProcessAssertions):
         ]
         if status.get("State", "").startswith("T") and signal not in (0, signals.SIGKILL):
             words.append("is stopped, and does not see")
-        return f"it {' and '.join(words)} {_name(signal)}" if words else None
+        return f"it {' and '.join(words)} {signal_name(signal)}" if words else None
 
 
 def _send(descriptor: int, signal: int) -> None:
     if signal:
         signals.pidfd_send_signal(descriptor, signal)
-
-
-def _name(signal: int) -> str:
-    try:
-        return signals.Signals(signal).name
-    except ValueError:
-        return f"signal {signal}"

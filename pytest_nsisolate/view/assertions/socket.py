@@ -11,7 +11,7 @@ from typing import Final
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.view.assertions import waiting
 from pytest_nsisolate.view.assertions.failures import bound, failure, no_own, number_of
-from pytest_nsisolate.view.dual_stack import takes_ipv4
+from pytest_nsisolate.view.netlink import takes_ipv4
 from pytest_nsisolate.view.readings import Readings
 from pytest_nsisolate.view.sockets import Socket
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Final
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.view.postmortem.denials import EXECUTES, Denial, denials
 
@@ -90,7 +91,7 @@ def _one_id(denial: Denial, request: IsolationRequest) -> str:
     if ids is None:
         return ""
     inside, outside = ids
-    own, rest = outside, ""
+    own, rest = str(outside), ""
     if inside != outside:
         own, rest = f"{inside}, {outside} outside", ', and user="same" keeps your number'
     return (
@@ -111,7 +112,7 @@ def _foreign(denial: Denial, request: IsolationRequest) -> str:
     if executes and (denial.number == errno.EPERM or not status.st_mode & 0o111):
         return ""  # its capabilities, or no program: for root as well
     rights = os.R_OK | os.W_OK | (os.X_OK if S_ISDIR(status.st_mode) or executes else 0)
-    if str(status.st_uid) == ids[0] or (denial.number == errno.EACCES and os.access(there, rights)):
+    if status.st_uid == ids[0] or (denial.number == errno.EACCES and os.access(there, rights)):
         return ""
     return (
         f"{_cut(there)} is not yours outside, and root in here has no more rights to the host's "
@@ -137,16 +138,16 @@ def _is_root(request: IsolationRequest) -> bool:
     return "user" in request.namespaces and request.user == "map" and os.geteuid() == 0
 
 
-def _single_id() -> tuple[str, str] | None:
+def _single_id() -> tuple[int, int] | None:
     """The only id that exists in here, and what it is outside; None where there are more.
 
     None too where the runner is root and has no other: what it cannot, it cannot un-isolated.
     """
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        rows = [line.split() for line in file]
-    if len(rows) != 1 or rows[0][2] != "1" or rows[0][1] == "0":
-        return None
-    return rows[0][0], rows[0][1]
+    with open("/proc/self/uid_map", "rb") as file:
+        match proc.id_map(file.read()):
+            case [(inside, outside, 1)] if outside != 0:
+                return inside, outside
+    return None
 
 
 def _cut(path: str) -> str:

@@ -7,6 +7,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from pytest_nsisolate.kernel import proc, rlimits
 from pytest_nsisolate.kernel.originals import open, os, resource
 
 #: From this part of a limit on it is worth a line.
@@ -75,7 +76,7 @@ def _processes(numbers: frozenset[int], *, own_pids: bool) -> Iterator[str]:
     with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
         most = int(file.read())
     if own_pids:
-        count = sum(map(_threads, filter(str.isdigit, os.listdir("/proc"))))
+        count = sum(map(_threads, proc.pids()))
         if failed or count >= most * _NEAR:
             yield f"processes and threads: {count} of {most} (kernel.pid_max)"
     per_user = _soft("RLIMIT_NPROC")
@@ -83,7 +84,7 @@ def _processes(numbers: frozenset[int], *, own_pids: bool) -> Iterator[str]:
         yield f"processes and threads of this user: at most {per_user} (RLIMIT_NPROC)"
 
 
-def _threads(pid: str) -> int:
+def _threads(pid: int) -> int:
     try:
         return os.stat(f"/proc/{pid}/task").st_nlink - 2
     except OSError:
@@ -94,8 +95,7 @@ def _memory(numbers: frozenset[int]) -> Iterator[str]:
     most = _soft("RLIMIT_AS")
     if most is None:
         return
-    with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    used = rlimits.address_space()
     if errno.ENOMEM in numbers or used >= most * _NEAR:
         yield f"address space: {_size(used)} of {_size(most)} (RLIMIT_AS)"
 

@@ -17,9 +17,9 @@ from typing import Final
 import pytest
 
 from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.kernel import proc, proc_net
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import open, os, socket
-from pytest_nsisolate.view.postmortem import proc_net
+from pytest_nsisolate.kernel.originals import socket
 
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 _LOOPBACK: Final = "127.0.0.1"
@@ -145,21 +145,19 @@ def _held_by(listener: Listener) -> str:
     if _holds("self", target):
         return " (this pytest)"
     until = monotonic() + _SECONDS
-    for pid in sorted((name for name in os.listdir("/proc") if name.isdigit()), key=int):
+    for pid in proc.pids():
         if monotonic() > until:
             break
         if _holds(pid, target):
             try:
-                with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                    return f" ({file.read().strip()}, pid {pid})"
+                return f" ({proc.name_of(pid)}, pid {pid})"
             except OSError:
                 break
     return ""
 
 
-def _holds(pid: str, target: str) -> bool:
+def _holds(pid: int | str, target: str) -> bool:
     try:
-        with os.scandir(f"/proc/{pid}/fd") as descriptors:
-            return any(os.readlink(entry.path) == target for entry in descriptors)
+        return any(found == target for _, found in proc.descriptors(pid))
     except OSError:  # gone, or somebody else's
         return False

@@ -19,12 +19,19 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Final, Literal
 
+from pytest_nsisolate.kernel import proc_net
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.view.network import Route
-from pytest_nsisolate.view.postmortem import layout, loopback, proc_net
+from pytest_nsisolate.view.postmortem import layout
 from pytest_nsisolate.view.postmortem.layout import Told
-from pytest_nsisolate.view.postmortem.parts import MOST_OTHERS, MOST_SOCKETS, headed, listed
+from pytest_nsisolate.view.postmortem.parts import (
+    MOST_OTHERS,
+    MOST_SOCKETS,
+    headed,
+    listed,
+    loopback_only,
+)
 from pytest_nsisolate.view.sockets import Holders, Socket, read_unix
 from pytest_nsisolate.view.tables import aligned, counted
 
@@ -44,7 +51,7 @@ def described(test: int, processes: Mapping[int, int]) -> str:
     own = os.stat(f"/proc/{test}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino
     told = [_listening(folder, processes, until, own=own)]
     if own:
-        told.append(loopback.only(folder) or _network(folder))
+        told.append(loopback_only(folder) or _network(folder))
     return layout.arranged(told)
 
 

@@ -22,6 +22,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, re
 from pytest_nsisolate.view.postmortem import refusals
 
@@ -159,13 +160,12 @@ def _name_below_runner(number: int) -> str | None:
     while above > 1 and above != own:
         try:
             with open(f"/proc/{above}/stat", "rb") as file:
-                before, _, after = file.read().rpartition(b")")
+                found = proc.stat(file.read())
         except OSError:
             return None
-        state, parent = after.split()[:2]
         if name is None:
-            if state in b"ZX":
+            if found.state in "ZX":
                 return None
-            name = before.partition(b"(")[2].decode(errors="replace")
-        above = int(parent)
+            name = found.name.decode(errors="replace")
+        above = found.ppid
     return name if above == own else None

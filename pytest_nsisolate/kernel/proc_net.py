@@ -2,6 +2,13 @@
 """The tables of a network as files of ``/proc/PID/net`` (proc_pid_net(5)).
 
 They can be read from outside: that is the network of process PID, whoever looks.
+
+Fact: the name of a Unix socket may have any byte in it, a newline too, and that file has them as
+they are. Consequence: a line begins where a line's columns begin; the rest belongs to the name
+before it.
+
+What still fails: a name that holds a newline and the columns of a whole line behind it looks like
+two sockets.
 """
 
 from __future__ import annotations
@@ -12,7 +19,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, NamedTuple
 
-from pytest_nsisolate.kernel.originals import open, re, socket
+from pytest_nsisolate.kernel.originals import open, os, re, socket
 
 _LISTEN: Final = "0A"  # TCP_LISTEN, net/tcp_states.h
 
@@ -28,6 +35,17 @@ _LOCALHOST: Final = "127.0.0.1"
 _OWN: Final = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
 
 
+_ACCEPTS: Final = 0x10000  # __SO_ACCEPTCON, linux/net.h
+_CONNECTED: Final = 3  # SS_CONNECTED, linux/net.h
+
+#: Num RefCount Protocol Flags Type St Inode, of ``unix_seq_show`` in net/unix/af_unix.c. A blank
+#: and the name follow where there is one.
+_UNIX_COLUMNS: Final = re.compile(
+    rb"^\S+: [0-9A-F]{8} [0-9A-F]{8} ([0-9A-F]{8}) ([0-9A-F]{4}) ([0-9A-F]{2}) +(\d+)(?=[ \n])",
+    re.MULTILINE,
+)
+
+
 class Entry(NamedTuple):
     """An internet socket."""
 
@@ -41,6 +59,21 @@ class Entry(NamedTuple):
     def listens(self) -> bool:
         """Whether it is a TCP socket that waits for connections."""
         return self.state == _LISTEN
+
+
+class UnixEntry(NamedTuple):
+    """A Unix socket (unix(7)).
+
+    :param kind: SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+    :param inode: None as long as nobody has accepted it.
+    :param path: empty where it has none; of an abstract one it begins with ``@``.
+    """
+
+    kind: int
+    listens: bool
+    connected: bool
+    inode: int | None
+    path: str
 
 
 class Way(NamedTuple):
@@ -74,6 +107,23 @@ def internet(folder: str, name: str) -> Iterator[Entry]:
                 host, _, port = row[1].partition(":")
                 peer_port = row[2].rpartition(":")[2]
                 yield Entry(_host(host), int(port, 16), int(peer_port, 16), row[3], int(row[9]))
+
+
+def unix(folder: str) -> Iterator[UnixEntry]:
+    """Every Unix socket of a network.
+
+    :raises OSError: as the kernel answers.
+    """
+    with open(f"{folder}/unix", "rb") as file:
+        text = file.read()
+    lines = list(_UNIX_COLUMNS.finditer(text))
+    ends = [*(line.start() for line in lines[1:]), len(text)]
+    for line, end in zip(lines, ends, strict=False):
+        flags, kind, state = (int(column, 16) for column in line.groups()[:3])
+        # Behind the blank, without the line's end; a name may begin or end with either.
+        path = os.fsdecode(text[line.end() + 1 : end - 1])
+        listens, connected = bool(flags & _ACCEPTS), state == _CONNECTED
+        yield UnixEntry(kind, listens, connected, int(line[4]) or None, path)
 
 
 def interfaces(folder: str) -> dict[str, bool | None]:
