@@ -157,7 +157,7 @@ STEPS: Final = (
     ("child", "mount", f"/dev/{DEVICE} ", f"{REFUSED}bind /dev/{DEVICE} for the mount namespace:"),
     ("child", "mount", "/dev/null ", REFUSED + "bind /dev/null for the mount namespace:"),
     ("child", "mount_setattr", "kernel/pid_max", "read-only for the mount namespace:"),
-    ("child", "mount_setattr", "", "read-only for the mount namespace:"),
+    ("child", "mount_setattr", "", " for the mount namespace:"),  # to and fro
     ("child", "mkdir", "", REFUSED + "fill /dev for the mount namespace:"),
     ("child", "mkdirat", "", REFUSED + "fill /dev for the mount namespace:"),
     ("child", "mknodat", "", REFUSED + "fill /dev for the mount namespace:"),

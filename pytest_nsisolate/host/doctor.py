@@ -22,15 +22,17 @@ from pytest_nsisolate.host import Host, examine
 from pytest_nsisolate.host.cgroup_trial import attempt_cgroups
 from pytest_nsisolate.host.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.host.probe import HostCheck, Refusal, Verdict
+from pytest_nsisolate.kernel import readonly
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.remedies.table import UserMode
 
 _DEV: Final = "mount /dev"
+_PROTECT: Final = "make /proc/sys read-only"
 
 #: What is shown for each namespace: the steps that users depend on, in the order of the machinery.
 _STEPS: Final[dict[str, tuple[str, ...]]] = {
     "user": ("unshare(CLONE_NEWUSER)", "write uid_map"),
-    "mount": ("unshare(CLONE_NEWNS)", "make / private", _DEV, "make /proc/sys read-only"),
+    "mount": ("unshare(CLONE_NEWNS)", "make / private", _DEV, _PROTECT),
     "pid": ("unshare(CLONE_NEWPID)", "mount proc"),
     "net": ("unshare(CLONE_NEWNET)", "mount sysfs", "set lo up"),
     "uts": ("unshare(CLONE_NEWUTS)", "sethostname"),
@@ -41,8 +43,8 @@ _STEPS: Final[dict[str, tuple[str, ...]]] = {
 
 #: What is not shown unless it fails, and the step before which it comes.
 _BEFORE: Final = (
-    (r"\w+ (/dev(?!/shm|/mqueue)|devpts)", "make /proc/sys read-only"),
-    (r"(bind|make) /", "make /proc/sys read-only"),
+    (r"\w+ (/dev(?!/shm|/mqueue)|devpts)", _PROTECT),
+    (r"(bind|make) /", _PROTECT),
     (r"(keep|move|make) ", "set lo up"),
 )
 
@@ -82,7 +84,17 @@ def consult(host: Host | None = None) -> Report:
     :param host: the runner's standing; looked at now if it is None.
     """
     host = examine() if host is None else host
-    return Report(host, tuple(_examine_all(HostCheck(host))))
+    lines = _examine_all(HostCheck(host))
+    if not _protects_proc():
+        lines = (line for line in lines if line.call != _PROTECT)
+    return Report(host, tuple(lines))
+
+
+def _protects_proc() -> bool:
+    try:
+        return readonly.may_write_the_hosts()
+    except OSError:
+        return True
 
 
 def _examine_all(check: HostCheck) -> Iterator[Line]:

@@ -89,8 +89,14 @@ def _plan(
         keep_capabilities=host.capabilities if user == "same" else None,
         hostname=os.uname().nodename,
         seconds=seconds,
-        limit=limit,
+        limit=_limit() if limit else None,
     )
+
+
+def _limit() -> rlimits.PidMax:
+    """As many processes as the runner's namespace may have."""
+    with failing("write pid_max", "pid"):
+        return rlimits.plan_pid_max()
 
 
 def _mounts(namespaces: frozenset[str], user: UserMode) -> mounts.MountPlan:

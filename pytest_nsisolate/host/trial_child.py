@@ -22,7 +22,15 @@ from dataclasses import dataclass
 from typing import Final, NoReturn, TypedDict
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
+from pytest_nsisolate.kernel import (
+    idmap,
+    mounts,
+    namespaces,
+    network,
+    process,
+    rlimits,
+    syscalls,
+)
 from pytest_nsisolate.launch import fork
 from pytest_nsisolate.outcome import signal_name
 
@@ -31,9 +39,6 @@ START: Final = "start the host check"
 
 #: What PID 1 unshares; user, time and pid must come before it is born.
 _BY_PID1: Final = ("mount", "net", "ipc", "uts", "cgroup")
-
-
-_PID_MAX: Final = "/proc/sys/kernel/pid_max"
 
 
 class Message(TypedDict, total=False):
@@ -53,7 +58,7 @@ class Trial:
 
     :param seconds: how long PID 1 may take before the process in the middle kills it.
     :param keep_capabilities: drop all but these at the end; None keeps what is.
-    :param limit: write the PID namespace's own ``kernel.pid_max``, with the value that it has.
+    :param limit: of the PID namespace; None: it gets none.
     """
 
     namespaces: frozenset[str]
@@ -63,7 +68,7 @@ class Trial:
     keep_capabilities: int | None
     hostname: str
     seconds: float
-    limit: bool = False
+    limit: rlimits.PidMax | None = None
 
 
 def run(trial: Trial, link: SocketType, runner: int) -> NoReturn:
@@ -139,9 +144,8 @@ def _be_pid1(trial: Trial, link: SocketType, parent: int) -> None:
             namespaces.enter(name)
     if trial.mounts is not None:
         mounts.apply(trial.mounts)
-    if trial.limit:
-        with failing("write pid_max", "pid"), open(_PID_MAX, "r+", encoding="ascii") as file:
-            file.write(file.read())
+    if trial.limit is not None:
+        trial.limit.apply()
     if "net" in trial.namespaces:
         network.bring_loopback_up()
     if "uts" in trial.namespaces:

@@ -13,9 +13,9 @@ Fact: in a user namespace a file system of processes or of devices is only mount
 already that is at least as open: no part covered, and writable if the new one is to be
 (mount_too_revealing() in the kernel). Ours has parts that are covered, by themselves, read-only.
 Consequence: a test that runs ``unshare``, a container, or an isolated test of its own would be
-refused there. What we do: ``/proc`` is mounted twice. The first one is whole, and out of reach:
-below the old ``/proc``, which the second one covers. ``/sys`` is read-only from the start, so
-that the next one asks for no more than it finds.
+refused there. What we do: where parts are covered ``/proc`` is mounted twice. The first one is
+whole, and out of reach: below the old ``/proc``, which the second one covers. ``/sys`` is read-only
+from the start, so that the next one asks for no more than it finds.
 
 Fact: every call, and every object made for it, is paid by every test.
 What we do: all that can be known or built before the fork is; the child runs a list of calls.
@@ -38,7 +38,12 @@ from dataclasses import dataclass, field
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import covered, devices, syscalls
 from pytest_nsisolate.kernel.libc import Prepared, Step, step_error
-from pytest_nsisolate.kernel.readonly import SAFE, protect_proc, read_only
+from pytest_nsisolate.kernel.readonly import (
+    SAFE,
+    may_write_the_hosts,
+    protect_proc,
+    read_only,
+)
 from pytest_nsisolate.kernel.syscalls import (
     MS_BIND,
     MS_MOVE,
@@ -84,12 +89,14 @@ def plan_mounts(
         ``sys.path`` ...
     :param more_devices: what a minimal ``/dev`` has besides, by names below it; None: no minimal
         one, the host's stays.
-    :raises StepError: ``read mountinfo``.
+    :raises StepError: ``read mountinfo``, ``look at /proc``.
     """
     covers = covered.covers(own, own_dev=more_devices is not None)
     keep = tuple(covered.to_keep(covers, in_use)) if covers else ()
     with failing("read mountinfo", "mount"):
-        steps = _steps(own, _mount_points(), covers, more_devices)
+        mount_points = _mount_points()
+    with failing("look at /proc", "mount"):
+        steps = _steps(own, mount_points, covers, more_devices, may_write_the_hosts())
     return MountPlan(
         own=own,
         proc="pid" in own,
@@ -196,6 +203,7 @@ def _steps(
     mount_points: tuple[str, ...],
     covers: tuple[str, ...],
     more_devices: tuple[str, ...] | None,
+    protect: bool,
 ) -> tuple[Step, ...]:
     # What does not exist is itself covered, or hidden from this user.
     visible = [point for point in mount_points if os.path.exists(point)]
@@ -210,9 +218,10 @@ def _steps(
     if below_sys or ("net" not in own and "/sys" in mount_points):
         steps += read_only("/sys", below_sys)
     if "pid" in own:
-        steps += _fresh_proc()
+        steps += _fresh_proc(whole_below=protect)
         below_proc = ()
-    steps += protect_proc(own, below_proc)
+    if protect:
+        steps += protect_proc(own, below_proc)
     for cover in covers:
         steps.append(_cover(cover))
     return tuple(steps)
@@ -222,8 +231,8 @@ def _new(fstype: str, target: str, flags: int, data: str | None = None) -> Prepa
     return syscalls.prepare_mount(fstype, target, fstype, flags, data)
 
 
-def _fresh_proc() -> Iterator[Step]:
-    for place in ("/proc/sys", "/proc"):  # the second covers the first
+def _fresh_proc(*, whole_below: bool) -> Iterator[Step]:
+    for place in ("/proc/sys", "/proc") if whole_below else ("/proc",):
         yield Step("mount proc", "pid", _new("proc", place, SAFE))
 
 

@@ -19,6 +19,7 @@ from pytest_nsisolate.host import doctor as doctor_module
 from pytest_nsisolate.host import probe as probe_module
 from pytest_nsisolate.host.doctor import doctor
 from pytest_nsisolate.host.trial import Denial
+from pytest_nsisolate.kernel import readonly
 from tests.hostile import NEEDS_HOSTS, run_on
 from tests.support import ON_THE_HOST
 
@@ -55,6 +56,19 @@ def test_a_host_that_gives_everything_is_0(host: str) -> None:
     assert (status, set(results.values())) == (0, {"ok"})
     assert re.search(r"\nEverything works(, but for some limits)?\.\n$", report)
     assert ("cause" in report) == ("but for" in report)
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_the_row_of_the_protection_is_theirs_who_need_it(
+    needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose tests cannot be the host's root has nothing in ``/proc`` that is made read-only."""
+    monkeypatch.setattr(readonly, "may_write_the_hosts", lambda: needed)
+    shown = rows(doctor()[0])
+    assert ("mount make /proc/sys read-only" in shown, "mount make / private" in shown) == (
+        needed,
+        True,
+    )
 
 
 @NEEDS_HOSTS
@@ -181,6 +195,7 @@ def test_the_steps_before_a_refused_one_have_worked(
         return Denial(StepError(step, "mount", errno.EIO), None) if "mount" in namespaces else None
 
     monkeypatch.setattr(probe_module, "attempt", attempt)
+    monkeypatch.setattr(readonly, "may_write_the_hosts", lambda: True)
 
     results = {call: result for call, result in rows(doctor(ROOT)[0]).items() if "mount " in call}
 
