@@ -22,7 +22,7 @@ ANY_PYTEST: Final = (
     *("test_ci_recipes.py", "test_remedies.py"),
     *("test_faults.py", "test_scenarios.py", "test_nasty.py"),
     *("test_isolate.py", "test_isolate_runs.py", "test_isolate_values.py", "test_limits.py"),
-    *("test_caps.py", "test_escapes.py"),
+    *("test_caps.py", "test_escapes.py", "test_container_tools.py"),
 )
 
 

@@ -244,6 +244,20 @@ BUSYBOX: Final = _static_busybox()
 NEEDS_BUSYBOX = needs(bool(BUSYBOX), "this machine has no static busybox (busybox-static)")
 
 
+#: ./check installs it.
+NEEDS_BUBBLEWRAP = needs(shutil.which("bwrap") is not None, "this machine has no bubblewrap")
+
+
+def needs_program(*names: str) -> pytest.MarkDecorator:
+    """A skip where one of these programs is missing, also where NSISOLATE_MUST_WORK is set.
+
+    For what ./check does not install: each is a big package, or one that changes the machine.
+    """
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = [name for name in names if shutil.which(name, path=path) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"this machine has no {', '.join(missing)}")
+
+
 #: Leaves a test on the host under ``--nsisolate=all``: a negative control, or one that changes the
 #: host's own ``/proc``, of which a second one lies covered in an isolated test.
 ON_THE_HOST = pytest.mark.on_the_host

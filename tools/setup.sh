@@ -136,7 +136,10 @@ find_missing() {
     command -v unshare >/dev/null || missing+=(util-linux)
     command -v mount >/dev/null || missing+=(mount)
     # For the tests alone.
-    [[ ${0##*/} != check ]] || busybox_is_static || missing+=(busybox-static)
+    if [[ ${0##*/} == check ]]; then
+        busybox_is_static || missing+=(busybox-static)
+        command -v bwrap >/dev/null || missing+=(bubblewrap)
+    fi
 }
 
 # Without gcc nothing compiles, so the headers look missing as well; apt-get skips what is there.
