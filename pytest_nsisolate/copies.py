@@ -12,6 +12,16 @@ process that uses them has ended, and at the end of PID 1 the kernel kills them 
 
 Consequence: those that this process has started are let go of, and waited for, before it ends.
 
+Fact: a copy that uses the runner's fork server would start its workers outside, and fails, because
+it cannot wait for that server; and with an IPC namespace of its own it would have the runner's
+tracker remove objects of the same name out there, which are somebody else's.
+Consequence: the copy forgets the server, and in its own IPC namespace the tracker.
+
+Fact: without one, it has to share the runner's tracker: its own would remove, when the test ends,
+what the test has only attached to, as `track=False` of Python 3.13 forbids. Since 3.14.5 a tracker
+is closed after each fork that is not multiprocessing's own.
+Consequence: ours are declared to be that.
+
 What still fails: one whose pipe somebody else holds open, a forked worker that the test has left,
 does not end; it is killed with that one.
 """
@@ -39,6 +49,9 @@ _HELPERS: Final = (
     ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid", "_fd"),
 )
+
+#: What else they have of each: what a copy forgets is None.
+_FORGOTTEN: Final = ("_forkserver_address", "_forkserver_authkey")
 
 #: Of each object, what it had at the clone: the number is the runner's, and may come again here.
 _inherited: dict[str, tuple[object, object]] = {}
@@ -74,6 +87,35 @@ def end_twinship() -> None:
     for module, name, pid, pipe in _HELPERS:
         helper: Any = getattr(sys.modules.get(module), name, None)
         _inherited[name] = (getattr(helper, pid, None), getattr(helper, pipe, None))
+
+
+def keep_tracker(keep: bool) -> None:
+    """Before the clone, for all forks up to :func:`settle_helpers`: the tracker's pipe stays."""
+    tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    intent: Any = getattr(tracker, "_fork_intent", None)
+    if intent is not None:
+        intent.preserve_fd = keep
+
+
+def settle_helpers(*, own_ipc: bool) -> None:
+    """In the copy, when its world stands: whose helpers it uses from now on.
+
+    :param own_ipc: it has an IPC namespace of its own.
+    """
+    keep_tracker(False)
+    for module, name, pid, pipe in _HELPERS:
+        helper: Any = getattr(sys.modules.get(module), name, None)
+        descriptor = getattr(helper, pipe, None)
+        if isinstance(descriptor, int) and (own_ipc or name == "_forkserver"):
+            with suppress(OSError):
+                os.close(descriptor)
+            _forget(helper, pid, pipe)
+
+
+def _forget(helper: Any, *names: str) -> None:
+    for name in (*names, *_FORGOTTEN):
+        if hasattr(helper, name):
+            setattr(helper, name, None)
 
 
 def renew_thread_id() -> None:
@@ -141,11 +183,8 @@ def _let_go(module: str, name: str, pid: str, pipe: str) -> tuple[int, str] | No
         pidfd = os.pidfd_open(number)
     except OSError:
         return None
-    setattr(helper, pid, None)
-    setattr(helper, pipe, None)
-    if hasattr(helper, "_forkserver_address"):
-        # Its socket was in multiprocessing's directory, which the finalizers have removed.
-        helper._forkserver_address = None
+    # The server's socket was in multiprocessing's directory, which the finalizers have removed.
+    _forget(helper, pid, pipe)
     with suppress(OSError):
         os.close(descriptor)
     return pidfd, held

@@ -31,7 +31,7 @@ import warnings
 from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections.abc import Callable
 
-from pytest_nsisolate import burial, usher
+from pytest_nsisolate import burial, copies, usher
 from pytest_nsisolate.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import process
@@ -65,8 +65,10 @@ def launch(
     mask = None
     try:
         mask = process.block_signals()
+        copies.keep_tracker(True)
         direct, pid = _clone(plan, shared)
     except OSError as error:
+        copies.keep_tracker(False)
         if mask is not None:
             process.restore_signals(mask)
         for fd in (frames, frames_write, control, child_control):
@@ -81,7 +83,9 @@ def launch(
             usher.enter_directly(plan, link)
         else:
             usher.enter(plan, link)
+        copies.settle_helpers(own_ipc="ipc" in plan.namespaces)
         return writer
+    copies.keep_tracker(False)
     try:
         os.close(frames_write)
         os.close(child_control)
