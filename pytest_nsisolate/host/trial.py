@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from pytest_nsisolate.clock import monotonic
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.host import Host, trial_child
+from pytest_nsisolate.host import Host, facts, trial_child
 from pytest_nsisolate.host.trial_child import START, Message, Trial
 from pytest_nsisolate.kernel import idmap, mounts, network, process, rlimits, syscalls
 from pytest_nsisolate.launch import fork
@@ -62,6 +62,9 @@ def attempt(
     try:
         if not host.linux:
             raise StepError("clone", None, errno.ENOSYS)
+        pretender = facts.pretender()
+        if pretender is not None:
+            raise StepError("look at the runner", None, errno.EPERM, pretender)
         # There a write would change the host.
         if limit and host.kernel < rlimits.FIRST_OWN_PID_MAX:
             raise StepError("write pid_max", "pid", errno.ENOSYS)
