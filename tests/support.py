@@ -7,6 +7,7 @@ An inner run is a process of its own, loads no plugin but those named (``-p``), 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -253,7 +254,8 @@ def needs_program(*names: str) -> pytest.MarkDecorator:
 
     For what ./check does not install: each is a big package, or one that changes the machine.
     """
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    folders = [os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]
+    path = os.pathsep.join([*folders, *glob.glob("/usr/lib/postgresql/*/bin")])
     missing = [name for name in names if shutil.which(name, path=path) is None]
     return pytest.mark.skipif(bool(missing), reason=f"this machine has no {', '.join(missing)}")
 
