@@ -82,6 +82,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
     adapters.register(session.config)
     run.home = sight.prepare(run.requests)
     run.keeps_calls = adapters.keeps_calls(session.config)
+    run.remarks.losing = adapters.losing(session.config)
     if session.config.getoption("setupshow", False):
         manager.register(SetupShowHooks(run), "nsisolate-setup-show")
     # Now, when every conftest has been loaded: the last one registered is the outermost.

@@ -25,8 +25,9 @@ LOOP: Final = (
     "(a loop of function scope, or inside=, gives the test its own)"
 )
 STASH: Final = "what a test adds to session.stash or config.stash ends with its process"
+GATHERED: Final = "reports of these plugins lack what they have gathered in isolated tests"
 
-_KINDS: Final = (THREADS, LOOP, STASH)
+_KINDS: Final = (THREADS, LOOP, STASH, GATHERED)
 
 #: Under this name a worker of pytest-xdist tells the controller.
 _WORKER_REMARKS: Final = "nsisolate_remarks"
@@ -38,6 +39,8 @@ class Remarks:
     def __init__(self) -> None:
         self._tests: dict[str, list[str]] = {}
         self._details: dict[str, list[str]] = {}
+        #: Names of the plugins that :data:`GATHERED` is about.
+        self.losing: tuple[str, ...] = ()
 
     def look_at(self, item: pytest.Item) -> None:
         """In the runner, after the wider fixtures were set up and before the clone."""
@@ -47,6 +50,8 @@ class Remarks:
             self.add(THREADS, item.nodeid, *names)
         if "asyncio" in sys.modules and _has_wide_loop(item):
             self.add(LOOP, item.nodeid)
+        if self.losing:
+            self.add(GATHERED, item.nodeid, *self.losing)
 
     def add(self, remark: str, nodeid: str, *details: str) -> None:
         """Note one test, and what is worth naming about it."""
