@@ -201,7 +201,9 @@ def test_unshare_with_a_range_of_ids(tmp_path: Path) -> None:
     for name in ("/etc/subuid", "/etc/subgid"):
         subprocess.run(["mount", "--bind", ranges, name], check=True)
     done = run("unshare", "--map-auto", "--map-root-user", "cat", "/proc/self/uid_map")
-    assert done.stdout.split() == ["0", "0", "1", "1", "100000", "65535"], done.stdout
+    *shown, last = done.stdout.split()
+    assert shown == ["0", "0", "1", "1", "100000"], done.stdout
+    assert int(last) >= 65535  # since util-linux 2.42 one more
 
 
 # What a container engine does --------------------------------------------------------------------
@@ -224,7 +226,7 @@ for name in null zero full random urandom tty; do
 done
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs sys
 mount -t cgroup2 -o ro,nosuid,nodev,noexec cgroup sys/fs/cgroup
-pivot_root . .
+{busybox} pivot_root . .
 cd /
 PATH=/bin
 umount -l /
@@ -256,7 +258,7 @@ def make_root(folder: Path) -> Path:
 @EACH_FORM
 def test_the_steps_of_a_container_engine(tmp_path: Path) -> None:
     """Its namespaces, its mounts, the new root, and what it covers afterwards."""
-    script = ENGINE.format(root=make_root(tmp_path / "root"))
+    script = ENGINE.format(root=make_root(tmp_path / "root"), busybox=BUSYBOX)
     namespaces = (f"--{name}" for name in _NAMESPACES if name != "time")
     done = run("unshare", "--map-root-user", *namespaces, "--fork", "sh", "-ec", script)
     assert (done.stdout, done.returncode) == ("1 box lo sh\n", 0)
@@ -294,17 +296,21 @@ def cgroups_of_nspawn() -> Iterator[None]:
     subprocess.run(_CGROUPS.split(), check=True)
     yield
     for name in ("payload", "supervisor"):
-        Path("/sys/fs/cgroup", name).rmdir()
+        if (folder := Path("/sys/fs/cgroup", name)).exists():
+            folder.rmdir()
 
 
 @NEEDS_BUSYBOX
 @NEEDS_ROOT
 @needs_program("systemd-nspawn")
 @pytest.mark.usefixtures("cgroups_of_nspawn")
-@pytest.mark.parametrize((), [isolated(), isolated(init=True)])
+@pytest.mark.isolated(user=False)
 @pytest.mark.parametrize("options", [(), ("--as-pid2",), ("--private-network",)], ids=" ".join)
 def test_systemd_nspawn(options: tuple[str, ...], tmp_path: Path) -> None:
-    """With a ``/run`` of the test's own, and without systemd, whom it would tell of it."""
+    """With a ``/run`` of the test's own, and without systemd, whom it would tell of it.
+
+    In a user namespace systemd 262 has hidden every /proc when it mounts one: EPERM.
+    """
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
     root = make_root(tmp_path / "root")
     alone = ("--quiet", "--register=no", "--keep-unit", "--pipe", f"--directory={root}")

@@ -14,9 +14,7 @@ already that is at least as open: no part covered, and writable if the new one i
 (mount_too_revealing() in the kernel). Ours has parts that are covered, by themselves, read-only.
 Consequence: a test that runs ``unshare``, a container, or an isolated test of its own would be
 refused there. What we do: where parts are covered ``/proc`` is mounted twice. The first one is
-whole, and out of reach: below the old ``/proc``, which the second one covers. ``/sys`` is read-only
-from the start, so that the next one asks for no more than it finds.
-
+whole, and out of XX
 Fact: every call, and every object made for it, is paid by every test.
 What we do: all that can be known or built before the fork is; the child runs a list of calls.
 
@@ -32,7 +30,7 @@ import functools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pytest_nsisolate.errors import StepError, failing
@@ -215,7 +213,7 @@ def _steps(
         covers = tuple(cover for cover in covers if not devices.provides(cover))
     if "net" in own:
         steps += _fresh_sys(below_sys)
-    if below_sys or ("net" not in own and "/sys" in mount_points):
+    if "net" in own or "/sys" in mount_points:
         steps += read_only("/sys", below_sys)
     if "pid" in own:
         steps += _fresh_proc(whole_below=protect)
@@ -236,12 +234,40 @@ def _fresh_proc(*, whole_below: bool) -> Iterator[Step]:
         yield Step("mount proc", "pid", _new("proc", place, SAFE))
 
 
+@dataclass(frozen=True, slots=True)
+class _OrElse:
+    """A mount that needs one as open in a user namespace, and what to do without."""
+
+    call: Prepared
+    instead: Callable[[], int]
+
+    def __call__(self) -> int:
+        try:
+            return self.call()
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+            return self.instead()
+
+
+def _nothing() -> int:
+    return 0
+
+
 def _fresh_sys(below: tuple[str, ...]) -> Iterator[Step]:
-    yield Step("mount sysfs", "net", _new("sysfs", "/proc", SAFE | MS_RDONLY))
-    for point in covered.outermost(below):
+    writable = _new("sysfs", "/proc", SAFE)
+    # One superblock for all in this network namespace: read-only for all, if the first one is.
+    call = _OrElse(writable, _new("sysfs", "/proc", SAFE | MS_RDONLY))
+    yield Step("mount sysfs", "net", call)
+    points = tuple(covered.outermost(below))
+    for point in points:
         target = f"/proc{point.removeprefix('/sys')}"
-        call = syscalls.prepare_mount(point, target, None, MS_BIND | MS_REC)
-        yield Step(f"keep {point}", "net", call)
+        bind = syscalls.prepare_mount(point, target, None, MS_BIND | MS_REC)
+        yield Step(f"keep {point}", "net", bind)
+    # Where its path leads to a mount from above too: there are programs that look.
+    hidden = points[0] if points else "/sys/kernel"
+    if os.path.isdir(hidden):
+        yield Step("mount sysfs", "net", _OrElse(_new("sysfs", hidden, SAFE), _nothing))
     yield Step("move sysfs", "net", syscalls.prepare_mount("/proc", "/sys", None, MS_MOVE))
 
 
