@@ -18,9 +18,10 @@ whole, and out of XX
 Fact: every call, and every object made for it, is paid by every test.
 What we do: all that can be known or built before the fork is; the child runs a list of calls.
 
-What still fails: without a PID namespace of its own a test cannot mount a new ``/proc`` in a user
-namespace, for the old one is the only one. ``/run`` itself is shared, so that the first
-``ip netns add`` of a machine that has no ``/run/netns`` yet leaves that directory behind.
+What still fails: where ``/proc`` is protected a test without a PID namespace of its own cannot
+mount a new one in a user namespace, for the old one is the only one. ``/run`` itself is shared, so
+that the first ``ip netns add`` of a machine that has no ``/run/netns`` yet leaves that directory
+behind.
 """
 
 from __future__ import annotations
