@@ -61,7 +61,7 @@ python_is_for_all() {
 
 python_candidates() {
     local name
-    for name in python3.13 python3.12 python3.11 python3; do
+    for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3; do
         type -aP "$name" || true
     done
 }
