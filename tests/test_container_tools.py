@@ -206,6 +206,26 @@ def test_unshare_with_a_range_of_ids(tmp_path: Path) -> None:
     assert int(last) >= 65535  # since util-linux 2.42 one more
 
 
+@pytest.mark.parametrize((), AS_ROOT)
+def test_named_networks() -> None:
+    """In a ``/run`` of the test's own, in which ``/run/netns`` is made and mounted on."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"], check=True)
+    commands = ("netns add blue", "netns exec blue ip link set lo up", "-n blue address")
+    assert failures(("ip", *command.split()) for command in commands) == {}
+    assert run("ip", "netns", "list").stdout == "blue\n"
+    assert failures([("ip", "netns", "delete", "blue")]) == {}
+
+
+@NEEDS_BUSYBOX
+@pytest.mark.parametrize((), AS_ROOT)
+def test_chroot_with_a_proc_of_its_own(tmp_path: Path) -> None:
+    """The processes that it shows are the test's."""
+    root = make_root(tmp_path / "root")
+    subprocess.run(["mount", "-t", "proc", "proc", root / "proc"], check=True)
+    shown = run("chroot", str(root), "/bin/sh", "-c", "cat /proc/self/stat")
+    assert shown.stdout.split()[1] == "(cat)", shown.stdout
+
+
 # What a container engine does --------------------------------------------------------------------
 
 #: In the order of runc's: the folder becomes a mount, everything is mounted in it, it becomes the
