@@ -12,18 +12,21 @@ process that uses them has ended, and at the end of PID 1 the kernel kills them 
 
 Consequence: those that this process has started are let go of, and waited for, before it ends.
 
-Fact: a copy that uses the runner's fork server would start its workers outside, and fails, because
-it cannot wait for that server; and with an IPC namespace of its own it would have the runner's
-tracker remove objects of the same name out there, which are somebody else's.
-Consequence: the copy forgets the server, and in its own IPC namespace the tracker.
+Fact: with an IPC namespace of its own, a copy that uses the runner's tracker has it remove objects
+of the same name outside. The runner's fork server would start workers outside, and a copy cannot
+even use it: it is not the copy's child, and ``waitpid`` raises.
 
-Fact: without one, it has to share the runner's tracker: its own would remove, when the test ends,
-what the test has only attached to, as `track=False` of Python 3.13 forbids. Since 3.14.5 a tracker
-is closed after each fork that is not multiprocessing's own.
-Consequence: ours are declared to be that.
+Consequence: the copy forgets the runner's fork server, and in an IPC namespace of its own the
+tracker too. It starts its own when it needs one.
 
-What still fails: one whose pipe somebody else holds open, a forked worker that the test has left,
-does not end; it is killed with that one.
+Fact: where runner and copy share an IPC namespace, a tracker of the copy's own removes at the
+copy's end what the copy has only attached to. Newer Pythons (3.14.10, 3.15) close the runner's
+tracker after every fork but that of a ``multiprocessing.Process``.
+
+Consequence: our forks say that they are such ones, and the copy keeps the runner's tracker.
+
+What still fails: a helper whose pipe another process holds open, a forked worker that the test has
+left, does not end by itself. It is killed with that process.
 """
 
 from __future__ import annotations
@@ -90,7 +93,10 @@ def end_twinship() -> None:
 
 
 def keep_tracker(keep: bool) -> None:
-    """Before the clone, for all forks up to :func:`settle_helpers`: the tracker's pipe stays."""
+    """Whether the forks of this thread, from now on, leave the tracker's pipe to the copy.
+
+    Switched on before the clone, and off in the runner after it and in :func:`settle_helpers`.
+    """
     tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
     intent: Any = getattr(tracker, "_fork_intent", None)
     if intent is not None:
@@ -98,7 +104,7 @@ def keep_tracker(keep: bool) -> None:
 
 
 def settle_helpers(*, own_ipc: bool) -> None:
-    """In the copy, when its world stands: whose helpers it uses from now on.
+    """In the copy, when its namespaces stand: forget those of the runner that it must not use.
 
     :param own_ipc: it has an IPC namespace of its own.
     """
