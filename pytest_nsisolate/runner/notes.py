@@ -32,8 +32,9 @@ LOOP: Final = (
     "(a loop of function scope, or inside=, gives the test its own)"
 )
 STASH: Final = "what a test adds to session.stash or config.stash ends with its process"
+GATHERED: Final = "reports of these plugins lack what they have gathered in isolated tests"
 
-_KINDS: Final = (THREADS, LOOP, STASH)
+_KINDS: Final = (THREADS, LOOP, STASH, GATHERED)
 
 #: Packages whose threads no test misses: of the plugins of ``docs/plugins.md``, and of debuggers.
 _HELPERS: Final = frozenset(
@@ -53,6 +54,8 @@ class Notes:
     def __init__(self) -> None:
         self._tests: dict[str, list[str]] = {}
         self._details: dict[str, list[str]] = {}
+        #: Names of the plugins that :data:`GATHERED` is about.
+        self.losing: tuple[str, ...] = ()
 
     def look_at(self, item: pytest.Item) -> None:
         """In the runner, after the wider fixtures were set up and before the clone."""
@@ -60,6 +63,8 @@ class Notes:
             self.add(THREADS, item.nodeid, *names)
         if "asyncio" in sys.modules and _has_wide_loop(item):
             self.add(LOOP, item.nodeid)
+        if self.losing:
+            self.add(GATHERED, item.nodeid, *self.losing)
 
     def add(self, remark: str, nodeid: str, *details: str) -> None:
         """Note one test, and what is worth naming about it."""
