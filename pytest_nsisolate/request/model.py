@@ -74,7 +74,7 @@ class IsolationRequest:
 
     @property
     def may_be_skipped(self) -> bool:
-        """Where this host refuses it: a skip, if the environment does not forbid it."""
+        """A refusal by this host is a skip, unless the environment forbids it."""
         return self.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
     @property
