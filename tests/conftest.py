@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ ANY_PYTEST: Final = (
     *("test_ci_recipes.py", "test_remedies.py"),
     *("test_faults.py", "test_scenarios.py", "test_nasty.py"),
     *("test_isolate.py", "test_isolate_runs.py", "test_isolate_values.py", "test_limits.py"),
-    *("test_caps.py", "test_escapes.py"),
+    *("test_caps.py", "test_escapes.py", "test_container_tools.py"),
 )
 
 
@@ -44,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """``--nsisolate=all`` is for every test but those that say how it is without isolation."""
     folders = tuple(HERE / name for name in ANY_PYTEST)
+    if sys.version_info >= (3, 15):
+        # Tests fork beside the threads of pytest-xdist, and `-W error` would have that raise in the
+        # parent, with the child there already. Only a mark comes after the command line.
+        harmless = "ignore:This process .* is multi-threaded:DeprecationWarning"
+        for item in items:
+            item.add_marker(pytest.mark.filterwarnings(harmless))
     for item in items:
         if any(item.path.is_relative_to(folder) for folder in folders):
             item.add_marker("any_pytest")

@@ -7,6 +7,7 @@ An inner run is a process of its own, loads no plugin but those named (``-p``), 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -242,6 +243,21 @@ BUSYBOX: Final = _static_busybox()
 
 #: For a test whose root folder has nothing but that.
 NEEDS_BUSYBOX = needs(bool(BUSYBOX), "this machine has no static busybox (busybox-static)")
+
+
+#: ./check installs it.
+NEEDS_BUBBLEWRAP = needs(shutil.which("bwrap") is not None, "this machine has no bubblewrap")
+
+
+def needs_program(*names: str) -> pytest.MarkDecorator:
+    """A skip where one of these programs is missing, also where NSISOLATE_MUST_WORK is set.
+
+    For what ./check does not install: each is a big package, or one that changes the machine.
+    """
+    folders = [os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]
+    path = os.pathsep.join([*folders, *glob.glob("/usr/lib/postgresql/*/bin")])
+    missing = [name for name in names if shutil.which(name, path=path) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"this machine has no {', '.join(missing)}")
 
 
 #: Leaves a test on the host under ``--nsisolate=all``: a negative control, or one that changes the

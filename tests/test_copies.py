@@ -62,6 +62,70 @@ def test_after():
         memory.unlink()
 """
 
+ATTACHES = """
+import pytest
+from multiprocessing import shared_memory
+
+def attach(name):
+    shared_memory.SharedMemory(name=name).close()
+
+@pytest.fixture(scope="session")
+def memory():
+    memory = shared_memory.SharedMemory(name="{name}", create=True, size=64)
+    yield memory
+    memory.close()
+    memory.unlink()
+
+@pytest.mark.isolated({keywords})
+def test_attaches(memory):
+    attach(memory.name)
+
+def test_calls(memory, isolate):
+    isolate.using({keywords})(attach, memory.name)
+    attach(memory.name)
+"""
+
+FORGETS_A_NAMESAKE = """
+import pytest
+from multiprocessing import resource_tracker, shared_memory
+
+resource_tracker.ensure_running()
+
+@pytest.mark.isolated
+def test_forgets():
+    shared_memory.SharedMemory(name="{name}", create=True, size=64).close()
+"""
+
+FORK_SERVER = """
+import multiprocessing
+import os
+import pytest
+
+context = multiprocessing.get_context("forkserver")
+
+def report(end):
+    end.send(os.readlink("/proc/self/ns/pid"))
+
+def where():
+    ours, theirs = context.Pipe()
+    process = context.Process(target=report, args=(theirs,))
+    process.start()
+    process.join()
+    return ours.recv()
+
+@pytest.fixture(scope="session")
+def outside():
+    return where()
+
+@pytest.mark.isolated
+def test_starts_another(outside, isolate):
+    assert where() == os.readlink("/proc/self/ns/pid") != outside
+    assert isolate(where) not in (outside, os.readlink("/proc/self/ns/pid"))
+
+def test_after(outside):
+    assert where() == outside
+"""
+
 WRITES = """
 import multiprocessing
 import os
@@ -124,6 +188,33 @@ def test_the_runners_resource_tracker_is_left_alone(tmp_path: Path, name: str) -
     """A test that uses it neither ends it nor has it clean up."""
     result = run_source(tmp_path, INHERITS.format(name=name), "-p", "no:randomly")
     assert remaining(name) == []
+    assert result.returncode == 0, result.text
+
+
+@pytest.mark.parametrize("keywords", ["pid=True", "pid=True, init=True", "net=True"])
+def test_what_a_test_attaches_to_stays(tmp_path: Path, name: str, keywords: str) -> None:
+    """It is whose it was, on the short way and on the long one."""
+    for more in ((), ("-p", "xdist", "-n", "1")):
+        source = ATTACHES.format(name=name, keywords=keywords)
+        result = run_source(tmp_path, source, "-p", "no:randomly", *more)
+        assert remaining(name) == []
+        assert result.returncode == 0, result.text
+
+
+def test_a_namesake_in_a_private_dev_shm_is_another_one(tmp_path: Path, name: str) -> None:
+    """The runner's resource tracker does not remove the host's for it."""
+    (SHARED / name).touch()
+    try:
+        result = run_source(tmp_path, FORGETS_A_NAMESAKE.format(name=name))
+        assert result.returncode == 0, result.text
+        assert (SHARED / name).exists()
+    finally:
+        (SHARED / name).unlink(missing_ok=True)
+
+
+def test_a_fork_server_of_the_runners_stays_outside(tmp_path: Path) -> None:
+    """Whatever starts a process inside has a server of its own for that."""
+    result = run_source(tmp_path, FORK_SERVER, "-p", "no:randomly")
     assert result.returncode == 0, result.text
 
 

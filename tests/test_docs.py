@@ -9,7 +9,13 @@ from typing import Final
 
 import pytest
 
-from tests.support import NEEDS_NAMESPACES, run_suite, write_files
+from tests.support import (
+    NEEDS_BUBBLEWRAP,
+    NEEDS_NAMESPACES,
+    needs_program,
+    run_suite,
+    write_files,
+)
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -29,6 +35,13 @@ FAILING: Final = {
 }
 
 
+#: The pages about programs that a machine may lack.
+NEEDS: Final = {
+    "containers": NEEDS_BUBBLEWRAP,
+    "rootless": needs_program("initdb", "dbus-run-session", "iptables-nft"),
+}
+
+
 def pages() -> list[Path]:
     """The pages that have a test in them."""
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,7 +58,9 @@ def snippets(page: Path) -> dict[str, str]:
 
 
 @NEEDS_NAMESPACES
-@pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=NEEDS.get(page.stem, ()), id=page.stem) for page in pages()]
+)
 def test_snippets_do_what_their_page_says(page: Path, tmp_path: Path) -> None:
     """Every test of a page passes, but for those that the page shows failing."""
     options = ("-p", "pytest_rerunfailures") if "reruns=" in page.read_text("utf-8") else ()

@@ -40,7 +40,8 @@ UNDOING: Final = """
 import os, socket, subprocess
 import pytest
 
-WAYS = ("mount -o remount,bind,rw /proc/sys", "umount -l /dev", "mount -t proc proc /mnt")
+PROTECTED = "/proc/sys" if os.geteuid() == 0 else "/sys"
+WAYS = (f"mount -o remount,bind,rw {PROTECTED}", "umount -l /dev", "mount -t proc proc /mnt")
 
 def undone():
     return [subprocess.run(way.split(), capture_output=True).returncode == 0 for way in WAYS]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import re
 import sys
 from collections import Counter
@@ -113,6 +114,8 @@ STEPS: Final = (
         for name in ("cgroup.procs", "memory.", "pids.max", "/cgroup", "mountinfo", "pid_max")
     ),
     *(("runner", call, "/stat", None) for call in ("openat", "read")),  # tells runners apart
+    # Python 3.12 and newer count the threads of who forks.
+    *(("supervisor", call, "/stat", None) for call in ("openat", "read")),
     *(("runner", call, "/sys/devices/", None) for call in ("openat", "read")),  # of sysconf()
     *(("runner", "ioctl", folder, None) for folder in ("/proc/", "/sys/")),  # of open()
     ("runner", "prlimit64", "RLIMIT_NOFILE", REFUSED + "prepare the launch:"),
@@ -159,7 +162,7 @@ STEPS: Final = (
     ("child", "mount", f"/dev/{DEVICE} ", f"{REFUSED}bind /dev/{DEVICE} for the mount namespace:"),
     ("child", "mount", "/dev/null ", REFUSED + "bind /dev/null for the mount namespace:"),
     ("child", "mount_setattr", "kernel/pid_max", "read-only for the mount namespace:"),
-    ("child", "mount_setattr", "", "read-only for the mount namespace:"),
+    ("child", "mount_setattr", "", " for the mount namespace:"),  # to and fro
     ("child", "mkdir", "", REFUSED + "fill /dev for the mount namespace:"),
     ("child", "mkdirat", "", REFUSED + "fill /dev for the mount namespace:"),
     ("child", "mknodat", "", REFUSED + "fill /dev for the mount namespace:"),
@@ -185,6 +188,7 @@ DISPENSABLE: Final = (
     ("runner", "getdents64"),
     ("*", "getrandom"),  # of the interpreter, after a fork
     ("supervisor", "ioctl"),  # of open()
+    ("*", "fstat"),  # of open(), in Python 3.14 and newer
 )
 
 #: While the runner waits, at the end of a test, and deaths on the way in. How many
@@ -210,6 +214,10 @@ LATER: Final = (
         for nth in (5, 10, 15)
     ),
 )
+
+#: In these fork(2) blocks and unblocks signals by itself, on both sides. Which of the calls are
+#: ours is not to be told there.
+FORK_BLOCKS: Final = tuple(map(int, re.findall(r"\d+", platform.libc_ver()[1]))) >= (2, 41)
 
 #: Not of the machinery, or without an answer that a kernel could give.
 LEFT_OUT: Final = frozenset(("close", "wait4", "exit_group"))
@@ -256,6 +264,8 @@ def machinery(listed: list[dict[str, Any]]) -> Iterator[tuple[str, str, str, int
                 over.add(role)  # PID 1 is born and known
         else:
             ours = False
+        if FORK_BLOCKS and role != "runner" and call == "rt_sigprocmask":
+            continue
         if ours and call not in LEFT_OUT and not about.startswith("pipe:"):
             yield role, call, about, count[role, call]
 

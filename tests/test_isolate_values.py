@@ -262,7 +262,7 @@ ERRORS = (
     *(subprocess.TimeoutExpired("x", 1.5), SyntaxError("s", ("f", 1, 2, "text", 1, 3))),
     *(pytest.skip.Exception("why"), pytest.fail.Exception("why"), pytest.xfail.Exception("why")),
     *(pytest.exit.Exception("why", 3), KeyboardInterrupt(), ImportError("i")),
-    *(ModuleNotFoundError("m", name="a.b", path="/a"), AttributeError("t", name="t", obj=len)),
+    *(ModuleNotFoundError("m", name="json.b", path="/a"), AttributeError("t", name="t", obj=len)),
     NameError("n", name="n"),
 )
 

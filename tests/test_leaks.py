@@ -233,10 +233,14 @@ def known(pid: int, ppid: int, *argv: str) -> leftovers.Left:
     return leftovers.Left(pid, ppid, "S", "anything", argv, 0.0)
 
 
-def test_infrastructure_is_known_by_its_program() -> None:
+#: As Python 3.11 starts it, and 3.14.
+SERVER: Final = "from multiprocessing.forkserver import main; main(26, 28, ['__main__'], **{})"
+
+
+@pytest.mark.parametrize("server", [SERVER, f"import sys; {SERVER}"])
+def test_infrastructure_is_known_by_its_program(server: str) -> None:
     """Whatever its name is and whoever its parent; a worker of the fork server is none."""
     tracker = "from multiprocessing.resource_tracker import main;main(5)"
-    server = "from multiprocessing.forkserver import main; main(26, 28, ['__main__'], **{})"
     spawned = "from multiprocessing.spawn import spawn_main; spawn_main(tracker_fd=5)"
     processes = [
         known(2, 1, "python", "-B", "-c", tracker),

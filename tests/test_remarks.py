@@ -3,9 +3,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from tests.support import NEEDS_NAMESPACES, run_source, run_suite, write_files
+from tests.support import (
+    INNER_MODULES,
+    NEEDS_NAMESPACES,
+    TOOLS,
+    run_source,
+    run_suite,
+    write_files,
+)
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -174,3 +182,51 @@ def test_helpers_of_known_plugins_and_debuggers_are_no_news(tmp_path: Path) -> N
     assert result.returncode == 0, result.text
     (told,) = said(result.stdout)
     assert ": a subclass from test_it (1 test" in told
+
+
+PROFILING = """
+class Profiling: pass
+
+def pytest_addoption(parser): parser.addoption("--profile", action="store_true")
+
+def pytest_configure(config):
+    if config.getoption("--profile"):
+        config.pluginmanager.register(Profiling())
+"""
+
+CODSPEED = """
+class CodSpeedPlugin:
+    def __init__(self, enabled): self.is_codspeed_enabled = enabled
+
+def pytest_addoption(parser): parser.addoption("--codspeed", action="store_true")
+
+def pytest_configure(config):
+    config.pluginmanager.register(CodSpeedPlugin(config.getoption("--codspeed")))
+"""
+
+GATHERED = (
+    "nsisolate: reports of these plugins lack what they have gathered in isolated tests: "
+    "pytest-codspeed, pytest-profiling (1 test: test_it.py::test_marked)"
+)
+
+
+def test_plugins_that_gather_in_vain_are_named_if_they_gather(tmp_path: Path) -> None:
+    """Stand-ins, by the modules, the objects and the options of the real ones."""
+    suite = {
+        "pytest_profiling.py": PROFILING,
+        "pytest_codspeed/__init__.py": "",
+        "pytest_codspeed/plugin.py": CODSPEED,
+        "test_it.py": """
+            import pytest
+            @pytest.mark.isolated
+            def test_marked(): pass
+            def test_plain(): pass
+        """,
+    }
+    folder = write_files(tmp_path, suite)
+    loaded = ("-p", "pytest_profiling", "-p", "pytest_codspeed.plugin")
+    env = {"PYTHONPATH": os.pathsep.join([str(folder), str(INNER_MODULES), str(TOOLS)])}
+    quiet = run_suite(folder, *loaded, env=env)
+    loud = run_suite(folder, *loaded, "--profile", "--codspeed", env=env)
+    assert (quiet.returncode, loud.returncode) == (0, 0), quiet.text + loud.text
+    assert (said(quiet.stdout), said(loud.stdout)) == ([], [GATHERED])

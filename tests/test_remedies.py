@@ -45,6 +45,9 @@ ORDINARY: Mapping[str, object] = {
     "security_label": "",
     "process_limit": None,
     "place": None,
+    "pretender": None,
+    "emulation": None,
+    "status": {},
 }
 
 
@@ -89,6 +92,29 @@ DEFECT = "please report it"
 CASES = [
     Expected("clone", None, errno.ENOSYS, "part of Linux", "--nsisolate=none", host=MAC),
     Expected("import prctl", None, errno.ENOENT, "python-prctl", "libcap-dev"),
+    *(
+        Expected(
+            *("look at the runner", None, errno.EPERM, f"under {name}", f"without {name}"),
+            facts={"pretender": name},
+        )
+        for name in ("fakeroot", "pseudo")
+    ),
+    Expected(
+        *("look at the runner", None, errno.EPERM, "under proot", "outside of proot"),
+        facts={"pretender": "proot"},
+    ),
+    Expected(
+        *("look at the runner", None, errno.EPERM, "os.geteuid() is 1000", "without it"),
+        facts={"pretender": "something"},
+    ),
+    Expected(
+        *(NEWUSER, "user", errno.EINVAL, "but WSL 1", "--set-version"),
+        facts={"emulation": "WSL 1"},
+    ),
+    Expected(
+        *("pidfd_open", None, errno.ENOSYS, "but gVisor", "--runtime=runc"),
+        facts={"emulation": "gVisor"},
+    ),
     Expected("pipe2", None, errno.EMFILE, "no file descriptor", "ulimit -n"),
     Expected("start the host check", None, errno.ETIMEDOUT, "in time", "doctor again"),
     # user

@@ -71,6 +71,7 @@ class Facts:
     mounts: list[str]
     hostname: str
     uid_map: str
+    owner_of_sysctls: int
     cgroup: str
     monotonic: float
     boottime: float
@@ -78,8 +79,12 @@ class Facts:
 
     @property
     def is_root(self) -> bool:
-        """Does it own /proc/sys? Then only a read-only mount keeps it from writing there."""
         return self.status["Uid"].split()[1] == "0" == self.uid_map.split()[1]
+
+    @property
+    def owns_sysctls(self) -> bool:
+        """Then only a read-only mount keeps it from writing to those of the machine."""
+        return int(self.status["Uid"].split()[1]) == self.owner_of_sysctls
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +96,7 @@ def runner() -> Facts:
         mounts=mounts(),
         hostname=socket.gethostname(),
         uid_map=read("/proc/self/uid_map"),
+        owner_of_sysctls=os.stat("/proc/sys").st_uid,
         cgroup=read("/proc/self/cgroup"),
         monotonic=time.monotonic(),
         boottime=time.clock_gettime(time.CLOCK_BOOTTIME),
@@ -709,6 +715,10 @@ OWN: Final = {
     "kernel/pid_max": "4321",
 }
 
+#: Those of them in a table of their namespace, where nothing may be mounted on them; and since
+#: when it is their namespace's owner who may write to them.
+IN_OWN_TABLE: Final = {"kernel/shmmax": (5, 19), "kernel/pid_max": (6, 14)}
+
 FORMS: Final = [
     isolated(**{"user": user, **only})
     for user in (True, "same", False)
@@ -733,11 +743,10 @@ class TestProtection:
     @pytest.mark.parametrize((), FORMS)
     def test_switches_of_the_machine_are_read_only(self, runner: Facts) -> None:
         """kernel.panic, vm.*, sysrq-trigger cannot be written, in any form of ``user``."""
-        allowed = {errno.EROFS} if runner.is_root else {errno.EROFS, errno.EACCES}
+        expected = errno.EROFS if runner.owns_sysctls else errno.EACCES
         paths = [*(f"/proc/sys/{name}" for name in HOSTS), "/proc/sysrq-trigger"]
         for path in filter(os.path.exists, paths):  # not every kernel has a sysrq-trigger
-            assert is_read_only(path), path
-            assert open_errno(path) in allowed, path
+            assert (is_read_only(path), open_errno(path)) == (runner.owns_sysctls, expected), path
 
     @NEEDS_ROOT
     @needs(not is_read_only("/proc/sys"), "/proc/sys is read-only on this host")
@@ -754,11 +763,11 @@ class TestProtection:
         assert [open_errno(f"/proc/sys/{name}") for name in HOSTS] == [None] * len(HOSTS)
 
     @pytest.mark.isolated
-    def test_nothing_else_below_proc_is_writable(self) -> None:
+    def test_nothing_else_below_proc_is_writable(self, runner: Facts) -> None:
         """Of all files of /proc, only those of processes and the test's own sysctls are."""
-        own = ["net/", "user/", "fs/mqueue/", "kernel/sem", "kernel/shm", "kernel/msg"]
-        own += ["kernel/hostname", "kernel/domainname", "kernel/ns_last_pid"]
-        if KERNEL >= (6, 14):
+        own = ["net/", "user/", "kernel/hostname", "kernel/domainname", "kernel/ns_last_pid"]
+        if not runner.owns_sysctls:
+            own += ["fs/mqueue/", "kernel/sem", "kernel/shm", "kernel/msg", "kernel/auto_msgmni"]
             own.append("kernel/pid_max")
         allowed = tuple(f"/proc/sys/{name}" for name in own)
         found = []
@@ -793,7 +802,9 @@ class TestProtection:
         for path in hierarchies:
             with pytest.raises(OSError) as caught:
                 os.mkdir(f"{path}/nsisolate-test")
-            assert caught.value.errno in ({errno.EROFS} if runner.is_root else {errno.EROFS, 13})
+            assert caught.value.errno in (
+                {errno.EROFS} if runner.owns_sysctls else {errno.EROFS, 13}
+            )
 
     @pytest.mark.parametrize((), [isolated(), isolated(user=False), isolated(init=True)])
     def test_own_sysctls_are_writable_and_stay_inside(
@@ -802,10 +813,13 @@ class TestProtection:
         """Those of its own namespaces are the test's to write, and the host keeps its values."""
         for name, value in OWN.items():
             path = f"/proc/sys/{name}"
-            if name == "kernel/pid_max" and KERNEL < (6, 14):
-                assert is_read_only(path)  # there it is the machine's
+            if runner.owns_sysctls and name in IN_OWN_TABLE:
+                assert is_read_only(path)
                 continue
-            if name == "kernel/hostname" and not runner.is_root:
+            if not runner.owns_sysctls and IN_OWN_TABLE.get(name, (0, 0)) > KERNEL:
+                assert open_errno(path) == errno.EACCES  # there it is the machine's
+                continue
+            if name == "kernel/hostname" and not runner.owns_sysctls:
                 continue  # the file is the host's root's; sethostname(2) is the way
             before = outside(f"read({path!r})")
             Path(path).write_text(value)
@@ -813,7 +827,8 @@ class TestProtection:
             assert outside(f"read({path!r})") == before != value
 
     @pytest.mark.isolated(net=False, ipc=False, uts=False)
-    def test_sysctls_of_namespaces_it_does_not_own_are_read_only(self) -> None:
+    def test_sysctls_of_namespaces_it_does_not_own_are_read_only(self, runner: Facts) -> None:
         """What belongs to a namespace that the test shares with the host is the host's."""
+        expected = errno.EROFS if runner.owns_sysctls else errno.EACCES
         for name in ("kernel/hostname", "net/ipv4/ip_forward", "kernel/shmmax"):
-            assert is_read_only(f"/proc/sys/{name}"), name
+            assert open_errno(f"/proc/sys/{name}") == expected, name

@@ -64,7 +64,7 @@ python_is_for_all() {
 
 python_candidates() {
     local name
-    for name in python3.13 python3.12 python3.11 python3; do
+    for name in python3.15 python3.14 python3.13 python3.12 python3.11 python3; do
         type -aP "$name" || true
     done
 }
@@ -139,7 +139,10 @@ find_missing() {
     command -v unshare >/dev/null || missing+=(util-linux)
     command -v mount >/dev/null || missing+=(mount)
     # For the tests alone.
-    [[ ${0##*/} != check ]] || busybox_is_static || missing+=(busybox-static)
+    if [[ ${0##*/} == check ]]; then
+        busybox_is_static || missing+=(busybox-static)
+        command -v bwrap >/dev/null || missing+=(bubblewrap)
+    fi
 }
 
 # Without gcc nothing compiles, so the headers look missing as well; apt-get skips what is there.

@@ -12,19 +12,21 @@ process that uses them has ended, and at the end of PID 1 the kernel kills them 
 
 Consequence: those that this process has started are let go of, and waited for, before it ends.
 
-What still fails: one whose pipe somebody else holds open, a forked worker that the test has left,
-does not end; it is killed with that one.
+Fact: with an IPC namespace of its own, a copy that uses the runner's tracker has it remove objects
+of the same name outside. The runner's fork server would start workers outside, and a copy cannot
+even use it: it is not the copy's child, and ``waitpid`` raises.
 
-Fact: ``gc.freeze()`` in the child keeps a collection from writing to every object of the runner,
-which would copy each page of it. But ``gc.get_objects`` and ``gc.get_referrers`` do not see frozen
-objects either: Hypothesis then warns of a random generator that "could be garbage collected
-immediately", and a test that counts its objects finds none.
+Consequence: the copy forgets the runner's fork server, and in an IPC namespace of its own the
+tracker too. It starts its own when it needs one.
 
-Consequence: in the child the first call of one of the two ends the freezing, and is answered like
-any other. A test that asks is rare, and pays with the pages of its next full collection.
+Fact: where runner and copy share an IPC namespace, a tracker of the copy's own removes at the
+copy's end what the copy has only attached to. Newer Pythons (3.14.10, 3.15) close the runner's
+tracker after every fork but that of a ``multiprocessing.Process``.
 
-What still fails: a function that somebody has taken out of :mod:`gc` before the clone
-(``from gc import get_objects``) sees what the child has made, and nothing else.
+Consequence: our forks say that they are such ones, and the copy keeps the runner's tracker.
+
+What still fails: a helper whose pipe another process holds open, a forked worker that the test has
+left, does not end by itself. It is killed with that process.
 """
 
 from __future__ import annotations
@@ -48,6 +50,9 @@ _HELPERS: Final = (
     ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid", "_forkserver_alive_fd"),
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid", "_fd"),
 )
+
+#: What else they have of each: what a copy forgets is None.
+_FORGOTTEN: Final = ("_forkserver_address", "_forkserver_authkey")
 
 #: Of each object, what it had at the clone: the number is the runner's, and may come again here.
 _inherited: dict[str, tuple[object, object]] = {}
@@ -101,6 +106,38 @@ def end_twinship() -> None:
     for module, name, pid, pipe in _HELPERS:
         helper: Any = getattr(sys.modules.get(module), name, None)
         _inherited[name] = (getattr(helper, pid, None), getattr(helper, pipe, None))
+
+
+def keep_tracker(keep: bool) -> None:
+    """Whether the forks of this thread, from now on, leave the tracker's pipe to the copy.
+
+    Switched on before the clone, and off in the runner after it and in :func:`settle_helpers`.
+    """
+    tracker: Any = sys.modules.get("multiprocessing.resource_tracker")
+    intent: Any = getattr(tracker, "_fork_intent", None)
+    if intent is not None:
+        intent.preserve_fd = keep
+
+
+def settle_helpers(*, own_ipc: bool) -> None:
+    """In the copy, when its namespaces stand: forget those of the runner that it must not use.
+
+    :param own_ipc: it has an IPC namespace of its own.
+    """
+    keep_tracker(False)
+    for module, name, pid, pipe in _HELPERS:
+        helper: Any = getattr(sys.modules.get(module), name, None)
+        descriptor = getattr(helper, pipe, None)
+        if isinstance(descriptor, int) and (own_ipc or name == "_forkserver"):
+            with suppress(OSError):
+                os.close(descriptor)
+            _forget(helper, pid, pipe)
+
+
+def _forget(helper: Any, *names: str) -> None:
+    for name in (*names, *_FORGOTTEN):
+        if hasattr(helper, name):
+            setattr(helper, name, None)
 
 
 def renew_thread_id() -> None:
@@ -168,11 +205,8 @@ def _let_go(module: str, name: str, pid: str, pipe: str) -> tuple[int, str] | No
         pidfd = os.pidfd_open(number)
     except OSError:
         return None
-    setattr(helper, pid, None)
-    setattr(helper, pipe, None)
-    if hasattr(helper, "_forkserver_address"):
-        # Its socket was in multiprocessing's directory, which the finalizers have removed.
-        helper._forkserver_address = None
+    # The server's socket was in multiprocessing's directory, which the finalizers have removed.
+    _forget(helper, pid, pipe)
     with suppress(OSError):
         os.close(descriptor)
     return pidfd, held

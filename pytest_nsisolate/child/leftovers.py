@@ -42,7 +42,10 @@ GRACE_MS: Final = 200
 SECTION: Final = "Processes alive after teardown"
 
 _TRACKER: Final = "from multiprocessing.resource_tracker import main"
-_FORK_SERVER: Final = "from multiprocessing.forkserver import main"
+_FORK_SERVER: Final = (
+    "from multiprocessing.forkserver import main",
+    "import sys; from multiprocessing.forkserver import main",  # Python 3.14
+)
 
 _MOST_PROCESSES: Final = 40
 _MOST_NAMES: Final = 4
@@ -72,7 +75,7 @@ def is_infrastructure(argv: Iterable[str]) -> bool:
     By the program text that both are started with. It stays when a process is renamed
     (PR_SET_NAME), and a worker of the fork server has it too.
     """
-    return any(argument.startswith((_TRACKER, _FORK_SERVER)) for argument in argv)
+    return any(argument.startswith((_TRACKER, *_FORK_SERVER)) for argument in argv)
 
 
 def infrastructure(processes: Iterable[Known]) -> frozenset[int]:

@@ -19,6 +19,7 @@ from typing import Final
 
 from pytest_nsisolate.cli.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.kernel import readonly
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process.host_check import HostCheck, Verdict
@@ -27,11 +28,12 @@ from pytest_nsisolate.process.plan import Fixed, current_directory
 from pytest_nsisolate.request.model import UserMode
 
 _DEV: Final = "mount /dev"
+_PROTECT: Final = "make /proc/sys read-only"
 
 #: What is shown for each namespace: the steps that users depend on, in the order of the machinery.
 _STEPS: Final[dict[str, tuple[str, ...]]] = {
     "user": ("unshare(CLONE_NEWUSER)", "write uid_map"),
-    "mount": ("unshare(CLONE_NEWNS)", "make / private", _DEV, "make /proc/sys read-only"),
+    "mount": ("unshare(CLONE_NEWNS)", "make / private", _DEV, _PROTECT),
     "pid": ("unshare(CLONE_NEWPID)", "mount proc"),
     "net": ("unshare(CLONE_NEWNET)", "mount sysfs", "set lo up"),
     "uts": ("unshare(CLONE_NEWUTS)", "sethostname"),
@@ -42,8 +44,8 @@ _STEPS: Final[dict[str, tuple[str, ...]]] = {
 
 #: What is not shown unless it fails, and the step before which it comes.
 _BEFORE: Final = (
-    (r"\w+ (/dev(?!/shm|/mqueue)|devpts)", "make /proc/sys read-only"),
-    (r"(bind|make) /", "make /proc/sys read-only"),
+    (r"\w+ (/dev(?!/shm|/mqueue)|devpts)", _PROTECT),
+    (r"(bind|make) /", _PROTECT),
     (r"(keep|move|make) ", "set lo up"),
 )
 
@@ -84,9 +86,19 @@ def consult(launcher: Launcher | None = None) -> Report:
     """
     launcher = launcher or Launcher(Fixed((current_directory(),)))
     try:
-        return Report(launcher.host, tuple(_examine_all(launcher)))
+        lines = _examine_all(launcher)
+        if not _protects_proc():
+            lines = (line for line in lines if line.call != _PROTECT)
+        return Report(launcher.host, tuple(lines))
     finally:
         launcher.close()
+
+
+def _protects_proc() -> bool:
+    try:
+        return readonly.may_write_the_hosts()
+    except OSError:
+        return True
 
 
 def _examine_all(launcher: Launcher) -> Iterator[Line]:

@@ -111,6 +111,9 @@ def known_obstacle(host: Host) -> str | None:
         return f"namespaces need Linux, this is {PLATFORM}"
     if not os.path.exists("/proc/self/ns"):
         return "/proc is not mounted"
+    pretender = facts.pretender()
+    if pretender is not None:
+        return f"the runner runs under {pretender}, which answers for the kernel"
     if host.privileged:
         return None
     return next((reason for question, reason in _KEEPS_ORDINARY_USERS if question(host)), None)

@@ -52,6 +52,41 @@ def place() -> str | None:
     return next((name for name, is_here in marks.items() if is_here), None)
 
 
+def pretender() -> str | None:
+    """Who answers the runner's system calls in the kernel's place, or None.
+
+    fakeroot and pseudo do it in libc (LD_PRELOAD), proot as a tracer (ptrace(2)). The ids that they
+    make up are nobody's for the kernel, and mounts and namespaces are not what they seem.
+    """
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    for name in ("fakeroot", "pseudo"):
+        if f"lib{name}" in preloaded and _is_mapped(f"lib{name}"):
+            return name
+    own = status()
+    tracer = own.get("TracerPid", "0")
+    if tracer != "0" and (_first_line(f"/proc/{tracer}/comm") or "").startswith("proot"):
+        return "proot"
+    ids = own.get("Uid", "").split()
+    return "something" if ids and int(ids[1]) != os.geteuid() else None
+
+
+def _is_mapped(library: str) -> bool:
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            return any(library in line for line in file)
+    except OSError:
+        return False
+
+
+def emulation() -> str | None:
+    """What is here instead of Linux but answers as Linux: ``"gVisor"``, ``"WSL 1"``, or None."""
+    kernel = os.uname()
+    if "gvisor" in kernel.release or "Sun Jan 10 15:06:54 PST 2016" in kernel.version:
+        return "gVisor"
+    # That of WSL 2 is a Linux: 5.15.90.1-microsoft-standard-WSL2.
+    return "WSL 1" if kernel.release.endswith("-Microsoft") else None
+
+
 def is_offered(namespace: str) -> bool:
     """The kernel knows the namespace and its limit is not zero."""
     return has_namespace(namespace) and namespace_limit(namespace) != 0

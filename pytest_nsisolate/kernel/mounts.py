@@ -13,23 +13,25 @@ Fact: in a user namespace a file system of processes or of devices is only mount
 already that is at least as open: no part covered, and writable if the new one is to be
 (mount_too_revealing() in the kernel). Ours has parts that are covered, by themselves, read-only.
 Consequence: a test that runs ``unshare``, a container, or an isolated test of its own would be
-refused there. What we do: ``/proc`` is mounted twice. The first one is whole, and out of reach:
-below the old ``/proc``, which the second one covers. ``/sys`` is read-only from the start, so
-that the next one asks for no more than it finds.
+refused there. What we do: where parts are covered ``/proc`` is mounted twice. The first one is
+whole, and out of reach: below the old ``/proc``, which the second one covers. Of ``/sys`` a
+writable one lies below the old one, which the new one covers: mount(8) of util-linux 2.39 and newer
+asks for read-only only after fsmount(2) has compared what it mounts with those that are there.
 
 Fact: every call, and every object made for it, is paid by every test.
 What we do: all that can be known or built before the fork is; the child runs a list of calls.
 
-What still fails: without a PID namespace of its own a test cannot mount a new ``/proc`` in a user
-namespace, for the old one is the only one. ``/run`` itself is shared, so that the first
-``ip netns add`` of a machine that has no ``/run/netns`` yet leaves that directory behind.
+What still fails: where ``/proc`` is protected a test without a PID namespace of its own cannot
+mount a new one in a user namespace, for the old one is the only one. ``/run`` itself is shared, so
+that the first ``ip netns add`` of a machine that has no ``/run/netns`` yet leaves that directory
+behind.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from stat import S_ISDIR
 
@@ -37,7 +39,7 @@ from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import covered, devices, proc, syscalls
 from pytest_nsisolate.kernel.libc import Prepared, Step, step_error
 from pytest_nsisolate.kernel.originals import open, os
-from pytest_nsisolate.kernel.readonly import SAFE, protect_proc, read_only
+from pytest_nsisolate.kernel.readonly import SAFE, may_write_the_hosts, protect_proc, read_only
 from pytest_nsisolate.kernel.syscalls import (
     MS_BIND,
     MS_MOVE,
@@ -77,12 +79,14 @@ def plan_mounts(
         ``sys.path`` ...
     :param more_devices: what a minimal ``/dev`` has besides, by names below it; None: no minimal
         one, the host's stays.
-    :raises StepError: ``read mountinfo``.
+    :raises StepError: ``read mountinfo``, ``look at /proc``.
     """
     covers = covered.covers(own, own_dev=more_devices is not None)
     keep = tuple(covered.to_keep(covers, in_use)) if covers else ()
     with failing("read mountinfo", "mount"):
-        steps = _steps(own, _mount_points(), covers, more_devices)
+        mount_points = _mount_points()
+    with failing("look at /proc", "mount"):
+        steps = _steps(own, mount_points, covers, more_devices, may_write_the_hosts())
     return MountPlan(
         own=own,
         keep=keep,
@@ -183,6 +187,7 @@ def _steps(
     mount_points: tuple[str, ...],
     covers: tuple[str, ...],
     more_devices: tuple[str, ...] | None,
+    protect: bool,
 ) -> tuple[Step, ...]:
     # What does not exist is itself covered, or hidden from this user.
     visible = [point for point in mount_points if os.path.exists(point)]
@@ -194,12 +199,13 @@ def _steps(
         covers = tuple(cover for cover in covers if not devices.provides(cover))
     if "net" in own:
         steps += _fresh_sys(below_sys)
-    if below_sys or ("net" not in own and "/sys" in mount_points):
+    if "net" in own or "/sys" in mount_points:
         steps += read_only("/sys", below_sys)
     if "pid" in own:
-        steps += _fresh_proc()
+        steps += _fresh_proc(whole_below=protect)
         below_proc = ()
-    steps += protect_proc(own, below_proc)
+    if protect:
+        steps += protect_proc(own, below_proc)
     for cover in covers:
         steps.append(_cover(cover))
     return tuple(steps)
@@ -209,17 +215,45 @@ def _new(fstype: str, target: str, flags: int, data: str | None = None) -> Prepa
     return syscalls.prepare_mount(fstype, target, fstype, flags, data)
 
 
-def _fresh_proc() -> Iterator[Step]:
-    for place in ("/proc/sys", "/proc"):  # the second covers the first
+def _fresh_proc(*, whole_below: bool) -> Iterator[Step]:
+    for place in ("/proc/sys", "/proc") if whole_below else ("/proc",):
         yield Step("mount proc", "pid", _new("proc", place, SAFE))
 
 
+@dataclass(frozen=True, slots=True)
+class _OrElse:
+    """A mount that needs one as open in a user namespace, and what to do without."""
+
+    call: Prepared
+    instead: Callable[[], int]
+
+    def __call__(self) -> int:
+        try:
+            return self.call()
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+            return self.instead()
+
+
+def _nothing() -> int:
+    return 0
+
+
 def _fresh_sys(below: tuple[str, ...]) -> Iterator[Step]:
-    yield Step("mount sysfs", "net", _new("sysfs", "/proc", SAFE | MS_RDONLY))
-    for point in covered.outermost(below):
+    writable = _new("sysfs", "/proc", SAFE)
+    # One superblock for all in this network namespace: read-only for all, if the first one is.
+    call = _OrElse(writable, _new("sysfs", "/proc", SAFE | MS_RDONLY))
+    yield Step("mount sysfs", "net", call)
+    points = tuple(covered.outermost(below))
+    for point in points:
         target = f"/proc{point.removeprefix('/sys')}"
-        call = syscalls.prepare_mount(point, target, None, MS_BIND | MS_REC)
-        yield Step(f"keep {point}", "net", call)
+        bind = syscalls.prepare_mount(point, target, None, MS_BIND | MS_REC)
+        yield Step(f"keep {point}", "net", bind)
+    # Where its path leads to a mount from above too: there are programs that look.
+    hidden = points[0] if points else "/sys/kernel"
+    if os.path.isdir(hidden):
+        yield Step("mount sysfs", "net", _OrElse(_new("sysfs", hidden, SAFE), _nothing))
     yield Step("move sysfs", "net", syscalls.prepare_mount("/proc", "/sys", None, MS_MOVE))
 
 

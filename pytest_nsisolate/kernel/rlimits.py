@@ -27,7 +27,7 @@ from typing import Final
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel.libc import Step
 from pytest_nsisolate.kernel.originals import open, os, posix, resource
-from pytest_nsisolate.kernel.readonly import read_only
+from pytest_nsisolate.kernel.readonly import SysctlWays, sysctl_ways
 
 PID_MAX: Final = "/proc/sys/kernel/pid_max"
 
@@ -119,12 +119,12 @@ class PidMax:
 
     :param processes: how many there may be, PID 1 among them.
     :param outside: what the runner's own ``pid_max`` reads.
-    :param seal: makes the file read-only afterwards.
+    :param ways: how the file is opened for writing, and made read-only again.
     """
 
     processes: int
     outside: bytes
-    seal: tuple[Step, ...]
+    ways: SysctlWays
 
     def apply(self) -> None:
         """In PID 1, on its fresh ``/proc``.
@@ -132,7 +132,7 @@ class PidMax:
         :raises StepError: ``write pid_max``; ENOSYS where it is not the namespace's own.
         """
         try:
-            descriptor = os.open(PID_MAX, os.O_RDWR | os.O_CLOEXEC)
+            descriptor, after = self._open()
             try:
                 # At an offset but 0 the kernel takes a write, and drops it.
                 inside = os.pread(descriptor, 32, 0).strip()
@@ -146,8 +146,19 @@ class PidMax:
                 os.close(descriptor)
         except OSError as error:
             raise StepError("write pid_max", "pid", error.errno or 0, PID_MAX) from error
-        for step in self.seal:
+        for step in after:
             step.run()
+
+    def _open(self) -> tuple[int, tuple[Step, ...]]:
+        """A descriptor, and what makes the file read-only for the test."""
+        try:
+            return os.open(PID_MAX, os.O_RDWR | os.O_CLOEXEC), self.ways.seal
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        for step in self.ways.unlock:
+            step.run()
+        return os.open(PID_MAX, os.O_RDWR | os.O_CLOEXEC), self.ways.lock
 
 
 def plan_pid_max(processes: int) -> PidMax:
@@ -157,4 +168,4 @@ def plan_pid_max(processes: int) -> PidMax:
     """
     with failing("read pid_max", "pid"), open(PID_MAX, "rb") as file:
         outside = file.read().strip()
-    return PidMax(processes, outside, tuple(read_only(PID_MAX)))
+    return PidMax(processes, outside, sysctl_ways(PID_MAX))

@@ -23,7 +23,8 @@ import errno
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.host import facts
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.kernel.originals import os, posix, re
@@ -122,6 +123,9 @@ class HostCheck:
         try:
             if not self._launcher.host.linux:
                 raise StepError("clone", None, errno.ENOSYS)
+            pretender = facts.pretender()
+            if pretender is not None:
+                raise StepError("look at the runner", None, errno.EPERM, pretender)
             refusal = _carry_out(self._launcher, request, limits)
         except StepError as error:
             refusal = Refusal.of(error)
@@ -139,7 +143,8 @@ class HostCheck:
             if self._launcher.host.kernel < rlimits.FIRST_OWN_PID_MAX:
                 # There a write would change the host.
                 raise StepError("write pid_max", "pid", errno.ENOSYS)
-            own = rlimits.plan_pid_max(rlimits.least_processes())
+            with failing("write pid_max", "pid"):
+                own = rlimits.plan_pid_max(rlimits.least_processes())
         except StepError as error:
             return self._launcher.explained(Refusal.of(error), user)
         return self._try(namespaces, user, HeldLimits([], {}, pid_max=own))

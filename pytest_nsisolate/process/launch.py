@@ -28,6 +28,7 @@ from _socket import socketpair  # pytest-socket forbids the one of the module ab
 from collections.abc import Callable
 from contextlib import suppress
 
+from pytest_nsisolate.child import after_fork
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.kernel import birthmark, process
@@ -64,8 +65,10 @@ def launch(
     mask = None
     try:
         mask = process.block_signals()
+        after_fork.keep_tracker(True)
         direct, pid = _clone(plan, shared)
     except OSError as error:
+        after_fork.keep_tracker(False)
         if mask is not None:
             process.restore_signals(mask)
         for fd in (frames, frames_write, control, child_control):
@@ -80,7 +83,9 @@ def launch(
             supervisor.enter_directly(plan, link)
         else:
             supervisor.enter(plan, link)
+        after_fork.settle_helpers(own_ipc="ipc" in plan.namespaces)
         return writer
+    after_fork.keep_tracker(False)
     try:
         os.close(frames_write)
         os.close(child_control)

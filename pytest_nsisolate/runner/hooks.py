@@ -31,6 +31,7 @@ def registered(config: pytest.Config, run: Run) -> Iterator[None]:
     plugins.register(config)
     run.home = origin.prepare(run.requests)
     run.keeps_calls = plugins.keeps_calls(config)
+    run.notes.losing = plugins.losing(config)
     run.preload()
     run.streams = StandardStreams(config)
     if config.getoption("setupshow", False):

@@ -32,13 +32,14 @@ LOOP: Final = (
     "(a loop of function scope, or inside=, gives the test its own)"
 )
 STASH: Final = "what a test adds to session.stash or config.stash ends with its process"
+GATHERED: Final = "reports of these plugins lack what they have gathered in isolated tests"
 
 UNDEBUGGED: Final = (
     "the debugger did not stop in isolated tests (--pdb does; --nsisolate=none --nsisolate-unsafe "
     "runs them in pytest's own process)"
 )
 
-_KINDS: Final = (THREADS, LOOP, STASH, UNDEBUGGED)
+_KINDS: Final = (THREADS, LOOP, STASH, GATHERED, UNDEBUGGED)
 
 #: Packages whose threads no test misses: of the plugins of ``docs/plugins.md``, and of debuggers.
 _HELPERS: Final = frozenset(
@@ -58,6 +59,8 @@ class Notes:
     def __init__(self) -> None:
         self._tests: dict[str, list[str]] = {}
         self._details: dict[str, list[str]] = {}
+        #: Names of the plugins that :data:`GATHERED` is about.
+        self.losing: tuple[str, ...] = ()
 
     def look_at(self, item: pytest.Item) -> None:
         """In the runner, after the wider fixtures were set up and before the clone."""
@@ -65,6 +68,8 @@ class Notes:
             self.add(THREADS, item.nodeid, *names)
         if "asyncio" in sys.modules and _has_wide_loop(item):
             self.add(LOOP, item.nodeid)
+        if self.losing:
+            self.add(GATHERED, item.nodeid, *self.losing)
 
     def add(self, remark: str, nodeid: str, *details: str) -> None:
         """Note one test, and what is worth naming about it."""

@@ -16,6 +16,7 @@ import pytest
 from pytest_nsisolate.cli.doctor import doctor
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.kernel import readonly
 from pytest_nsisolate.process import host_check, launch, launcher
 from pytest_nsisolate.process.launcher import Launcher
 from pytest_nsisolate.process.plan import Fixed
@@ -63,6 +64,19 @@ def test_a_host_that_gives_everything_is_0(host: str) -> None:
     assert (status, set(results.values())) == (0, {"ok"})
     assert re.search(r"\nEverything works(, but for some limits)?\.\n$", report)
     assert ("cause" in report) == ("but for" in report)
+
+
+@pytest.mark.parametrize("needed", [True, False])
+def test_the_row_of_the_protection_is_theirs_who_need_it(
+    needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose tests cannot be the host's root has nothing in ``/proc`` that is made read-only."""
+    monkeypatch.setattr(readonly, "may_write_the_hosts", lambda: needed)
+    shown = rows(doctor()[0])
+    assert ("mount make /proc/sys read-only" in shown, "mount make / private" in shown) == (
+        needed,
+        True,
+    )
 
 
 @NEEDS_HOSTS
@@ -208,6 +222,7 @@ def test_the_steps_before_a_refused_one_have_worked(
         return Refusal(step, "mount", errno.EIO) if "mount" in request.namespaces else None
 
     monkeypatch.setattr(host_check, "_carry_out", carry_out)
+    monkeypatch.setattr(readonly, "may_write_the_hosts", lambda: True)
 
     found = rows(doctor(launcher_on(ROOT))[0])
     results = {call: result for call, result in found.items() if "mount " in call}

@@ -215,3 +215,22 @@ def test_the_place_is_the_one_whose_configuration_counts(
     monkeypatch.setattr(originals.os.path, "exists", lambda path: path in files)
 
     assert facts.place() == found
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "found"),
+    [
+        ("4.4.0-22621-Microsoft", "#2506-Microsoft Fri Jan 01 08:00:00 PST 2016", "WSL 1"),
+        ("5.15.90.1-microsoft-standard-WSL2", "#1 SMP Fri Jan 27 02:56:13 UTC 2023", None),
+        ("4.4.0", "#1 SMP Sun Jan 10 15:06:54 PST 2016", "gVisor"),
+        ("4.19.0-gvisor", "#1 SMP Sun Jan 10 15:06:54 PST 2016", "gVisor"),
+        ("6.1.0-18-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1", None),
+    ],
+)
+def test_what_is_no_linux_says_so(
+    release: str, version: str, found: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what uname(2) tells there."""
+    uname = os.uname_result(("Linux", "host", release, version, "x86_64"))
+    monkeypatch.setattr(originals.os, "uname", lambda: uname)
+    assert facts.emulation() == found

@@ -443,9 +443,13 @@ MNT_DETACH: Final = 2
 NEW_USER_AND_MOUNTS: Final = 0x10000000 | 0x00020000
 
 
+#: Who is not root needs no protection in ``/proc``.
+PROTECTED: Final = b"/proc/sys" if ROOT else b"/sys"
+
+
 def undo() -> list[str]:
-    """What uncovering ``/dev`` and making ``/proc/sys`` writable meet."""
-    remount = (None, b"/proc/sys", None, ctypes.c_ulong(MS_RDONLY_REMOUNT), None)
+    """What uncovering ``/dev`` and making the protected mount writable meet."""
+    remount = (None, PROTECTED, None, ctypes.c_ulong(MS_RDONLY_REMOUNT), None)
     return [
         refused(lambda: call(165, 40, *remount)),
         refused(lambda: call(166, 39, b"/dev", MNT_DETACH)),

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,7 +24,7 @@ from pytest_nsisolate import kernel
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
-from tests.support import NEEDS_ROOT
+from tests.support import NEEDS_MOUNT_SETATTR, NEEDS_ROOT
 
 SECONDS = 10
 STRANGER = 61_234  # an id that nobody has
@@ -229,3 +229,13 @@ def world(request: pytest.FixtureRequest) -> World:
 def user_world(request: pytest.FixtureRequest) -> World:
     """The ways with a user namespace."""
     return World(request.param)
+
+
+@pytest.fixture(params=[pytest.param("mount_setattr", marks=NEEDS_MOUNT_SETATTR), "remount"])
+def attributes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With mount_setattr, and as on a kernel that has none."""
+    if request.param == "remount":
+        monkeypatch.setattr(syscalls, "supports_mount_setattr", lambda: False)
+    mounts._steps.cache_clear()
+    yield
+    mounts._steps.cache_clear()

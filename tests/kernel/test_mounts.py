@@ -8,16 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.kernel import mounts, namespaces, originals, readonly, syscalls
-from tests.support import NEEDS_MOUNT_SETATTR, NEEDS_ROOT, ON_THE_HOST
+from pytest_nsisolate.kernel import mounts, namespaces, syscalls
+from tests.support import NEEDS_ROOT, ON_THE_HOST
 
 if TYPE_CHECKING:
     from tests.kernel.conftest import InChild, World
@@ -79,16 +80,6 @@ def in_dev_shm() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(params=[pytest.param("mount_setattr", marks=NEEDS_MOUNT_SETATTR), "remount"])
-def attributes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """With mount_setattr, and as on a kernel that has none."""
-    if request.param == "remount":
-        monkeypatch.setattr(syscalls, "supports_mount_setattr", lambda: False)
-    mounts._steps.cache_clear()
-    yield
-    mounts._steps.cache_clear()
-
-
 @pytest.mark.usefixtures("attributes")
 @pytest.mark.parametrize("own", [EVERYTHING, frozenset({"user", "mount"})], ids=["all", "mount"])
 def test_sysctls_of_the_host_are_read_only(world: World, own: frozenset[str]) -> None:
@@ -110,9 +101,7 @@ def test_other_ways_to_the_host_are_closed(world: World) -> None:
 @pytest.mark.usefixtures("attributes")
 def test_sysctls_of_own_namespaces_are_writable(world: World) -> None:
     def body() -> Any:
-        names = ["net/ipv4/ip_forward", "kernel/shmmax", "kernel/msgmni"]
-        if os.uname().release >= "6.14":
-            names.append("kernel/pid_max")
+        names = ["net/ipv4/ip_forward", "kernel/ns_last_pid"]
         if world.kind != "root without user":
             names.append("user/max_net_namespaces")
         if world.kind != "rootless":  # the file is root's; sethostname(2) works for all
@@ -143,20 +132,61 @@ def test_a_namespace_that_is_not_own_has_no_writable_sysctls(world: World, gone:
     }[gone]
 
     # The permissions of ns_last_pid leave everything to the capabilities of the writer.
-    expected = "EROFS" if gone == "pid" else refusal_of(world)
+    expected = "EPERM" if (gone, world.kind) == ("pid", "rootless") else refusal_of(world)
     assert world.run(lambda: write_back(f"/proc/sys/{path}"), own=EVERYTHING - {gone}) == expected
 
 
-def test_pid_max_is_the_hosts_before_6_14(monkeypatch: pytest.MonkeyPatch) -> None:
-    readonly._own_sysctls.cache_clear()
-    found = {}
-    for release in ("6.13.9-generic", "6.14.0", "7.0-rc1"):
-        uname = os.uname_result(("Linux", "host", release, "", "x86_64"))
-        monkeypatch.setattr(originals.os, "uname", lambda uname=uname: uname)
-        found[release] = "/proc/sys/kernel/pid_max" in readonly._own_sysctls(frozenset({"pid"}))
-        readonly._own_sysctls.cache_clear()
+#: A process that enters each kind of namespace in turn, and looks which mounts below its
+#: ``/proc/sys`` are listed there, but cannot be reached.
+REACH: Final = r"""
+import os, sys
+def listed():
+    for line in open("/proc/self/mountinfo"):
+        number, _, _, _, point = line.split()[:5]
+        if point.startswith("/proc/sys"):
+            yield point, number
+def reached(point):
+    fd = os.open(point, os.O_PATH)
+    for line in open(f"/proc/self/fdinfo/{fd}"):
+        if line.startswith("mnt_id:"):
+            return line.split()[1]
+last = dict(listed())
+print(*(point for point, number in last.items() if reached(point) != number))
+"""
 
-    assert found == {"6.13.9-generic": False, "6.14.0": True, "7.0-rc1": True}
+
+def test_each_mount_in_proc_sys_is_reached_from_other_namespaces_too(world: World) -> None:
+    """On what lies in a table of its namespace nothing may be mounted: EINVAL for who remounts."""
+
+    def body() -> Any:
+        unreached = {}
+        for kind in ("--mount", "--pid", "--ipc", "--net", "--uts", "--user"):
+            command = ["unshare", kind, "--fork", sys.executable, "-c", REACH]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            unreached[kind] = done.stdout.split() or done.stderr
+        return unreached
+
+    assert set(map(str, world.run(body).values())) == {""}
+
+
+def test_who_cannot_be_the_hosts_root_has_nothing_covered_in_proc(world: World) -> None:
+    expected = [] if world.kind == "rootless" else ["/proc/sys"]
+    assert world.run(
+        lambda: [point for point in mount_points("/proc/") if "/sys" in point][:1]
+    ) == (expected)
+
+
+@NEEDS_ROOT
+@pytest.mark.parametrize(("held", "answer"), [("+setuid", "True"), ("-all", "False")])
+def test_who_may_choose_any_id_can_be_the_hosts_root(held: str, answer: str) -> None:
+    """A runner that is not root, but holds CAP_SETUID: its map has the host's root in it."""
+    script = "from pytest_nsisolate.kernel import readonly; print(readonly.may_write_the_hosts())"
+    capabilities = [f"--inh-caps={held}", f"--ambient-caps={held}"]
+    command = ["setpriv", "--reuid=65534", "--clear-groups", *capabilities]
+    done = subprocess.run(
+        [*command, sys.executable, "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert (done.stdout.strip(), done.stderr) == (answer, "")
 
 
 def test_proc_is_fresh_and_shows_only_this_pid_namespace(world: World) -> None:
@@ -184,12 +214,13 @@ def test_sys_is_read_only_and_cgroups_are_reachable(world: World, gone: str) -> 
                 return errno.errorcode[error.errno or 0]
             return "made"
 
-        flags = {mount_options(point)[0].split(",")[0] for point in mount_points("/sys")}
+        # By a path that leads there: one more is covered, and writable.
+        flags = {os.statvfs(point).f_flag & os.ST_RDONLY for point in mount_points("/sys")}
         return mount_points("/sys/fs/cgroup"), {make(point) for point in cgroups}, flags
 
     seen, made, flags = world.run(body, own=EVERYTHING - {gone})
 
-    assert (seen, flags) == (cgroups, {"ro"})
+    assert (seen, flags) == (cgroups, {os.ST_RDONLY})
     assert made <= {"EROFS"}
 
 
@@ -363,7 +394,8 @@ def test_an_isolated_test_can_isolate_in_turn(world: World) -> None:
     inner = type(world)("root without user" if "user" not in own else "root")
 
     def body(depth: int = 2) -> Any:
-        seen = [os.getpid(), os.listdir("/sys/class/net"), write_back("/proc/sys/kernel/sem")]
+        sysctl = write_back("/proc/sys/net/ipv4/ip_forward")
+        seen = [os.getpid(), os.listdir("/sys/class/net"), sysctl]
         deeper = inner.isolate(lambda: body(depth - 1), own) if depth else []
         return [seen, *deeper]
 
@@ -379,6 +411,34 @@ def test_a_user_namespace_inside_can_have_its_own_file_systems(world: World) -> 
         return result.stdout, result.stderr
 
     assert world.run(body) == ("1 lo\n", "")
+
+
+#: As mount(8) does it since util-linux 2.39: fsopen, fsconfig, fsmount, and read-only afterwards.
+FSMOUNT: Final = r"""
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(number, *arguments):
+    made = libc.syscall(ctypes.c_long(number), *arguments)
+    if made < 0:
+        sys.exit(f"{number}: {os.strerror(ctypes.get_errno())}")
+    return made
+for kind in sys.argv[1:]:
+    context = call(430, kind.encode(), 0)
+    call(431, context, 6, None, None, 0)
+    call(432, context, 0, 0)
+"""
+
+
+def test_the_new_calls_mount_in_a_user_namespace_too(world: World) -> None:
+    """They say read-only too late: without a writable one it would be too revealing."""
+
+    def body() -> Any:
+        inner = [sys.executable, "-c", FSMOUNT, "proc", "sysfs"]
+        command = ["unshare", "-Urpfmn", *inner]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        return done.returncode, done.stderr
+
+    assert world.run(body) == (0, "")
 
 
 @NEEDS_ROOT
@@ -400,10 +460,9 @@ class TestWithMessageQueues:
         def body() -> Any:
             with open("/dev/mqueue/inside", "x"):
                 pass
-            return mount_options("/dev/mqueue")[1], write_back("/proc/sys/fs/mqueue/msg_max")
+            return mount_options("/dev/mqueue")[1]
 
-        seen = world.run(body, outside=lambda: os.listdir("/dev/mqueue"))
-        assert seen == ("mqueue", "written")
+        assert world.run(body, outside=lambda: os.listdir("/dev/mqueue")) == "mqueue"
 
     @IN_USER_NAMESPACE
     def test_those_of_the_host_are_refused(

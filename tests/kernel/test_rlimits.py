@@ -14,11 +14,12 @@ import pytest
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import rlimits
+from pytest_nsisolate.kernel.readonly import SysctlWays
 from pytest_nsisolate.kernel.rlimits import PidMax, Rlimit
 from tests.support import needs
 
 if TYPE_CHECKING:
-    from tests.kernel.conftest import InChild
+    from tests.kernel.conftest import InChild, World
 
 
 def test_a_limit_is_set_soft_and_hard(in_child: InChild) -> None:
@@ -92,16 +93,38 @@ def test_pid_max_of_the_host_is_not_written(
     file.write_text("32768\n", encoding="ascii")
     monkeypatch.setattr(rlimits, "PID_MAX", str(file))
     with pytest.raises(StepError) as caught:
-        PidMax(600, b"32768", ()).apply()
+        PidMax(600, b"32768", SysctlWays()).apply()
     assert (caught.value.step, caught.value.errno) == ("write pid_max", errno.ENOSYS)
     assert file.read_text(encoding="ascii") == "32768\n"
     with pytest.raises(StepError) as caught:
-        PidMax(600, b"1000", ()).apply()
+        PidMax(600, b"1000", SysctlWays()).apply()
     assert caught.value.detail == "it has no effect"  # an ordinary file keeps its second line
     (tmp_path / "pid_max").unlink()
     with pytest.raises(StepError) as caught:
-        PidMax(600, b"1000", ()).apply()
+        PidMax(600, b"1000", SysctlWays()).apply()
     assert caught.value.errno == errno.ENOENT
+
+
+@NEEDS_OWN_PID_MAX
+@pytest.mark.usefixtures("attributes")
+def test_pid_max_is_written_once_and_read_only_from_then_on(world: World) -> None:
+    """Whether ``/proc/sys`` is protected, as under root, or not."""
+    plan = rlimits.plan_pid_max(700)
+
+    def body() -> Any:
+        plan.apply()
+        written = Path(rlimits.PID_MAX).read_text(encoding="ascii")
+        refused = {}
+        for path in (rlimits.PID_MAX, "/proc/sys/kernel/panic"):
+            try:
+                os.close(os.open(path, os.O_WRONLY))
+            except OSError as error:
+                refused[path] = errno.errorcode[error.errno or 0]
+        return written, refused
+
+    panic = "EACCES" if world.kind == "rootless" else "EROFS"
+    refused = {rlimits.PID_MAX: "EROFS", "/proc/sys/kernel/panic": panic}
+    assert world.run(body) == ("701\n", refused)
 
 
 @NEEDS_OWN_PID_MAX

@@ -40,8 +40,11 @@ FLASK = {
             return app
     """,
     "conftest.py": """
+        import multiprocessing
         import pytest
         from shop import create_app
+        # Its live server is a local function, which Python 3.14's default does not take.
+        multiprocessing.set_start_method("fork")
         @pytest.fixture(scope="session")
         def app(): return create_app()
     """,

@@ -116,6 +116,30 @@ def test_no_benchmark_is_counted_twice(tmp_path: Path) -> None:
     assert [b["name"] for b in saved] == ["test_plain", "test_isolated", "test_after"]
 
 
+# pytest-memray -----------------------------------------------------------------------------------
+
+MEMORY = """
+import pytest
+
+@pytest.mark.isolated
+def test_marked(): bytearray(20_000_000)
+def test_plain(): bytearray(20_000_000)
+@pytest.mark.isolated
+@pytest.mark.limit_memory("1 MB")
+def test_limited(): bytearray(20_000_000)
+"""
+
+
+@needs("pytest-memray")
+def test_memory_of_isolated_tests_is_in_the_summary(tmp_path: Path) -> None:
+    """Beside that of the others; its limits are judged inside."""
+    result = run_source(tmp_path, MEMORY, "-p", "pytest_memray.plugin", "--memray")
+    found = re.findall(r"^Allocation results for \S+::(\w+) at", result.stdout, re.MULTILINE)
+    assert sorted(found) == ["test_limited", "test_marked", "test_plain"], result.text
+    assert result.phases("test_limited")[1] == "call failed"
+    assert "was limited to 1.0MiB" in result.failure("test_limited")
+
+
 # syrupy ------------------------------------------------------------------------------------------
 
 SNAPSHOTS = """

@@ -11,6 +11,7 @@ from errno import (
     EINVAL,
     EMFILE,
     ENFILE,
+    ENODEV,
     ENOENT,
     ENOMEM,
     ENOSPC,
@@ -50,6 +51,20 @@ def _kernel_lacks(case: Case) -> bool:
     return case.namespace is not None and not facts.has_namespace(case.namespace)
 
 
+def _pretends_ids(name: str) -> Row:
+    return Row(
+        _LOOK,
+        (),
+        lambda _: facts.pretender() == name,
+        f"the runner runs under {name}, which makes up ids that nobody has for the kernel, and"
+        " cannot do so in namespaces of the test's own",
+        f"start pytest without {name}: an isolated test is root in its namespaces anyway",
+    )
+
+
+_LOOK: Final = "look at the runner"
+
+
 def _limit(case: Case) -> int:
     limit = facts.namespace_limit(case.namespace) if case.namespace else None
     return -1 if limit is None else limit
@@ -78,6 +93,31 @@ ANYWHERE: Final = (
         lambda _: not os.path.exists("/proc/self/status"),
         "/proc is not mounted",
         "mount -t proc proc /proc",
+    ),
+    *map(_pretends_ids, ("fakeroot", "pseudo")),
+    Row(
+        _LOOK,
+        (),
+        lambda _: facts.pretender() == "proot",
+        "the runner runs under proot, which changes its system calls on the way to the kernel: a"
+        " mount is then not what it seems",
+        "start pytest outside of proot; unshare --map-root-user and bwrap do the same without it",
+    ),
+    Row(
+        _LOOK,
+        (),
+        always,
+        "something answers for the kernel: os.geteuid() is {euid}, and /proc/self/status names"
+        " another uid (LD_PRELOAD is {preload!r})",
+        "start pytest without it",
+    ),
+    Row(
+        "",
+        (ENOSYS, EINVAL, EPERM, EACCES, ENODEV),
+        lambda _: facts.emulation() is not None,
+        "this is no Linux kernel but {emulation}, which emulates one and not all of it",
+        "WSL: wsl --set-version DISTRIBUTION 2; gVisor: another runtime for the tests (docker run"
+        " --runtime=runc, in Kubernetes another runtimeClassName)",
     ),
     Row(
         "",

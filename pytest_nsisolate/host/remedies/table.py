@@ -117,6 +117,8 @@ class Case:
             "sys_covers": ", ".join(facts.covers_below("/sys") or ("nothing visible",)),
             "processes": facts.process_limit() or "which limit it is cannot be seen from here",
             "label": facts.security_label() or "none",
+            "preload": os.environ.get("LD_PRELOAD", ""),
+            "emulation": facts.emulation() or "Linux",
         }
 
 

@@ -24,13 +24,22 @@ import pytest
 
 #: The module that another plugin registers, and the adapter for it.
 _ADAPTERS: Final = {
+    "allure_pytest.plugin": "allure",
     "pyfakefs.pytest_plugin": "fake_files",
     "pytest_bdd.plugin": "bdd",
     "pytest_benchmark.plugin": "benchmark",
     "pytest_jsonreport.plugin": "json_report",
+    "pytest_memray.plugin": "memray",
     "syrupy": "syrupy",
     "vscode_pytest": "vscode",
     "xdist.plugin": "xdist",
+}
+
+#: The module of the object that another plugin registers when it is to gather something, for which
+#: there is no adapter, and the plugin's name.
+_GATHERING: Final = {
+    "pytest_codspeed.plugin": "pytest-codspeed",
+    "pytest_profiling": "pytest-profiling",
 }
 
 #: Words of ``--inline-snapshot`` after which it writes into the tests' own sources.
@@ -79,3 +88,15 @@ def keeps_calls(config: pytest.Config) -> bool:
     ``flaky`` decides by it whether a test has failed.
     """
     return is_active(config, "flaky.flaky_pytest_plugin")
+
+
+def losing(config: pytest.Config) -> tuple[str, ...]:
+    """Names of plugins whose reports will lack what they gather in isolated tests."""
+    found = {
+        _GATHERING[type(plugin).__module__]
+        for plugin in config.pluginmanager.get_plugins()
+        if type(plugin).__module__ in _GATHERING
+        # pytest-codspeed's is always there.
+        and getattr(plugin, "is_codspeed_enabled", True)
+    }
+    return tuple(sorted(found))
