@@ -25,7 +25,7 @@ from _socket import socketpair  # pytest-socket forbids the one of the module ab
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_nsisolate.kernel.originals import os, select, signal, socket
+from pytest_nsisolate.kernel.originals import fcntl, os, select, signal, socket
 from pytest_nsisolate.process import watchdog_program
 from pytest_nsisolate.process.watchdog_program import RUNNER, SOCKET
 
@@ -72,19 +72,23 @@ def spawn(runner_pidfd: int) -> Watchdog | None:
         ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError:
         return None
-    # Over the standard streams and the two numbers; everything else is close-on-exec.
-    actions = [
-        *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
-        (os.POSIX_SPAWN_DUP2, runner_pidfd, RUNNER),
-        (os.POSIX_SPAWN_DUP2, theirs.fileno(), SOCKET),
-    ]
     # All of -I but -E: there are interpreters that do not start without PYTHONHOME.
     command = [sys.executable, "-P", "-s", "-S", _PROGRAM]
+    above: list[int] = []
     try:
-        if runner_pidfd <= SOCKET or theirs.fileno() <= SOCKET:
-            # The actions would overwrite it before they use it: the standard streams are closed.
+        if ours.fileno() < RUNNER:
+            # The standard streams are closed: what is written to them must not come to a watchdog.
             ours.close()
             return None
+        for fd in (runner_pidfd, theirs.fileno()):
+            # At one of those numbers an action would overwrite it before another uses it.
+            above.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SOCKET + 1))
+        # Over the standard streams and the two numbers; everything else is close-on-exec.
+        actions = [
+            *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
+            (os.POSIX_SPAWN_DUP2, above[0], RUNNER),
+            (os.POSIX_SPAWN_DUP2, above[1], SOCKET),
+        ]
         pid = os.posix_spawn(
             sys.executable,
             command,
@@ -98,6 +102,8 @@ def spawn(runner_pidfd: int) -> Watchdog | None:
         return None
     finally:
         theirs.close()
+        for fd in above:
+            os.close(fd)
     try:
         return Watchdog(pid, os.pidfd_open(pid), ours.detach())
     except OSError:
