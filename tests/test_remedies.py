@@ -259,7 +259,6 @@ CASES = [
         *("write timens_offsets", "time", errno.EPERM, "CAP_SYS_TIME", "--cap-add SYS_TIME"),
         user="none",
     ),
-    Expected("setns(CLONE_NEWTIME)", "time", errno.EUSERS, "one thread", "register_at_fork"),
     Expected("write timens_offsets", "time", errno.ERANGE, "below zero", "smaller time="),
     Expected("write timens_offsets", "time", errno.EROFS, "read-only", "remount,rw"),
     Expected("write timens_offsets", "time", errno.EACCES, "already born", DEFECT),

@@ -13,8 +13,7 @@ namespace is 0, which cannot be read from here, the 250 ms are lost.
 from __future__ import annotations
 
 import errno
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Container
 from typing import Final
 
 from pytest_nsisolate.kernel import syscalls
@@ -127,39 +126,27 @@ def identities(pid: int | None = None) -> dict[str, int]:
     return found
 
 
-def enter_time(monotonic: float, boottime: float) -> None:
-    """Move into a new time namespace, whose clocks run ahead by so much (time_namespaces(7)).
+def write_time_offsets(monotonic: float, boottime: float) -> None:
+    """Move the clocks of the time namespace just created (time_namespaces(7)).
 
-    ``unshare`` makes one for later children only, which is why it is joined afterwards (setns(2),
-    CLONE_NEWTIME: Linux 5.8, and only a process with one thread). Its first process ends the time
-    in which the offsets can be written: later it is EACCES.
+    To be called after ``enter("time")`` and before the first fork: later it is EACCES.
 
     :param monotonic: seconds added to CLOCK_MONOTONIC, also for its COARSE and RAW variants.
     :param boottime: seconds added to CLOCK_BOOTTIME.
-    :raises StepError: ``unshare(CLONE_NEWTIME)``; ``write timens_offsets``, ERANGE if a clock would
-        show less than zero; ``setns(CLONE_NEWTIME)``, EUSERS beside another thread.
+    :raises StepError: ``write timens_offsets``; ERANGE if a clock would show less than zero.
     """
-    enter("time")
     lines = []
     for clock, offset in (("monotonic", monotonic), ("boottime", boottime)):
         seconds, nanoseconds = divmod(round(offset * _NANOSECONDS), _NANOSECONDS)
         lines.append(f"{clock} {seconds} {nanoseconds}\n")
-    with _opened("write timens_offsets", "/proc/self/timens_offsets", os.O_WRONLY) as fd:
-        os.write(fd, "".join(lines).encode())
-    with _opened("setns(CLONE_NEWTIME)", "/proc/self/ns/time_for_children", os.O_RDONLY) as fd:
-        syscalls.setns(fd, syscalls.CLONE_NEWTIME)
-
-
-@contextmanager
-def _opened(step: str, path: str, flags: int) -> Iterator[int]:
     try:
-        fd = os.open(path, flags | os.O_CLOEXEC)
+        fd = os.open("/proc/self/timens_offsets", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            yield fd
+            os.write(fd, "".join(lines).encode())
         finally:
             os.close(fd)
     except OSError as error:
-        raise step_error(step, "time", error) from error
+        raise step_error("write timens_offsets", "time", error) from error
 
 
 def set_hostname(name: str) -> None:

@@ -13,7 +13,8 @@ The short way: a runner with one task, in the kernel's own count, has nobody who
 Then one ``clone`` with all the flags makes PID 1 directly, which saves a third of the cost of a
 test; the watchdog (:mod:`pytest_nsisolate.process.watchdog`) sees to the end of such a child. Where
 that clone is refused, the long way is taken, because it can tell which namespace it was. Never
-taken without a PID namespace, or when somebody else waits for the runner's children.
+taken without a PID namespace, with a time namespace (offsets are written between unshare and fork),
+or when somebody else waits for the runner's children.
 
 What still fails: a library that starts a thread in an at-fork hook does so here too
 (:mod:`pytest_nsisolate.process.supervisor` says what happens then), and ``pthread_atfork`` handlers

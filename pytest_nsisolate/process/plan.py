@@ -74,7 +74,7 @@ class LaunchPlan:
     @property
     def may_go_direct(self) -> bool:
         """Nothing in this plan needs a supervisor."""
-        return "pid" in self.namespaces and self.join is None
+        return "pid" in self.namespaces and self.time is None and self.join is None
 
 
 class InUse(Protocol):

@@ -15,7 +15,7 @@ it for the one case that the supervisor cannot serve, its own death; the pidfd t
 after arming closes the race with a parent that died before.
 
 Why it does so little: each page that it touches is copied. It does what must come before the
-second fork (user and PID namespace); PID 1 does the rest while the runner writes the id map.
+second fork (user, time and PID namespace); PID 1 does the rest while the runner writes the id map.
 One namespace per ``unshare`` call: that costs nothing and a refusal names its type.
 
 What still fails: where an at-fork hook of the test suite starts a thread (OpenTelemetry's does),
@@ -119,10 +119,18 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
             link.tell(b"U")
         else:
             idmap.write_maps(plan.maps, None)
+    _enter_time(plan)
     if "pid" in plan.namespaces:
         namespaces.enter("pid")
         return _fork("pid"), False
     return _fork(None), False
+
+
+def _enter_time(plan: LaunchPlan) -> None:
+    """For what is born next: a process that is in one already cannot write the offsets."""
+    if plan.time is not None:
+        namespaces.enter("time")
+        namespaces.write_time_offsets(plan.time.monotonic, plan.time.boottime)
 
 
 def _fork(namespace: str | None) -> int:
@@ -134,6 +142,7 @@ def _fork(namespace: str | None) -> int:
 
 def _clone_at_once(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     """PID 1 by one raw clone, because an at-fork hook has started a thread in the supervisor."""
+    _enter_time(plan)
     try:
         pid = raw_clone(plan.flags)
     except OSError as error:
@@ -194,8 +203,6 @@ def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
             namespaces.enter(name)
     if plan.maps is not None and (plan.maps_by_runner or at_once):
         link.await_word()
-    if plan.time is not None:
-        namespaces.enter_time(plan.time.monotonic, plan.time.boottime)
     if plan.mounts is not None:
         mounts.apply(plan.mounts)
         if plan.mounts.displaced:

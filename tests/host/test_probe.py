@@ -403,7 +403,9 @@ def test_a_hook_that_starts_threads_in_children_is_no_obstacle(host_name: str) -
         "start = lambda: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
         "os.register_at_fork(after_in_child=start)\n"
     )
-    request = json.dumps([sorted(ALL), "map", []])
+    # The offsets of a time namespace want to be written from outside then, which takes root.
+    wanted = ALL if host_name == "plain" else ALL - {"time"}
+    request = json.dumps([sorted(wanted), "map", []])
 
     done = run_on(host_name, sys.executable, "-W", "error", "-c", hook + TRY, request)
 

@@ -21,7 +21,6 @@ from errno import (
     EPROTO,
     ESRCH,
     ETIMEDOUT,
-    EUSERS,
 )
 from typing import Final
 
@@ -42,7 +41,7 @@ from pytest_nsisolate.host.remedies.table import (
 from pytest_nsisolate.kernel.originals import os
 
 _NEW_USER_STEP: Final = r"unshare\(CLONE_NEWUSER\)|clone$"
-_UNSHARE_STEP: Final = r"unshare\(|clone$|setns\(CLONE_NEWTIME"
+_UNSHARE_STEP: Final = r"unshare\(|clone$"
 _NEW_NET: Final = r"unshare\(CLONE_NEWNET\)"
 _NESTING: Final = r"unshare\(CLONE_NEW(USER|PID)\)|clone$"
 
@@ -186,13 +185,6 @@ NEW_USER: Final = (
 )
 
 UNSHARE: Final = (
-    Row(
-        r"setns\(CLONE_NEWTIME\)",
-        (EUSERS,),
-        always,
-        "PID 1 has more than one thread already",
-        "look for an os.register_at_fork hook that starts a thread; without one this is " + REPORT,
-    ),
     Row(_UNSHARE_STEP, (EPERM,), lambda case: case.filtered is True, FILTER, UNCONFINE),
     Row(
         _UNSHARE_STEP,
