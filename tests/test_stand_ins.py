@@ -256,7 +256,7 @@ def test_it():
 
 def test_a_fork_that_lies_never_ends_the_run_with_success(tmp_path: Path) -> None:
     """The last line of defence: the runner knows that it is no copy of itself."""
-    lying = "from pytest_nsisolate.kernel import originals; originals.os.fork = lambda: 0"
+    lying = "from pytest_nsisolate.kernel import originals; originals.posix.fork = lambda: 0"
     source = """
 import pytest
 @pytest.mark.isolated(time=1000.0)

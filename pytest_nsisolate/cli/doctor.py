@@ -87,7 +87,7 @@ def consult(launcher: Launcher | None = None) -> Report:
     launcher = launcher or Launcher(Fixed((current_directory(),)))
     try:
         lines = _examine_all(launcher)
-        if not _protects_proc():
+        if launcher.host.linux and not _protects_proc():
             lines = (line for line in lines if line.call != _PROTECT)
         return Report(launcher.host, tuple(lines))
     finally:

@@ -270,7 +270,7 @@ class Launcher:
         """
         from pytest_nsisolate import kernel
         from pytest_nsisolate.host import remedies  # noqa: F401
-        from pytest_nsisolate.process import host_check  # noqa: F401
+        from pytest_nsisolate.process import host_check, launch  # noqa: F401
 
         kernel.preload()
 
