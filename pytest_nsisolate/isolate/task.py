@@ -34,6 +34,7 @@ from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import pickle, re
 from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.diagnosis import WORLD
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
@@ -281,9 +282,9 @@ class Task(Generic[T]):
         if ended != outcome.Finished(alone=True):
             child.kill()
         files = child.end.output
-        written = output.lost_text(files) if child.captured is None else child.captured
+        written = files.lost_text() if child.captured is None else child.captured
         texts = [dict(written).get(name, "") for name in ("stdout", "stderr")]
-        faults = _without_caller(output.read_text(files.fault)).strip()
+        faults = _without_caller(read_text(files.fault)).strip()
         with self._caller.launcher.lock:
             child.let_go()
             child.reap()

@@ -27,6 +27,9 @@ from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
+#: What becomes of a lone surrogate in the text of a log: it is kept, as in a ``StringIO``.
+LOG_ERRORS: Final = "surrogatepass"
+
 #: Every step of the machinery must be over within this many seconds.
 STEP_SECONDS: Final = 10.0
 
@@ -73,10 +76,36 @@ class Output:
             raise StepError("memfd_create", None, error.errno or 0) from error
         return cls(*made)
 
+    def lost_text(self) -> list[tuple[str, str]]:
+        """In the runner, after a death: (kind, text) of what the last phase had captured."""
+        files = {"stdout": read_text(self.stdout), "stderr": read_text(self.stderr)}
+        files["log"] = read_text(self.log, LOG_ERRORS).strip()
+        return [(kind, text) for kind, text in files.items() if text]
+
     def close(self) -> None:
         """Close the runner's copies."""
         for fd in (self.stdout, self.stderr, self.log, self.fault):
             os.close(fd)
+
+
+def read_text(fd: int, errors: str = "replace") -> str:
+    """The whole content of a memfd, wherever its offset stands.
+
+    :param errors: as of ``bytes.decode``; bytes that it does not admit are replaced.
+    """
+    size = os.fstat(fd).st_size
+    if not size:
+        return ""
+    parts = []
+    offset = 0
+    while offset < size and (part := os.pread(fd, size - offset, offset)):
+        parts.append(part)
+        offset += len(part)
+    data = b"".join(parts)
+    try:
+        return data.decode("utf-8", errors)
+    except UnicodeDecodeError:  # the test has found the descriptor, and written what it liked
+        return data.decode("utf-8", "replace")
 
 
 @dataclass(slots=True)

@@ -21,7 +21,6 @@ from dataclasses import replace
 from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate.child import output
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import idmap, signals
@@ -542,7 +541,7 @@ class ChildProcess:
         # The evidence wakes a test that had stopped itself, or that waits in a C function: what it
         # says then is too late, and its next phase empties the files.
         self._deaf = True
-        self.captured = output.lost_text(self.end.output)
+        self.captured = self.end.output.lost_text()
         if not self._ready:
             self.outcome = outcome.Broken(f"not ready after {STEP_SECONDS:g} s")
         else:

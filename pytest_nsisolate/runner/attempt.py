@@ -22,6 +22,7 @@ from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.process import job_control, outcome
+from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import notes, reports
@@ -174,9 +175,7 @@ class Attempt:
             self._run.notes.add(notes.UNDEBUGGED, self.item.nodeid, debuggers.why())
         if self._done is not None and self._done.get("ended") is True:
             files = child.end.output
-            self._run.last_words.append(
-                (output.read_text(files.stdout), output.read_text(files.stderr))
-            )
+            self._run.last_words.append((read_text(files.stdout), read_text(files.stderr)))
         said = self._phases if self._done is None else self._done.get("phases")
         if said != self._phases and self._exit is None:
             raise BrokenStream(f"its completion record names the phases {said!r}")
@@ -395,7 +394,7 @@ class Attempt:
 
         :param until: how long its file was when the phase ended; the child is in the next by now.
         """
-        text = output.read_text(child.end.output.fault)[self._faults_read : until]
+        text = read_text(child.end.output.fault)[self._faults_read : until]
         self._faults_read += len(text)
         return text.strip()
 
@@ -407,7 +406,7 @@ class Attempt:
         else:
             lost = self.child.captured
             if lost is None:
-                lost = output.lost_text(self.child.end.output)
+                lost = self.child.end.output.lost_text()
             self._add_captured([(when, kind, text) for kind, text in lost])
             report = reports.crash_report(
                 self.item,
