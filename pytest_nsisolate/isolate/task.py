@@ -36,6 +36,7 @@ from pytest_nsisolate.kernel.originals import pickle, re
 from pytest_nsisolate.process import outcome
 from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.diagnosis import WORLD
+from pytest_nsisolate.process.job_control import Job
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
 from pytest_nsisolate.wire import exceptions, log_records, values, warnings
@@ -139,7 +140,7 @@ class Task(Generic[T]):
             )
         except RefusedError as error:
             raise refusal(error.refusal, self._request, self.name) from None
-        self.child.patient = debugged
+        self.child.inbox.patient = debugged
 
     @property
     def pid(self) -> int | None:
@@ -238,7 +239,7 @@ class Task(Generic[T]):
             self._asked = True
             try:
                 if isinstance(error, KeyboardInterrupt):
-                    self.child.interrupt()
+                    Job(self.child).interrupt()
             finally:
                 self.end()
             raise
@@ -316,7 +317,7 @@ class Task(Generic[T]):
                 if self._command:
                     # The stacks are those of what waits for it.
                     found = "".join(found.rpartition(WORLD)[1:])
-                what = f"the exit of {self.name}" if self.child.ending else self.name
+                what = f"the exit of {self.name}" if self.child.inbox.ending else self.name
                 self._error = IsolatedTimeout(what, seconds, found)
                 self._error.add_note(found)
                 return

@@ -116,7 +116,7 @@ class Attempt:
             assert child.outcome is not None
             self.over = True
             lost = self._replace(child.outcome, when, self._new_faults(child))
-            if found is None or not (child.ending and found.report.failed):
+            if found is None or not (child.inbox.ending and found.report.failed):
                 return lost
             reports.add_loss(found.report, lost.report)
             return found
@@ -275,7 +275,7 @@ class Attempt:
             try:
                 return action()
             except KeyboardInterrupt:
-                if not child.pass_on():
+                if not job_control.Job(child).pass_on():
                     raise
 
     def _give_word(self) -> None:
@@ -381,8 +381,8 @@ class Attempt:
 
     def _end_by_interrupt(self, child: ChildProcess, error: KeyboardInterrupt) -> NoReturn:
         """Ctrl-C here: shown as where it has hit the child, if that could still tell."""
-        child.interrupt()  # it may have come while nobody waited for the child
-        if (wish := child.last_wish()) is not None:
+        job_control.Job(child).interrupt()  # it may have come while nobody waited for the child
+        if (wish := child.inbox.last_wish()) is not None:
             _end_session(wish)
         if child.debugged:
             # With --pdb pytest would take a KeyboardInterrupt for a failure of this test.
@@ -415,7 +415,7 @@ class Attempt:
                 self._captured,
                 faults=faults,
                 init=self.request.init,
-                ending=self.child.ending,
+                ending=self.child.inbox.ending,
                 met=self.child.limits_met(),
             )
             if self.measurement is not None and isinstance(ended, _LOST):
