@@ -185,8 +185,8 @@ def test_next(): pass
 """
 
 SHORT: Final = """
-from pytest_nsisolate.process import child_process
-child_process.EXIT_SECONDS = 1
+from pytest_nsisolate.process import inbox
+inbox.EXIT_SECONDS = 1
 """
 
 
@@ -262,8 +262,8 @@ def test_a_call_that_hangs_at_its_end_is_bounded(tmp_path: Path) -> None:
     """Its value is lost then, because its process never said that it was over."""
     source = """
         import atexit, pytest, threading, pytest_nsisolate
-        from pytest_nsisolate.process import child_process
-        child_process.EXIT_SECONDS = 0.5
+        from pytest_nsisolate.process import inbox
+        inbox.EXIT_SECONDS = 0.5
         def function(): atexit.register(threading.Event().wait)
         def test_it(isolate):
             with pytest.raises(pytest_nsisolate.IsolatedTimeout, match="the exit of function"):
@@ -325,10 +325,10 @@ def test_what_goes_wrong_at_the_end_fails_nothing(tmp_path: Path) -> None:
 
 LIES: Final = """
 import pytest, time
-from pytest_nsisolate.process import child_process
+from pytest_nsisolate.process import inbox
 from pytest_nsisolate.runner.run import RUN
 from pytest_nsisolate.wire.frames import Kind
-child_process.EXIT_SECONDS = 1
+inbox.EXIT_SECONDS = 1
 
 @pytest.mark.isolated(timeout=30)
 def test_it(request):

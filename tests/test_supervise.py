@@ -137,7 +137,7 @@ REFUSED_POLL = """
 import errno, os, signal
 from unittest import mock
 import pytest
-from pytest_nsisolate.process import child_process
+from pytest_nsisolate.process import child_process, reaping
 
 reap = child_process.ChildProcess.reap
 armed = []  # not for the host check, which is before the first test
@@ -157,7 +157,7 @@ class Poll:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 def refused(self):
-    with mock.patch.object(child_process.select, "poll", Poll):
+    with mock.patch.object(reaping.select, "poll", Poll):
         reap(self)
 
 child_process.ChildProcess.reap = refused
@@ -377,7 +377,7 @@ def test_ctrl_c_while_nobody_waits(conftest: str) -> None:
 @WAYS
 def test_second_ctrl_c(conftest: str) -> None:
     """A second Ctrl-C does not wait for the child's teardown; here it might take ten minutes."""
-    patient = "import pytest_nsisolate.process.child_process as s\ns.INTERRUPT_GRACE = 600.0\n"
+    patient = "import pytest_nsisolate.process.job_control as s\ns.INTERRUPT_GRACE = 600.0\n"
     with running(conftest + patient, "user", "test_stubborn", "test_next") as run:
         run.wait_for("ready")
         run.signal(signal.SIGINT)

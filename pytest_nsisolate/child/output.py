@@ -25,10 +25,7 @@ import pytest
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import io, os
-from pytest_nsisolate.process.channel import Output
-
-_KINDS = ("stdout", "stderr", "log")
-_OF_LOGS = "surrogatepass"
+from pytest_nsisolate.process.channel import LOG_ERRORS, Output, read_text
 
 
 class MemoryFile(internals.CaptureIO):
@@ -71,26 +68,6 @@ def _memory(fd: int, before: Any) -> MemoryFile:
     return MemoryFile(fd) if other is None else _Tee(fd, other)
 
 
-def read_text(fd: int, errors: str = "replace") -> str:
-    """The whole content of a memfd, wherever its offset stands.
-
-    :param errors: as of ``bytes.decode``; bytes that it does not admit are replaced.
-    """
-    size = os.fstat(fd).st_size
-    if not size:
-        return ""
-    parts = []
-    offset = 0
-    while offset < size and (part := os.pread(fd, size - offset, offset)):
-        parts.append(part)
-        offset += len(part)
-    data = b"".join(parts)
-    try:
-        return data.decode("utf-8", errors)
-    except UnicodeDecodeError:  # the test has found the descriptor, and written what it liked
-        return data.decode("utf-8", "replace")
-
-
 def move_to(output: Output, config: pytest.Config) -> bool:
     """In the runner, before the clone: copy what this phase has captured so far.
 
@@ -106,7 +83,7 @@ def move_to(output: Output, config: pytest.Config) -> bool:
     text = handler.stream.getvalue() if handler is not None else ""
     if text:
         moved = True
-        _write_all(output.log, text.encode("utf-8", _OF_LOGS))
+        _write_all(output.log, text.encode("utf-8", LOG_ERRORS))
     return moved
 
 
@@ -128,7 +105,7 @@ class Redirection:
             if not _has_file(capture)
         ]
         self._handler: Any = internals.report_log_handler(config)
-        self._log = MemoryFile(output.log, errors=_OF_LOGS)
+        self._log = MemoryFile(output.log, errors=LOG_ERRORS)
 
     def apply(self) -> None:
         """In the child, before anything else is written."""
@@ -159,18 +136,6 @@ def forget_moved(config: pytest.Config) -> None:
     if handler is not None:
         handler.stream.seek(0)
         handler.stream.truncate()
-
-
-def lost_text(output: Output) -> list[tuple[str, str]]:
-    """In the runner, after a death: (kind, text) of what the last phase had captured."""
-    found = []
-    for kind, fd in zip(_KINDS, (output.stdout, output.stderr, output.log), strict=True):
-        text = read_text(fd, _OF_LOGS if kind == "log" else "replace")
-        if kind == "log":
-            text = text.strip()
-        if text:
-            found.append((kind, text))
-    return found
 
 
 def direct_to(output: Output) -> None:

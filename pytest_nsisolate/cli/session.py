@@ -28,6 +28,7 @@ from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, socket, traceback
 from pytest_nsisolate.process import outcome
 from pytest_nsisolate.process.channel import refuse
+from pytest_nsisolate.process.job_control import Job
 from pytest_nsisolate.process.launcher import Launcher
 from pytest_nsisolate.process.plan import Fixed, current_directory
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
@@ -166,9 +167,9 @@ class Session:
                 return End.LATE
             for number in signals.taken():
                 if number == signal.SIGTSTP:
-                    child.hold()
+                    Job(child).hold()
                     stop_here()
-                    child.go_on()
+                    Job(child).go_on()
                 elif number in PASSED_ON and not self._deliver(child, number):
                     return End.HUNG_UP
             if _end_of(child) in ready:

@@ -34,7 +34,9 @@ from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import pickle, re
 from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.diagnosis import WORLD
+from pytest_nsisolate.process.job_control import Job
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
 from pytest_nsisolate.wire import exceptions, log_records, values, warnings
@@ -138,7 +140,7 @@ class Task(Generic[T]):
             )
         except RefusedError as error:
             raise refusal(error.refusal, self._request, self.name) from None
-        self.child.patient = debugged
+        self.child.inbox.patient = debugged
 
     @property
     def pid(self) -> int | None:
@@ -237,7 +239,7 @@ class Task(Generic[T]):
             self._asked = True
             try:
                 if isinstance(error, KeyboardInterrupt):
-                    self.child.interrupt()
+                    Job(self.child).interrupt()
             finally:
                 self.end()
             raise
@@ -281,9 +283,9 @@ class Task(Generic[T]):
         if ended != outcome.Finished(alone=True):
             child.kill()
         files = child.end.output
-        written = output.lost_text(files) if child.captured is None else child.captured
+        written = files.lost_text() if child.captured is None else child.captured
         texts = [dict(written).get(name, "") for name in ("stdout", "stderr")]
-        faults = _without_caller(output.read_text(files.fault)).strip()
+        faults = _without_caller(read_text(files.fault)).strip()
         with self._caller.launcher.lock:
             child.let_go()
             child.reap()
@@ -315,7 +317,7 @@ class Task(Generic[T]):
                 if self._command:
                     # The stacks are those of what waits for it.
                     found = "".join(found.rpartition(WORLD)[1:])
-                what = f"the exit of {self.name}" if self.child.ending else self.name
+                what = f"the exit of {self.name}" if self.child.inbox.ending else self.name
                 self._error = IsolatedTimeout(what, seconds, found)
                 self._error.add_note(found)
                 return

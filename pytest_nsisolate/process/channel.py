@@ -24,8 +24,11 @@ from typing import Final, Literal, TypeAlias
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import step_error
-from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.kernel.originals import os, signal
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+#: What becomes of a lone surrogate in the text of a log: it is kept, as in a ``StringIO``.
+LOG_ERRORS: Final = "surrogatepass"
 
 #: Every step of the machinery must be over within this many seconds.
 STEP_SECONDS: Final = 10.0
@@ -73,10 +76,45 @@ class Output:
             raise StepError("memfd_create", None, error.errno or 0) from error
         return cls(*made)
 
+    def lost_text(self) -> list[tuple[str, str]]:
+        """In the runner, after a death: (kind, text) of what the last phase had captured."""
+        files = {"stdout": read_text(self.stdout), "stderr": read_text(self.stderr)}
+        files["log"] = read_text(self.log, LOG_ERRORS).strip()
+        return [(kind, text) for kind, text in files.items() if text]
+
     def close(self) -> None:
         """Close the runner's copies."""
         for fd in (self.stdout, self.stderr, self.log, self.fault):
             os.close(fd)
+
+
+def raised_by_handler(error: BaseException) -> bool:
+    """Whether a signal handler of the suite has raised it, and not the system call itself.
+
+    To be asked where the call is made: a call in C adds no frame to the traceback.
+    """
+    trace = error.__traceback__
+    return trace is not None and trace.tb_next is not None
+
+
+def read_text(fd: int, errors: str = "replace") -> str:
+    """The whole content of a memfd, wherever its offset stands.
+
+    :param errors: as of ``bytes.decode``; bytes that it does not admit are replaced.
+    """
+    size = os.fstat(fd).st_size
+    if not size:
+        return ""
+    parts = []
+    offset = 0
+    while offset < size and (part := os.pread(fd, size - offset, offset)):
+        parts.append(part)
+        offset += len(part)
+    data = b"".join(parts)
+    try:
+        return data.decode("utf-8", errors)
+    except UnicodeDecodeError:  # the test has found the descriptor, and written what it liked
+        return data.decode("utf-8", "replace")
 
 
 @dataclass(slots=True)
@@ -87,6 +125,8 @@ class RunnerEnd:
     :param direct: there is no supervisor.
     :param pid1_pidfd: of PID 1, once its number is known.
     :param pid1: that number.
+    :param owed_signal: was to be sent to PID 1 before that.
+    :param open: the channels are; closed for good as soon as nothing more is wanted of the child.
     """
 
     forked: int
@@ -98,23 +138,52 @@ class RunnerEnd:
     output: Output
     pid1_pidfd: int | None = None
     pid1: int | None = None
+    owed_signal: int | None = None
+    open: bool = True
 
     def __post_init__(self) -> None:
         if self.direct:
             self.pid1_pidfd, self.pid1 = self.forked_pidfd, self.forked
 
     def descriptors(self) -> tuple[int, ...]:
-        """Everything that is open while the child is at work; another child must not have it."""
+        """What this process holds of the child; another child must not have that."""
+        if not self.open:
+            return (self.forked_pidfd,)
         pidfds = {self.forked_pidfd, self.pid1_pidfd} - {None}
         files = (self.output.stdout, self.output.stderr, self.output.log, self.output.fault)
         return (self.control, self.frames, *files, *(fd for fd in pidfds if fd is not None))
 
     def tell(self, letter: Letter, number: int = 0) -> None:
-        """Send one message; a peer that is gone is noticed by its pidfd, not here."""
+        """Send one message; a peer that is gone is noticed by its pidfd, not here.
+
+        :raises StepError: when it cannot be sent.
+        """
         try:
             os.write(self.control, MESSAGE.pack(letter, number))
         except (BrokenPipeError, ConnectionResetError):
             pass
+        except OSError as error:
+            if raised_by_handler(error):
+                raise
+            raise StepError("write to its supervisor", None, error.errno or 0) from error
+
+    def send_signal(self, number: int) -> None:
+        """A signal for PID 1; nothing to one that has ended.
+
+        :raises StepError: when it cannot be sent.
+        """
+        if self.pid1_pidfd is None:
+            # A busy supervisor may say its number when the test is already running.
+            self.owed_signal = number
+            return
+        try:
+            signal.pidfd_send_signal(self.pid1_pidfd, number)
+        except ProcessLookupError:
+            pass
+        except OSError as error:
+            if raised_by_handler(error):
+                raise
+            raise StepError("pidfd_send_signal", None, error.errno or 0) from error
 
     def close_channels(self) -> None:
         """Close everything but the pidfd of what was forked; once."""

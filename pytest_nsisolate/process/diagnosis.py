@@ -20,12 +20,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_nsisolate.child import output
 from pytest_nsisolate.kernel import proc, syscalls
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, select, signal
 from pytest_nsisolate.kernel.signals import stack_signal
-from pytest_nsisolate.process.channel import RunnerEnd
+from pytest_nsisolate.process.channel import RunnerEnd, read_text
 
 #: Seconds that the fault handler has to write all stacks.
 STACK_SECONDS: Final = 0.3
@@ -88,7 +87,7 @@ def _python_stacks(end: RunnerEnd, test: Seen) -> str:
             _grows(end.output.fault, before)
     except ProcessLookupError:
         return ""
-    text = output.read_text(end.output.fault)[before:].strip()
+    text = read_text(end.output.fault)[before:].strip()
     return f"Python stacks at the timeout:\n{text}" if text else ""
 
 

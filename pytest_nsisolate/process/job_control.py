@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Ctrl-Z and ``&`` at the runner's terminal, for a child that is in another session.
+"""Ctrl-C, Ctrl-Z and ``&`` at the runner's terminal, for a child that is in another session.
 
 Fact: the terminal stops the runner's process group only. A child that had a debugger open would go
 on reading, and what is typed for the shell would be carried out by the debugger.
@@ -18,9 +18,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate.kernel import proc
-from pytest_nsisolate.kernel.originals import open, os, signal, threading
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel import proc, signals
+from pytest_nsisolate.kernel.clock import monotonic
+from pytest_nsisolate.kernel.originals import open, os, select, signal, threading, time
+from pytest_nsisolate.process.channel import raised_by_handler
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.process.child_process import ChildProcess
+
+#: Seconds that the child has for its teardown after a Ctrl-C.
+INTERRUPT_GRACE: Final = 2.0
+
+#: How long a Ctrl-Z waits at most until the child stands still.
+_HOLD_SECONDS: Final = 2.0
+
+_TURN_SECONDS: Final = 0.001
 
 #: A stop signal may be ignored, or have no effect in an orphaned process group.
 _ATTEMPTS = 100
@@ -43,6 +58,100 @@ def has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+class Job:
+    """A child, as the keys at the runner's terminal reach it."""
+
+    def __init__(self, child: ChildProcess) -> None:
+        self._child = child
+
+    # Ctrl-C -------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the child may tear down for a while; a second Ctrl-C ends that at once.
+
+        Does nothing to a child that has ended.
+        """
+        try:
+            self._child.end.send_signal(signal.SIGINT)
+            self._wait_for_end(or_prompt=False)
+        finally:
+            self._child.kill()
+
+    def pass_on(self) -> bool:
+        """Ctrl-C while the child is at work: whether it has been the child's own affair."""
+        child = self._child
+        if child.deadline.paused:
+            child.end.send_signal(signal.SIGINT)
+            return True
+        if child.debugged:
+            if child.inbox.unanswered:
+                child.kill()  # it has not answered the last one
+                return False
+            child.inbox.unanswered = True
+            child.end.send_signal(signal.SIGINT)
+            return True
+        at_prompt = False
+        try:
+            child.end.send_signal(signal.SIGINT)
+            # After "continue" pdb takes a Ctrl-C for the wish to see where the test is.
+            at_prompt = self._wait_for_end(or_prompt=True)
+        finally:
+            if not at_prompt:
+                child.kill()
+        return at_prompt
+
+    def _wait_for_end(self, *, or_prompt: bool) -> bool:
+        """For as long as a Ctrl-C may take; True when the child has opened a prompt instead."""
+        child, inbox = self._child, self._child.inbox
+        until = monotonic() + INTERRUPT_GRACE
+        while inbox.pid1_status is None and not inbox.lost_sight and inbox.done is None:
+            if or_prompt and child.deadline.paused:
+                return True
+            if not child.pump(until - monotonic()):
+                break
+        return False
+
+    # Ctrl-Z -------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Ctrl-Z: the child stops with the runner, and so does its clock. Bounded.
+
+        It stands still when this returns: until then it would read what is typed for the shell.
+        """
+        child, end, inbox = self._child, self._child.end, self._child.inbox
+        child.deadline.hold()
+        until = monotonic() + (_HOLD_SECONDS if end.open else 0)
+        self._hear_until(until, lambda: end.pid1_pidfd is not None)
+        inbox.held = False
+        end.send_signal(signals.hold_signal() if child.init else signal.SIGSTOP)
+        if child.init:
+            self._hear_until(until, lambda: inbox.held)
+        else:
+            while not stands_still(end.pid1) and monotonic() < until:
+                time.sleep(_TURN_SECONDS)
+
+    def _hear_until(self, until: float, condition: Callable[[], bool]) -> None:
+        """Take in words of the supervisor, and nothing else."""
+        waiter = select.poll()
+        waiter.register(self._child.end.control, select.POLLIN)
+        while not condition() and (left := until - monotonic()) > 0:
+            try:
+                there = waiter.poll(left * 1000)
+            except OSError as error:
+                if raised_by_handler(error):
+                    raise
+                raise StepError("poll", None, error.errno or 0) from error
+            if not there or not self._child.inbox.read_message():
+                return
+            self._child.heed()
+
+    def go_on(self) -> None:
+        """The runner goes on, and so does the child."""
+        self._child.deadline.release()
+        number = signals.release_signal() if self._child.init else signal.SIGCONT
+        self._child.end.send_signal(number)
 
 
 @contextmanager

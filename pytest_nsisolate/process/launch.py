@@ -93,7 +93,7 @@ def launch(
         pidfd = _pidfd(pid, frames, control)
         try:
             register(RunnerEnd(pid, pidfd, direct, control, frames, nonce, output))
-        except OSError as error:
+        except (OSError, StepError) as error:
             _abandon(pid, pidfd, frames, control)
             raise StepError("take on the child", None, error.errno or 0) from error
     finally:

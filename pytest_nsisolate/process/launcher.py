@@ -325,7 +325,7 @@ class Launcher:
         """What the next child must not have: what is held of others, and of the mounts."""
         self._children = [child for child in self._children if not child.reaped]
         own = () if self._mount_plans is None else (self._mount_plans.watched,)
-        return (*own, *(fd for child in self._children for fd in child.descriptors()))
+        return (*own, *(fd for child in self._children for fd in child.end.descriptors()))
 
     def take_on(self, child: ChildProcess) -> None:
         """A child has been born, and is this launcher's until it is reaped."""

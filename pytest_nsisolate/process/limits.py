@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import cgroups, rlimits
 from pytest_nsisolate.kernel.originals import os
-from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process import diagnosis, outcome
 from pytest_nsisolate.request.limits import spelled
 
 #: What bounds it among cgroups.
@@ -77,6 +77,7 @@ class HeldLimits:
     pid_max: rlimits.PidMax | None = None
     own: tuple[rlimits.Rlimit, ...] = ()
     _met: frozenset[str] | None = None
+    _cpu_seconds: float | None = None
 
     # In the child ---------------------------------------------------------------------------------
 
@@ -118,6 +119,11 @@ class HeldLimits:
         for group in self.groups.values():
             group.shut()
 
+    def note_use(self, pid: int) -> None:
+        """Keep what processor time a process has had; to be asked before it is reaped."""
+        if self._cpu_seconds is None:
+            self._cpu_seconds = diagnosis.cpu_seconds(pid)
+
     def release(self) -> None:
         """Remove what was made for this attempt; may be called again."""
         if self._met is None:
@@ -126,21 +132,22 @@ class HeldLimits:
         gone = {folder: group.remove() for folder, group in self._by_folder().items()}
         self.groups = {name: one for name, one in self.groups.items() if not gone[one.folder]}
 
-    def met_by_end(
-        self, ended: outcome.Outcome | None, *, cpu_seconds: float | None, init: bool
-    ) -> list[Bound]:
+    def met_by_end(self, ended: outcome.Outcome | None, *, pid: int, init: bool) -> list[Bound]:
         """The limits that have ended the test before it was finished.
 
-        :param cpu_seconds: of processor time that the test and its children had.
+        :param pid: of what was forked, which has reaped the test, or is the test.
         :param init: the test was not PID 1, so it got the signal of the soft limit.
         """
         number = ended.signal if isinstance(ended, outcome.Crashed) else 0
         if isinstance(ended, outcome.Broken) and "MemoryError" in ended.reason:
             return self.met_by_failure((errno.ENOMEM,))
         found = self.met_by_failure(())
+        used = self._cpu_seconds
+        if used is None:
+            used = diagnosis.cpu_seconds(pid)
         for bound in self.bounds:
             enough = bound.value * (_SURELY if init else _PROBABLY)
-            used_up = cpu_seconds is not None and cpu_seconds >= enough
+            used_up = used is not None and used >= enough
             if (
                 (bound.name == "cpu" and number == _SIGXCPU and init)
                 or (bound.name == "cpu" and number == _SIGKILL and used_up)

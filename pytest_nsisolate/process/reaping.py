@@ -11,9 +11,10 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
+from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, select, signal, time
-from pytest_nsisolate.process.channel import STEP_SECONDS
+from pytest_nsisolate.process.channel import STEP_SECONDS, raised_by_handler
 
 _TURN_SECONDS: Final = 0.005
 
@@ -54,15 +55,21 @@ def reap(pid: int, *, over: bool) -> int | None:
     """Reap a child that has ended, or leave it: one that cannot end is not waited for.
 
     :returns: its raw wait status (wait(2)); None if it was left, or if another has reaped it.
+    :raises StepError: ``waitpid``.
     """
-    # Somebody else may have: SIGCHLD is ignored in this runner, or the suite waits for any child.
-    with suppress(ChildProcessError):
+    try:
         # A debugger may have it, and then it is the debugger that has to wait first (ptrace(2)).
         reaped, status = os.waitpid(pid, os.WNOHANG)
         if not reaped and over and ask_after(pid):
             reaped, status = os.waitpid(pid, os.WNOHANG)
-        return status if reaped else None
-    return None
+    except ChildProcessError:
+        # Somebody else has: SIGCHLD is ignored in this runner, or the suite waits for any child.
+        return None
+    except OSError as error:
+        if raised_by_handler(error):
+            raise
+        raise StepError("waitpid", None, error.errno or 0) from error
+    return status if reaped else None
 
 
 def end_and_reap(pid: int, pidfd: int) -> None:

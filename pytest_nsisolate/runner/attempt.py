@@ -22,6 +22,7 @@ from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.process import job_control, outcome
+from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import notes, reports
@@ -115,7 +116,7 @@ class Attempt:
             assert child.outcome is not None
             self.over = True
             lost = self._replace(child.outcome, when, self._new_faults(child))
-            if found is None or not (child.ending and found.report.failed):
+            if found is None or not (child.inbox.ending and found.report.failed):
                 return lost
             reports.add_loss(found.report, lost.report)
             return found
@@ -174,9 +175,7 @@ class Attempt:
             self._run.notes.add(notes.UNDEBUGGED, self.item.nodeid, debuggers.why())
         if self._done is not None and self._done.get("ended") is True:
             files = child.end.output
-            self._run.last_words.append(
-                (output.read_text(files.stdout), output.read_text(files.stderr))
-            )
+            self._run.last_words.append((read_text(files.stdout), read_text(files.stderr)))
         said = self._phases if self._done is None else self._done.get("phases")
         if said != self._phases and self._exit is None:
             raise BrokenStream(f"its completion record names the phases {said!r}")
@@ -276,7 +275,7 @@ class Attempt:
             try:
                 return action()
             except KeyboardInterrupt:
-                if not child.pass_on():
+                if not job_control.Job(child).pass_on():
                     raise
 
     def _give_word(self) -> None:
@@ -382,8 +381,8 @@ class Attempt:
 
     def _end_by_interrupt(self, child: ChildProcess, error: KeyboardInterrupt) -> NoReturn:
         """Ctrl-C here: shown as where it has hit the child, if that could still tell."""
-        child.interrupt()  # it may have come while nobody waited for the child
-        if (wish := child.last_wish()) is not None:
+        job_control.Job(child).interrupt()  # it may have come while nobody waited for the child
+        if (wish := child.inbox.last_wish()) is not None:
             _end_session(wish)
         if child.debugged:
             # With --pdb pytest would take a KeyboardInterrupt for a failure of this test.
@@ -395,7 +394,7 @@ class Attempt:
 
         :param until: how long its file was when the phase ended; the child is in the next by now.
         """
-        text = output.read_text(child.end.output.fault)[self._faults_read : until]
+        text = read_text(child.end.output.fault)[self._faults_read : until]
         self._faults_read += len(text)
         return text.strip()
 
@@ -407,7 +406,7 @@ class Attempt:
         else:
             lost = self.child.captured
             if lost is None:
-                lost = output.lost_text(self.child.end.output)
+                lost = self.child.end.output.lost_text()
             self._add_captured([(when, kind, text) for kind, text in lost])
             report = reports.crash_report(
                 self.item,
@@ -416,7 +415,7 @@ class Attempt:
                 self._captured,
                 faults=faults,
                 init=self.request.init,
-                ending=self.child.ending,
+                ending=self.child.inbox.ending,
                 met=self.child.limits_met(),
             )
             if self.measurement is not None and isinstance(ended, _LOST):

@@ -18,6 +18,7 @@ import pytest
 
 from pytest_nsisolate.child import after_fork, strays
 from pytest_nsisolate.integrations import plugins
+from pytest_nsisolate.process import job_control
 from pytest_nsisolate.runner import phases, summary, tracebacks
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.runner.streams import StandardStreams
@@ -100,7 +101,7 @@ class OutermostHooks:
                 run.in_child.barrier(error)
             if run.current is not None and isinstance(error, KeyboardInterrupt):
                 # It may have come while nobody waited for the child.
-                run.current.interrupt()
+                job_control.Job(run.current).interrupt()
                 phases.take_coverage(item)
             raise
         if run.in_child is not None:

@@ -168,10 +168,11 @@ def _clone(
         def take_on(born: ChildProcess) -> None:
             run.current = attempt.child = born
             born.debugged = bool(config.getoption("usepdb", False))
-            born.patient = debugged
+            born.inbox.patient = debugged
             if job_control.has_terminal():
                 # Also while nobody waits for the child: it may be at a prompt already.
-                run.stopping.enter_context(job_control.stopping_with(born.hold, born.go_on))
+                job = job_control.Job(born)
+                run.stopping.enter_context(job_control.stopping_with(job.hold, job.go_on))
 
         measured = attempt.measurement
         cloning = nullcontext() if measured is None else measured.cloning()

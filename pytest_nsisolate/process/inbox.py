@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT
+"""What a child and its supervisor have said, and the descriptors on which they say it.
+
+The inbox waits, reads, and answers the supervisor; it ends no child. What calls for that it notes
+(:attr:`Inbox.doomed`), and :class:`~pytest_nsisolate.process.child_process.ChildProcess` acts on it
+after each look into the inbox.
+
+A system call that fails here is named where it is made. One that a signal handler of the suite has
+made meanwhile is the suite's affair
+(:func:`~pytest_nsisolate.process.channel.raised_by_handler`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from errno import ECONNRESET, ESRCH
+from typing import TYPE_CHECKING, Final
+
+from pytest_nsisolate.errors import BrokenStream, StepError
+from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.kernel import idmap
+from pytest_nsisolate.kernel.originals import os, select, signal
+from pytest_nsisolate.process import outcome, reaping
+from pytest_nsisolate.process.channel import MESSAGE, STEP_SECONDS, RunnerEnd, raised_by_handler
+from pytest_nsisolate.process.deadline import EXIT_SECONDS, Deadline
+from pytest_nsisolate.wire.frames import Frame, FrameReader, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.process.limits import HeldLimits
+
+#: More would be mapped and unmapped at every read.
+_CHUNK: Final = 1 << 16
+
+#: What to do when a system call of the runner's fails while it waits for a child.
+_HINT: Final = "Look into dmesg, and for a filter (seccomp) or a limit around the runner"
+
+
+class Inbox:
+    """All that has been heard of one child, and its clock, which goes by that.
+
+    :param end: the runner's descriptors.
+    :param maps: written for the child when it asks, if the runner is the one to do it.
+    :param deadline: set anew by what the child says.
+    :param budget: seconds from the moment that the child is ready; None is no limit.
+    :param limits: told of the end of what was forked, before that is reaped.
+    """
+
+    def __init__(
+        self,
+        end: RunnerEnd,
+        maps: idmap.IdMaps | None,
+        deadline: Deadline,
+        budget: float | None,
+        limits: HeldLimits | None,
+    ) -> None:
+        self._end = end
+        self._maps = maps
+        self._deadline = deadline
+        self._limits = limits
+        self._blind = False
+        self.reader = FrameReader(end.nonce)
+        #: What the child has said, and was not asked for yet.
+        self.frames: deque[Frame] = deque()
+        #: Nothing that the child says from now on counts.
+        self.deaf = False
+        #: What counts all the same, while there is a list for it: the coverage of a late child.
+        self.last_words: list[Frame] | None = None
+        #: A Ctrl-C has been passed on, and the child has said nothing since.
+        self.unanswered = False
+        #: Somebody may be looking at it in an editor: no time is too long.
+        self.patient = False
+        #: Seconds that it has for what it is at.
+        self.allowed = self._budget = budget
+        self.ready = False
+        #: It does what is left for the end of a process.
+        self.ending = False
+        self.done: Frame | None = None
+        #: Stands still, as asked for by a Ctrl-Z.
+        self.held = False
+        self.test_status: int | None = None
+        self.pid1_status: int | None = None
+        #: What was forked has ended, or is not heard any more, and nobody will tell a status.
+        self.lost_sight = False
+        #: Reaped by :meth:`pump`, or by others before.
+        self.forked_reaped = False
+        self.refused: Refusal | None = None
+        #: Why nothing that it says can be relied on.
+        self.broken: str | None = None
+        #: It is to be ended now, because of one of these two.
+        self.doomed = False
+        # The init holds the other end too: when the supervisor is gone, a read would block.
+        os.set_blocking(end.control, False)
+        self._poller = select.poll()
+        self.watched = {end.frames, end.control, end.forked_pidfd}
+        for fd in self.watched:
+            self._poller.register(fd, select.POLLIN)
+
+    def pump(self, seconds: float | None) -> bool:
+        """Wait for anything at all and take it in; False when the time is over."""
+        try:
+            try:
+                ready = self._poller.poll(None if seconds is None else max(seconds, 0) * 1000)
+            except OSError as error:
+                if raised_by_handler(error):
+                    raise
+                raise StepError("poll", None, error.errno or 0) from error
+            for fd, _ in ready:
+                if fd == self._end.frames:
+                    self._read_frames()
+                elif fd == self._end.control:
+                    self.read_message()
+                elif fd == self._end.forked_pidfd:
+                    self._forked_ended()
+                if self.doomed:
+                    break  # it is ended first, and the rest is heard then
+        except StepError as error:
+            return self._cannot_hear(error)
+        return bool(ready)
+
+    def _cannot_hear(self, error: StepError) -> bool:
+        if self._blind:
+            # Not even of the kill can be heard: the supervisor takes it along, or it is PID 1.
+            reaping.end(self._end.forked_pidfd)
+            self.lost_sight = True
+            return False
+        self._blind = True
+        if self.broken is None:
+            self.frames.clear()
+        self.deaf = self.doomed = True
+        self.broken = f"in the runner {error}. {_HINT}"
+        return True
+
+    def read_rest(self) -> None:
+        """What is still in the pipe; the writers are dead, or nobody whom we wait for."""
+        try:
+            os.set_blocking(self._end.frames, False)
+            while self._read_frames():
+                pass
+        except StepError as error:
+            self._cannot_hear(error)
+
+    # What the child says ------------------------------------------------------------------------
+
+    def _read_frames(self) -> bool:
+        try:
+            chunk = os.read(self._end.frames, _CHUNK)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if raised_by_handler(error):
+                raise
+            raise StepError("read of its frames", None, error.errno or 0) from error
+        if not chunk:
+            self._forget(self._end.frames)
+            return False
+        if self.deaf:
+            self._hear_last_words(chunk)
+            return True  # drained, so that no writer blocks; nothing else counts any more
+        try:
+            frames = self.reader.feed(chunk)
+        except BrokenStream as error:
+            self._take(self.reader.salvaged)
+            self.deaf = self.doomed = True
+            self.broken = f"its stream is broken: {error}"
+            return False
+        self._take(frames)
+        return True
+
+    def _take(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.kind is Kind.READY:
+                self.ready = True
+                self._deadline.set(self._budget)
+            elif frame.kind is Kind.ENDING:
+                if not self.ending:  # once: it is the child who says so
+                    self.allowed = None if self.patient else EXIT_SECONDS
+                    self._deadline.set(self.allowed)
+                self.ending = True
+            elif frame.kind is Kind.REFUSED:
+                found = outcome.read_refusal(frame.data)
+                # That the runner was gone follows from what it has run into itself.
+                if self.refused is None or found.errno not in (ESRCH, ECONNRESET):
+                    self.refused = found
+            else:
+                if frame.kind is Kind.PAUSE:
+                    self._deadline.pause()
+                elif frame.kind is Kind.RESUME:
+                    self._deadline.resume()
+                elif frame.kind is Kind.DONE:
+                    self.done = frame
+                    self._deadline.set(STEP_SECONDS)
+                self.unanswered = False
+                self.frames.append(frame)
+
+    def _hear_last_words(self, chunk: bytes) -> None:
+        if self.last_words is None:
+            return
+        try:
+            frames = self.reader.feed(chunk)
+        except BrokenStream:
+            self.last_words = None  # damaged before or now: nothing after it can be read
+        else:
+            self.last_words += [frame for frame in frames if frame.kind is Kind.COVERAGE]
+
+    def last_wish(self) -> dict[str, object] | None:
+        """How a child that a Ctrl-C has ended wants the session to end, if it could tell."""
+        wishes = [frame.data for frame in self.frames if frame.kind is Kind.EXIT]
+        return wishes[-1] if wishes else None
+
+    # What its supervisor says -------------------------------------------------------------------
+
+    def read_message(self) -> bool:
+        """Take in one message, without waiting; whether there was one.
+
+        :raises StepError: when it cannot be read, or not be answered.
+        """
+        try:
+            message = os.read(self._end.control, MESSAGE.size)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            message = b""
+        except OSError as error:
+            if raised_by_handler(error):
+                raise
+            raise StepError("read of its supervisor's words", None, error.errno or 0) from error
+        if len(message) != MESSAGE.size:
+            self._forget(self._end.control)
+            return False
+        letter, number = MESSAGE.unpack(message)
+        if letter == b"U":
+            self.write_maps(number or self._end.forked)
+        elif letter == b"P":
+            self._open_pid1(number)
+        elif letter == b"T":
+            self.test_status = number
+        elif letter == b"H":
+            self.held = True
+        elif letter == b"S":
+            self.pid1_status = number
+            self._forget(self._end.control)
+        return True
+
+    def write_maps(self, pid: int) -> None:
+        """Give a process its id maps, and let it go on.
+
+        :raises StepError: when it cannot be told.
+        """
+        assert self._maps is not None
+        try:
+            idmap.write_maps(self._maps, pid)
+        except StepError as error:
+            self.refused = Refusal.of(error)
+            self.doomed = True
+        else:
+            self._end.tell(b"G")
+
+    def _open_pid1(self, pid: int) -> None:
+        end = self._end
+        try:
+            end.pid1_pidfd, end.pid1 = os.pidfd_open(pid), pid
+        except ProcessLookupError:
+            pass  # the supervisor has been killed, and PID 1 with it: its pidfd says so
+        except OSError as error:
+            self.refused = Refusal("pidfd_open", None, error.errno or 0)
+            self.doomed = True
+        else:
+            end.tell(b"G")
+            if end.owed_signal is not None:
+                end.send_signal(end.owed_signal)
+
+    # The end ------------------------------------------------------------------------------------
+
+    def _forked_ended(self) -> None:
+        if not self._forget(self._end.forked_pidfd):
+            return  # a kill while this was interrupted (Ctrl-Z) has seen to it
+        if self._end.direct:
+            while self.read_message():
+                pass  # the init's last word
+            self._reap_pid1()
+            return
+        while self.pid1_status is None and not self.doomed and self.read_message():
+            pass
+        if self.pid1_status is None and not self.doomed:
+            self.lost_sight = True
+            # PDEATHSIG does this too, unless the test has changed its ids.
+            self._end.send_signal(signal.SIGKILL)
+
+    def _reap_pid1(self) -> None:
+        self.forked_reaped = True
+        if self._limits is not None:
+            self._limits.note_use(self._end.forked)
+        status = reaping.reap(self._end.forked, over=True)
+        if status is None:
+            self.lost_sight = True  # somebody in the runner waits for every child
+        else:
+            self.pid1_status = status
+
+    def _forget(self, fd: int) -> bool:
+        try:
+            self._poller.unregister(fd)
+        except KeyError:
+            return False
+        self.watched.remove(fd)
+        return True
