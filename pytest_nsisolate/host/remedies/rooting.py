@@ -6,13 +6,78 @@ The last rows are for what a program meets inside such a root, where no step of 
 
 from __future__ import annotations
 
-from errno import ECONNREFUSED, EINVAL, EIO, ENODEV, ENOENT, ENOSPC, EOVERFLOW, EPERM
+from errno import (
+    E2BIG,
+    EBUSY,
+    ECONNREFUSED,
+    EINVAL,
+    EIO,
+    EISDIR,
+    ENODEV,
+    ENOENT,
+    ENOSPC,
+    ENOSYS,
+    EOPNOTSUPP,
+    EOVERFLOW,
+    EPERM,
+)
 from typing import Final
 
 from pytest_nsisolate.host import facts
 from pytest_nsisolate.host.remedies.table import UNCONFINE, Row, always
 
 ROOTS: Final = (
+    Row(
+        "take .* apart",
+        (E2BIG,),
+        always,
+        "something is mounted below that directory, so that it cannot have an overlay of its own,"
+        " and it has more files than can be copied for each test",
+        'name it in hide=, or in writable= if the test may change it; or take root="readonly"',
+    ),
+    Row(
+        "place ",
+        (ENOENT,),
+        always,
+        "files= names a path that this host does not have, and nothing is made among its files",
+        'add root="overlay", in which anything can be made',
+    ),
+    Row(
+        "place ",
+        (EISDIR,),
+        always,
+        "files= names a directory of this host",
+        "name a file in it, or hide the directory with hide=",
+    ),
+    Row(
+        "hide ",
+        (EBUSY,),
+        always,
+        "the run itself needs what lies there: Python, the suite, or the base temp",
+        "hide less",
+    ),
+    Row(
+        "leave .* writable",
+        (ENOENT,),
+        always,
+        "writable= names a path that this host does not have",
+        "make it before the test, or name a directory above it",
+    ),
+    Row(
+        "make / read-only",
+        (ENOSYS,),
+        always,
+        "this kernel ({kernel}) has no mount_setattr, or a filter hides it",
+        'boot Linux 5.12 or newer, or take root="overlay"',
+    ),
+    Row(
+        r"set user\.\* attributes",
+        (EOPNOTSUPP,),
+        always,
+        "on this kernel ({kernel}) a tmpfs has no user.* attributes (before Linux 6.6), so that a"
+        " directory could not be removed and made anew",
+        'boot Linux 6.6 or newer, or take root="readonly"',
+    ),
     Row(
         "newuidmap|newgidmap",
         (EPERM,),
@@ -41,9 +106,10 @@ ROOTS: Final = (
         "mount overlay",
         (EINVAL,),
         always,
-        "the lower directory has locked mounts below it, or overlays are nested more than two deep",
-        "name the directories one by one instead of /, or run outside of the other overlay (a"
-        " container's root is one)",
+        "overlays are nested more than two deep, or the file system there is one that overlay"
+        " refuses",
+        "run outside of the other overlay (a container's root is one); name what the test does not"
+        ' need in hide=, or what may be changed in writable=; or take root="readonly"',
     ),
     Row(
         "mount overlay",
