@@ -128,9 +128,17 @@ def run_batch(
 
 
 def shared_batch(
-    factory: pytest.TempPathFactory, module: str, side: Side, *arguments: str, conftest: str = ""
+    factory: pytest.TempPathFactory,
+    module: str,
+    side: Side,
+    *arguments: str,
+    conftest: str = "",
+    more: Mapping[str, str] | None = None,
 ) -> Result:
-    """:func:`run_batch` of a module, once for all tests and all workers of this run."""
+    """:func:`run_batch` of a module, once for all tests and all workers of this run.
+
+    :param more: further files of the suite.
+    """
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
@@ -139,7 +147,7 @@ def shared_batch(
     with open(f"{kept}.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            files = {**source(module), "conftest.py": conftest}
+            files = {**source(module), "conftest.py": conftest, **(more or {})}
             result = run_batch(files, side, *arguments, timeout=120)
             kept.write_bytes(pickle.dumps(result))
     found: Result = pickle.loads(kept.read_bytes())

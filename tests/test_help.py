@@ -61,13 +61,13 @@ def test_every_keyword_of_the_marker_with_type_and_default(told: dict[str, str])
     after_switches = re.split(r"^  \w+=  ", text.partition("cgroup=\n")[2], flags=re.MULTILINE)
     assert len(after_switches) == len(shown) - 5
     for entry in after_switches:
-        assert re.match(r' *("fail"|"ignore"|True:|(bool|str|float|dict)\b)', entry), entry
+        assert re.match(r' *("fail"|"host"|"ignore"|True:|(bool|str|float|dict)\b)', entry), entry
         assert "(default:" in entry
 
 
 def test_every_option_with_its_values_and_its_default(told: dict[str, str]) -> None:
     entries = re.split(r"\n  (?=--)", told["--help"])[1:]
-    assert len(entries) == 12
+    assert len(entries) == 13
     for entry in entries:
         if "=" in entry.split()[0] or "--nsisolate-init" in entry:
             assert "default" in entry, entry

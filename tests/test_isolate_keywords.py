@@ -7,6 +7,8 @@ This file is checked by ``mypy --strict``, which reports an ignored error that i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_nsisolate import Isolate, IsolateKeywords
@@ -50,9 +52,14 @@ def test_every_keyword_of_the_marker_is_there(isolate: Isolate) -> None:
         "devices": ["fuse"],
         "caps": "net_admin",
         "no_new_privs": True,
+        "root": "overlay",
+        "writable": "/var/tmp",
+        "files": {"/etc/hosts": "127.0.0.1 db"},
+        "hide": [Path("/srv")],
+        "root_size": "64M",
     }
     assert everything.keys() == IsolateKeywords.__annotations__.keys()
-    assert repr(isolate.using(**everything).using(time=3, limits=None)).count("=") == 16
+    assert repr(isolate.using(**everything).using(time=3, limits=None)).count("=") == 21
     with pytest.raises(TypeError) as caught:
         isolate.using(zzz=1)  # type: ignore[call-arg]
     allowed = str(caught.value).partition("allowed: ")[2].split(", ")

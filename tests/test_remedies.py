@@ -48,6 +48,7 @@ ORDINARY: Mapping[str, object] = {
     "pretender": None,
     "emulation": None,
     "status": {},
+    "user_name": "anna",
 }
 
 
@@ -300,7 +301,25 @@ CASES = [
     Expected("write pid_max", "pid", errno.EACCES, "read-only", "systempaths=", host=NEW),
     Expected("setrlimit(RLIMIT_CPU)", None, errno.EPERM, "CAP_SYS_RESOURCE", "lower limits only"),
     Expected("setrlimit(RLIMIT_CPU)", None, errno.EINVAL, "above the hard one", DEFECT),
-    # roots and terminals
+    # roots, ranges of ids, devices
+    Expected(
+        *("newuidmap", "user", errno.EPERM, "no_new_privs", "no-new-privileges=false"),
+        facts={"status": {"NoNewPrivs": "1"}},
+    ),
+    Expected("newuidmap", "user", errno.ENOENT, "not installed", "apt install uidmap"),
+    Expected(
+        *("newuidmap", "user", errno.EPERM, "/etc/subuid", "usermod --add-subuids 100000-165535"),
+    ),
+    Expected("newgidmap", "user", 0, "/etc/subgid", "the line anna:100000:65536"),
+    Expected("mount overlay on /x", "mount", errno.EINVAL, "two deep", "writable="),
+    Expected("take /x apart", "mount", errno.E2BIG, "more files", "hide="),
+    Expected("place /x", "mount", errno.ENOENT, "does not have", 'root="overlay"'),
+    Expected("place /x", "mount", errno.EISDIR, "a directory", "hide="),
+    Expected("hide /x", "mount", errno.EBUSY, "needs what lies there", "hide less"),
+    Expected("leave /x writable", "mount", errno.ENOENT, "does not have", "before the test"),
+    Expected("make / read-only", "mount", errno.ENOSYS, "mount_setattr", "5.12"),
+    Expected("set user.* attributes on a tmpfs", "mount", errno.EOPNOTSUPP, "6.1", "6.6"),
+    Expected("mount overlay", "mount", errno.ENODEV, "no overlay", "5.11"),
     Expected("pivot_root /box", "mount", errno.EPERM, "no capability opens", SECCOMP),
     Expected("pivot_root /box", "mount", errno.EINVAL, "initial ramdisk", "switch_root"),
     Expected("open a terminal", None, errno.ENOSPC, "too many", "kernel.pty.max"),

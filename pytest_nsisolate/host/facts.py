@@ -15,7 +15,7 @@ from typing import Final
 
 from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.namespaces import PROC_NAMES
-from pytest_nsisolate.kernel.originals import open, os, re, resource
+from pytest_nsisolate.kernel.originals import open, os, pwd, re, resource
 
 #: Directories that are always empty may be covered without making /proc or /sys "masked" for the
 #: kernel (fs/namespace.c, ``mnt_already_visible``).
@@ -134,6 +134,14 @@ def security_label() -> str:
 def selinux_enforcing() -> bool:
     """SELinux is on and enforces."""
     return _first_line("/sys/fs/selinux/enforce") == "1"
+
+
+def user_name(uid: int) -> str:
+    """The account's name (getpwuid(3)), or the number of an account without one."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return str(uid)
 
 
 def ids_mapped(euid: int, egid: int) -> bool:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Final,
@@ -36,6 +37,12 @@ T = TypeVar("T")
 Names: TypeAlias = "str | list[str] | tuple[str, ...] | set[str] | frozenset[str]"
 
 
+#: One path, or several.
+Paths: TypeAlias = (
+    "str | Path | list[str | Path] | list[str] | list[Path] | tuple[str | Path, ...] | set[str]"
+)
+
+
 class Clocks(TypedDict, total=False):
     """Seconds by which each clock of a time namespace runs ahead."""
 
@@ -63,6 +70,11 @@ class IsolateKeywords(TypedDict, total=False):
     devices: Names
     caps: Names
     no_new_privs: bool
+    root: Literal["host", "overlay", "readonly"] | None
+    writable: Paths
+    files: Mapping[str, str | bytes | Path]
+    hide: Paths
+    root_size: int | str
 
 
 _KNOWN: Final = frozenset({*IsolateKeywords.__annotations__, "trusted"})

@@ -59,18 +59,27 @@ class MountPlan:
     :param keep: real paths that would be covered and are put back; the outermost only.
     :param covers: real paths that will be covered.
     :param displaced: the current directory lies in what will be covered.
+    :param writable: real paths that stay writable where all else becomes read-only.
+    :param read_only: makes everything read-only that is not mounted by this plan; None: it stays
+        as it is.
     """
 
     own: frozenset[str]
     keep: tuple[str, ...]
     covers: tuple[str, ...]
     displaced: bool
+    writable: tuple[str, ...]
+    read_only: Step | None = field(repr=False, compare=False)
     private: Step = field(repr=False, compare=False)
     steps: tuple[Step, ...] = field(repr=False, compare=False)
 
 
 def plan_mounts(
-    *, own: frozenset[str], in_use: Iterable[str], more_devices: tuple[str, ...] | None = None
+    *,
+    own: frozenset[str],
+    in_use: Iterable[str],
+    more_devices: tuple[str, ...] | None = None,
+    writable: tuple[str, ...] | None = None,
 ) -> MountPlan:
     """Decide, read and prepare everything for :func:`apply`, in the runner.
 
@@ -79,6 +88,7 @@ def plan_mounts(
         ``sys.path`` ...
     :param more_devices: what a minimal ``/dev`` has besides, by names below it; None: no minimal
         one, the host's stays.
+    :param writable: everything else becomes read-only: real paths, outermost only; None: nothing.
     :raises StepError: ``read mountinfo``, ``look at /proc``.
     """
     covers = covered.covers(own, own_dev=more_devices is not None)
@@ -92,6 +102,8 @@ def plan_mounts(
         keep=keep,
         covers=covers,
         displaced=covered.holds_current_directory(covers),
+        writable=writable or (),
+        read_only=None if writable is None else _all_read_only(),
         private=_private(),
         steps=steps,
     )
@@ -106,6 +118,11 @@ def apply(plan: MountPlan) -> None:
     """
     plan.private.run()  # first: the clone of a shared mount is shared, and stays so
     kept = [_detach(path, plan.covers) for path in plan.keep]
+    if plan.read_only is not None:
+        writable = [_detach(path, ()) for path in plan.writable]
+        plan.read_only.run()
+        for path, fd in zip(plan.writable, writable, strict=True):
+            _put_back(path, fd)
     for step in plan.steps:
         step.run()
     for path, fd in zip(plan.keep, kept, strict=True):
@@ -127,7 +144,7 @@ def _put_back(path: str, fd: int) -> None:
     try:
         if S_ISDIR(os.fstat(fd).st_mode):
             os.makedirs(path, exist_ok=True)
-        else:
+        elif not os.path.exists(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         syscalls.move_mount(fd, path)
@@ -179,6 +196,14 @@ def _private() -> Step:
     # Without MS_REC a mount made below another mount point still reaches the host.
     call = syscalls.prepare_mount(None, "/", None, MS_REC | MS_PRIVATE)
     return Step("make / private", "mount", call)
+
+
+def _all_read_only() -> Step:
+    if not syscalls.supports_mount_setattr():
+        # A remount would have to repeat the flags of every single mount.
+        raise StepError("make / read-only", "mount", errno.ENOSYS)
+    call = syscalls.prepare_mount_setattr("/", syscalls.MOUNT_ATTR_RDONLY, recursive=True)
+    return Step("make / read-only", "mount", call)
 
 
 @functools.lru_cache(maxsize=16)

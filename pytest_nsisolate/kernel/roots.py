@@ -58,6 +58,17 @@ class RootPlan:
             step.run()
         _change_directory("/")
 
+    @property
+    def mounts(self) -> object:
+        """Itself."""
+        return self
+
+    def launched(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def problem(path: str) -> tuple[str, str] | None:
     """Why this folder cannot be a root, and what to do about it; None if it can.

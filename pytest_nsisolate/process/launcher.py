@@ -24,12 +24,14 @@ from pytest_nsisolate.kernel.originals import os, threading
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.idmap import IdMaps
+    from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.process.channel import Output, Shared
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.host_check import HostCheck
     from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
     from pytest_nsisolate.process.limits import HeldLimits
-    from pytest_nsisolate.process.plan import InUse, LaunchPlan, MountPlans
+    from pytest_nsisolate.process.plan import InUse, LaunchPlan, MountPlans, OwnRoot
+    from pytest_nsisolate.process.root import Roots
     from pytest_nsisolate.process.watchdog import Watchdog
     from pytest_nsisolate.request.model import IsolationRequest, UserMode
     from pytest_nsisolate.wire.frames import FrameWriter
@@ -53,6 +55,7 @@ class Launcher:
         self._children: list[ChildProcess] = []
         self._shared: Shared | None = None
         self._mount_plans: MountPlans | None = None
+        self._roots: Roots | None = None
         self._limit_mechanisms: LimitMechanisms | None = None
         self._watchdog: Watchdog | None = None
         self._watchdogs_lost = 0
@@ -143,6 +146,7 @@ class Launcher:
 
         under_way: Launch | None = None
         files: Output | None = None
+        own: OwnRoot | None = None
         held = limits
         try:
             with self._refusing(request):
@@ -154,6 +158,7 @@ class Launcher:
                             request.limits, request.namespaces, init=request.init
                         )
                     plan = self._plan(request, join, root)
+                    own = plan.root
                     plan = replace(plan, lean=lean, limits=held)
                 under_way = Launch(self, plan, files, shared)
                 yield under_way
@@ -163,6 +168,8 @@ class Launcher:
                     files.close()
                 if held is not None:
                     held.release()
+                if own is not None:
+                    own.close()
 
     def start(
         self,
@@ -210,14 +217,16 @@ class Launcher:
     def _plan(self, request: IsolationRequest, join: int | None, root: str | None) -> LaunchPlan:
         from pytest_nsisolate.process import plan
 
-        wanted, maps, world, new_root = request.namespaces, None, None, None
+        wanted, maps, world = request.namespaces, None, None
+        new_root: OwnRoot | None = None
         if join is None and "user" in wanted:
             host = self.host
             maps = self._identity_maps if host.privileged else plan.own_maps(request, host)
         if join is None and "mount" in wanted:
             # A root of its own has a minimal /dev in any case.
             shown = root is None and not request.has_host_powers
-            world = self.mount_plans.plan(wanted, request.devices if shown else None)
+            world = self._mounts(request, request.devices if shown else None)
+            new_root = self._own_root(request, world)
             if root is not None:
                 from pytest_nsisolate.kernel import roots
 
@@ -233,10 +242,27 @@ class Launcher:
             no_new_privs=request.no_new_privs,
             sheltered=not request.has_host_powers,
             init=join is None and request.init,
-            cwd=plan.current_directory(),
+            cwd=plan.current_directory() if root is None else "/",
             join=join,
             root=new_root,
         )
+
+    def _mounts(self, request: IsolationRequest, devices: tuple[str, ...] | None) -> MountPlan:
+        writable = None
+        if request.root == "readonly":
+            from pytest_nsisolate.process.root import stays
+
+            writable = stays(request, self._in_use)
+        return self.mount_plans.plan(request.namespaces, devices, writable)
+
+    def _own_root(self, request: IsolationRequest, world: MountPlan) -> OwnRoot | None:
+        if not request.has_own_files:
+            return None
+        if self._roots is None:
+            from pytest_nsisolate.process.root import Roots
+
+            self._roots = Roots(self, self._in_use)
+        return self._roots.plan(request, world, self.mount_plans.generation)
 
     # What children share, and what is held of them -----------------------------------------------
 
@@ -324,7 +350,8 @@ class Launcher:
     def held(self) -> tuple[int, ...]:
         """What the next child must not have: what is held of others, and of the mounts."""
         self._children = [child for child in self._children if not child.reaped]
-        own = () if self._mount_plans is None else (self._mount_plans.watched,)
+        own: tuple[int, ...] = () if self._roots is None else self._roots.descriptors()
+        own += () if self._mount_plans is None else (self._mount_plans.watched,)
         return (*own, *(fd for child in self._children for fd in child.end.descriptors()))
 
     def take_on(self, child: ChildProcess) -> None:
@@ -339,6 +366,9 @@ class Launcher:
         if self._limit_mechanisms is not None:
             self._limit_mechanisms.close()
         self.dismiss_watchdog()
+        if self._roots is not None:
+            self._roots.close()
+            self._roots = None
         if self._mount_plans is not None:
             self._mount_plans.close()
             self._mount_plans = None
@@ -392,6 +422,8 @@ class Launch:
                 limits=plan.limits,
             )
             self.born = True
+            if plan.root is not None:
+                plan.root.launched()
             self._launcher.take_on(child)
             take_on(child)
 

@@ -23,7 +23,6 @@ from pytest_nsisolate.request import grants
 from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.kernel.roots import RootPlan
     from pytest_nsisolate.process.limits import HeldLimits
 
 _EVERY: Final = (1 << 64) - 1
@@ -46,7 +45,7 @@ class LaunchPlan:
     :param lean: the processes beside the test keep no descriptor that is not theirs: somebody may
         wait for the end of what a caller has passed on.
     :param join: a pidfd: no new namespaces, but those of this process; the test is not PID 1.
-    :param root: the folder that will be the root.
+    :param root: what makes the child's root another.
     :param limits: what holds those of the test.
     """
 
@@ -61,7 +60,7 @@ class LaunchPlan:
     cwd: str
     lean: bool = False
     join: int | None = None
-    root: RootPlan | None = None
+    root: OwnRoot | None = None
     no_new_privs: bool = False
     sheltered: bool = True
     limits: HeldLimits | None = None
@@ -72,9 +71,34 @@ class LaunchPlan:
         return sum(namespaces.FLAGS[name] for name in self.namespaces - {"time"})
 
     @property
+    def made(self) -> object | None:
+        """What tells which mounts are made; None: none are."""
+        return self.mounts if self.root is None else self.root.mounts
+
+    @property
     def may_go_direct(self) -> bool:
         """Nothing in this plan needs a supervisor."""
         return "pid" in self.namespaces and self.time is None and self.join is None
+
+
+class OwnRoot(Protocol):
+    """What one child does for files of its own."""
+
+    @property
+    def mounts(self) -> object:
+        """The same object for every child that makes the same mounts."""
+
+    def enter(self) -> None:
+        """In the child, when its other mounts are made; it stands in ``/`` then.
+
+        :raises StepError: naming the call and the path.
+        """
+
+    def launched(self) -> None:
+        """In the launching process: there is a child, which has everything."""
+
+    def close(self) -> None:
+        """In the launching process: there will be no child."""
 
 
 class InUse(Protocol):
@@ -85,6 +109,9 @@ class InUse(Protocol):
 
     def paths(self) -> Iterable[str]:
         """The paths, absolute or not, in any order."""
+
+    def stays(self) -> tuple[str, ...]:
+        """Those that stay the host's and writable, whatever the root of a child is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +127,10 @@ class Fixed:
     def paths(self) -> Iterable[str]:
         """As given."""
         return self.these
+
+    def stays(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
 
 class MountPlans:
@@ -117,19 +148,31 @@ class MountPlans:
             raise StepError("read mountinfo", "mount", error.errno or 0) from error
         self._poller = select.poll()
         self._poller.register(self.watched, select.POLLPRI | select.POLLERR)
+        #: How often something was mounted or unmounted, as far as :meth:`plan` has seen it.
+        self.generation = 0
 
-    def plan(self, wanted: frozenset[str], devices: tuple[str, ...] | None) -> mounts.MountPlan:
+    def plan(
+        self,
+        wanted: frozenset[str],
+        devices: tuple[str, ...] | None,
+        writable: tuple[str, ...] | None = None,
+    ) -> mounts.MountPlan:
         """The plan for these namespaces, as things stand now.
 
         :param devices: what a minimal ``/dev`` has besides; None: the host's ``/dev``.
+        :param writable: what alone stays writable; None: everything.
         :raises StepError: when the mounts cannot be read.
         """
         if self._poller.poll(0):
             self._plans.clear()
-        key = (wanted, devices, *self._in_use.mark())
+            self.generation += 1
+        key = (wanted, devices, writable, *self._in_use.mark())
         if key not in self._plans:
             self._plans[key] = mounts.plan_mounts(
-                own=wanted, in_use=self._in_use.paths(), more_devices=devices
+                own=wanted,
+                in_use=self._in_use.paths(),
+                more_devices=devices,
+                writable=writable,
             )
         return self._plans[key]
 

@@ -209,6 +209,7 @@ def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
             named("chdir", os.chdir, plan.cwd)
     if plan.root is not None:
         plan.root.enter()
+        named("chdir", os.chdir, plan.cwd)
     if plan.limits is not None:
         plan.limits.bound_namespace()
     if "net" in plan.namespaces:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate.request import grants, limits
+from pytest_nsisolate.request import files, grants, limits
 from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.request.wording import DOCS, MarkerProblem, short, spelled, suggestion
 
@@ -52,6 +52,15 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
   caps=            str or list of names: the capabilities that are kept
                    (default: --nsisolate-caps)
   no_new_privs=    bool: no program gains rights by its file (default: False)
+  root=            "host"; "overlay": its files, and what is written is thrown
+                   away; "readonly" (default: --nsisolate-root)
+  writable=        str or list of paths: what stays the host's in any root
+                   (default: none)
+  files=           dict of paths to str, bytes or Path: contents of its own
+                   (default: none)
+  hide=            str or list of paths: what is not there (default: none)
+  root_size=       str or int: what may be written to the overlay; "256M"
+                   (default: "50%" of the memory)
   More in {DOCS}"""
 
 #: Of the same stem, or this plugin's name: as a marker that nothing has registered, each of them
@@ -217,6 +226,16 @@ def _caps(value: object) -> frozenset[str]:
         raise _NotAllowedError(str(error)) from None
 
 
+def _files(check: Callable[[object], object]) -> Callable[[object], object]:
+    def checked(value: object) -> object:
+        try:
+            return check(value)
+        except files.FilesError as error:
+            raise _NotAllowedError(str(error)) from None
+
+    return checked
+
+
 def _devices(value: object) -> tuple[str, ...]:
     try:
         return grants.check_devices(value)
@@ -249,6 +268,11 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "devices": _devices,
     "caps": _caps,
     "no_new_privs": _flag,
+    "root": _files(files.check_root),
+    "writable": _files(files.check_writable),
+    "files": _files(files.check_files),
+    "hide": _files(files.check_hide),
+    "root_size": _files(files.check_size),
     "missing": _missing,
 }
 

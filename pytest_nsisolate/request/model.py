@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os
-from pytest_nsisolate.request import grants
+from pytest_nsisolate.request import files, grants
 from pytest_nsisolate.request.limits import Limits
 from pytest_nsisolate.request.wording import suggestion
 
@@ -53,6 +54,12 @@ class IsolationRequest:
         below it; without meaning with the host's powers.
     :param caps: the capabilities that are kept, by their full names; None for all.
     :param no_new_privs: no program gains rights by its file.
+    :param root: ``"overlay"`` or ``"readonly"``; None for the host's own files.
+    :param writable: paths that stay the host's, whatever the root is.
+    :param files: paths with contents of the test's own; a Path has the content, and is absolute.
+    :param hide: paths that are not there.
+    :param root_size: what may be written to a root of its own, as tmpfs(5) takes it; None for half
+        of the memory.
     :param guarded: the host refuses the user namespace, which nobody gave up by ``user=False``.
     """
 
@@ -70,6 +77,11 @@ class IsolationRequest:
     devices: tuple[str, ...] = ()
     caps: frozenset[str] | None = None
     no_new_privs: bool = False
+    root: str | None = None
+    writable: tuple[str, ...] = ()
+    files: tuple[tuple[str, bytes | Path], ...] = ()
+    hide: tuple[str, ...] = ()
+    root_size: str | None = None
     guarded: bool = False
 
     @property
@@ -82,6 +94,11 @@ class IsolationRequest:
         """By ``user=False``: the host's root, its ``/dev`` and its keys."""
         return self.user == "none" and not self.guarded
 
+    @property
+    def has_own_files(self) -> bool:
+        """Some of its files are not the host's, which takes a mount namespace."""
+        return bool(self.root or self.files or self.hide)
+
     def replace(self, **changes: Any) -> IsolationRequest:
         """A changed copy, with the namespaces that the change implies.
 
@@ -89,7 +106,8 @@ class IsolationRequest:
         ``"user"``, ``replace(time=TimeOffsets(60))`` adds ``"time"``.
 
         :raises TypeError: on an unknown field.
-        :raises ValueError: on an unknown namespace or capability, or what is no device.
+        :raises ValueError: on an unknown namespace, capability or root, or what is no device or
+            path.
         """
         if "namespaces" in changes and "time" not in changes:
             kept = self.time or TimeOffsets()
@@ -103,7 +121,12 @@ class IsolationRequest:
             changed = replace(changed, caps=grants.check_caps(changed.caps))
         if "devices" in changes:
             changed = replace(changed, devices=grants.check_devices(changed.devices))
-        if changed.devices:
+        for name in _CHECKED.keys() & changes.keys():
+            value = getattr(changed, name)
+            if value is not None:
+                value = _CHECKED[name](dict(value) if name == "files" else value)
+            changed = replace(changed, **{name: value})
+        if changed.devices or changed.has_own_files:
             wanted |= {"mount"}
         named = changed.named & wanted
         return replace(changed, namespaces=wanted, named=named)
@@ -111,6 +134,15 @@ class IsolationRequest:
     def without_user_namespace(self) -> IsolationRequest:
         """A copy for a host that refuses user namespaces. Nobody asked for the host's powers."""
         return self.replace(user="none", guarded=True)
+
+
+_CHECKED: Final[dict[str, Callable[[Any], object]]] = {
+    "root": files.check_root,
+    "writable": files.check_writable,
+    "files": files.check_files,
+    "hide": files.check_hide,
+    "root_size": files.check_size,
+}
 
 
 def complete(

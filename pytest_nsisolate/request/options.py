@@ -19,6 +19,7 @@ import pytest
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.request.files import FilesError, check_root
 from pytest_nsisolate.request.grants import PowerError, read_caps
 from pytest_nsisolate.request.limits import NAMES as LIMIT_NAMES
 from pytest_nsisolate.request.limits import NO_LIMITS, LimitError, Limits, parse
@@ -56,6 +57,8 @@ class Settings:
     :param limits: those of every isolated test, unless its marker says otherwise.
     :param caps: the capabilities that every isolated test keeps, unless its marker says otherwise;
         None for all.
+    :param root: that of every isolated test, unless its marker says otherwise; None: the host's.
+    :param rootdir: from where a marker's relative paths are seen.
     :param pause: a failed test is held open until somebody has looked inside.
     """
 
@@ -70,6 +73,8 @@ class Settings:
     leftovers: Leftovers | None = None
     limits: Limits = NO_LIMITS
     caps: frozenset[str] | None = None
+    root: str | None = None
+    rootdir: str = ""
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -113,6 +118,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--nsisolate-caps", metavar="LIST", help=f"{kept}; or all but those with a '-': -sys_admin"
     )
+    root = "the files of isolated tests: host (default), overlay (thrown away) or readonly"
+    group.addoption("--nsisolate-root", metavar="ROOT", help=root)
     shown = "failed tests whose report shows what PID 1 sees: marked (default), all or none"
     group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
     group.addoption(
@@ -129,6 +136,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nsisolate_leftovers", left, type="string", default=None)
     parser.addini("nsisolate_limits", bounds, type="args", default=None)
     parser.addini("nsisolate_caps", kept, type="args", default=None)
+    parser.addini("nsisolate_root", root, type="string", default=None)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -152,6 +160,8 @@ def read_settings(config: pytest.Config) -> Settings:
         leftovers=_leftovers(*_source(config, "--nsisolate-leftovers")),
         limits=_limits(*_source(config, "--nsisolate-limits")),
         caps=_caps(*_source(config, "--nsisolate-caps")),
+        root=_root(*_source(config, "--nsisolate-root")),
+        rootdir=str(config.rootpath),
     )
 
 
@@ -230,6 +240,13 @@ def _caps(source: str, value: str | list[str] | None) -> frozenset[str] | None:
     try:
         return None if value is None else read_caps(value)
     except PowerError as error:
+        raise pytest.UsageError(f"{source}: {error}") from None
+
+
+def _root(source: str, value: str | None) -> str | None:
+    try:
+        return check_root(value)
+    except FilesError as error:
         raise pytest.UsageError(f"{source}: {error}") from None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -65,14 +66,15 @@ class _Merged:
         on = {name for name, value in self.switches.items() if value}
         if not on:
             on = set(settings.namespaces - {"user"} - self.switches.keys())
-        self._refuse_contradictions(on)
+        self._refuse_contradictions(on, settings.root)
         values = self.values
         user = values.get("user", "map")
         time = values.get("time", TimeOffsets() if "time" in on else None)
         hostname = values.get("hostname")
         named = self.named | ({"time", "user"} & values.keys())
         devices = values.get("devices", ())
-        if devices:
+        root = values.get("root", settings.root)
+        if devices or root or values.get("files") or values.get("hide"):
             on.add("mount")
         namespaces = complete(on, user, time, hostname)
         return IsolationRequest(
@@ -90,10 +92,15 @@ class _Merged:
             devices=devices,
             caps=values.get("caps", settings.caps),
             no_new_privs=values.get("no_new_privs", False),
+            root=root,
+            writable=values.get("writable", ()),
+            files=_found(values.get("files", ()), settings.rootdir),
+            hide=values.get("hide", ()),
+            root_size=values.get("root_size"),
         )
 
-    def _refuse_contradictions(self, on: set[str]) -> None:
-        problems = []
+    def _refuse_contradictions(self, on: set[str], default_root: str | None) -> None:
+        problems = self._contradictions_of_files(default_root)
         needing = [name for name in NEED_MOUNT if name in on]
         if needing and self.switches.get("mount") is False:
             need = "needs" if len(needing) == 1 else "need"
@@ -125,6 +132,54 @@ class _Merged:
             problems.append(f"{said}: no namespace is left on; {_STAY}")
         if problems:
             raise MarkerProblem(*problems)
+
+    def _contradictions_of_files(self, default_root: str | None) -> list[str]:
+        values = self.values
+        problems = []
+        for key in ("root", "files", "hide"):
+            if values.get(key) and self.switches.get("mount") is False:
+                said = spelled({key: _as_given(values[key]), "mount": False})
+                problems.append(f"{said}: files of its own need a mount namespace")
+        root = values.get("root", default_root)
+        if root and "root" not in values and self.switches.get("mount") is False:
+            problems.append(
+                f"isolated(mount=False): the default root {root!r} needs a mount namespace; "
+                'leave mount out, or say root="host"'
+            )
+        if "root_size" in values and root != "overlay":
+            said = spelled({"root_size": values["root_size"]})
+            problems.append(f'{said}: only what is written to root="overlay" has a limit')
+        for path, _ in values.get("files", ()):
+            if path in values.get("hide", ()):
+                said = spelled({"files": {path: ...}, "hide": [path]})
+                problems.append(f"{said}: a file of its own cannot be hidden")
+        return problems
+
+
+def _as_given(value: object) -> object:
+    """As a marker has it: lists and dicts have become tuples."""
+    if not isinstance(value, tuple):
+        return value
+    return dict(value) if value and isinstance(value[0], tuple) else list(value)
+
+
+def _found(
+    files: tuple[tuple[str, bytes | Path], ...], rootdir: str
+) -> tuple[tuple[str, bytes | Path], ...]:
+    """The same, but each Path seen from rootdir.
+
+    :raises MarkerProblem: for a Path that is no file.
+    """
+    if not any(isinstance(content, Path) for _, content in files):
+        return files
+    found: list[tuple[str, bytes | Path]] = []
+    for path, content in files:
+        there = Path(rootdir, content) if isinstance(content, Path) else content
+        if isinstance(there, Path) and not there.is_file():
+            said = spelled({"files": {path: content}})
+            raise MarkerProblem(f"{said}: there is no file {there}")
+        found.append((path, there))
+    return tuple(found)
 
 
 def resolve(
@@ -183,8 +238,9 @@ def from_keywords(keywords: Mapping[str, object], settings: Settings) -> Isolati
 def _unmarked(settings: Settings) -> IsolationRequest:
     """An unmarked test never asked to be PID 1: same behaviour, other place."""
     time = TimeOffsets() if "time" in settings.namespaces else None
+    wanted = settings.namespaces | {"mount"} if settings.root else settings.namespaces
     return IsolationRequest(
-        namespaces=complete(settings.namespaces, "same", time, None),
+        namespaces=complete(wanted, "same", time, None),
         user="same",
         time=time,
         timeout=settings.timeout,
@@ -193,6 +249,7 @@ def _unmarked(settings: Settings) -> IsolationRequest:
         missing=settings.missing,
         limits=merged(settings.limits, {}),
         caps=settings.caps,
+        root=settings.root,
     )
 
 

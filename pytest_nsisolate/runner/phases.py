@@ -155,7 +155,7 @@ def _clone(
             run.turns.forget()
         child = _make_child(item, run, attempt, files, inside)
         if child.post_mortem is not None:
-            child.post_mortem.note_plan(launch.plan.mounts)
+            child.post_mortem.note_plan(launch.plan.made)
         with failing("prepare the launch", None):
             moved = output.move_to(files, config)
         output.flush_to_terminal(config)

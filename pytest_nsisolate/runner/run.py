@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_nsisolate.child.terminal import Turns
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.isolate.per_process import PerProcess
-    from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Settings
@@ -73,7 +72,7 @@ class Run:
     stopping: ExitStack = field(default_factory=ExitStack)
     calls: PerProcess | None = None
     streams: StandardStreams | None = None
-    first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
+    first_mounts: dict[int, tuple[object, str]] = field(default_factory=dict)
     last_words: list[tuple[str, str]] = field(default_factory=list)
     _measurement: Measurement | None = None
     _turns: Turns | None = None

@@ -50,6 +50,11 @@ class PathsInUse:
         if data != "/dev/shm":  # noqa: S108
             yield data
 
+    def stays(self) -> tuple[str, ...]:
+        """The base temp: what a test writes there is for those who look later."""
+        base = internals.base_temp(self._config)
+        return () if base is None else (base,)
+
 
 def _execnet_descriptors(config: pytest.Config) -> tuple[int, ...]:
     """In a worker of pytest-xdist: the pipe to the controller, which a child must not write to."""

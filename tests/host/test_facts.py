@@ -217,6 +217,12 @@ def test_the_place_is_the_one_whose_configuration_counts(
     assert facts.place() == found
 
 
+def test_an_account_without_a_name_is_its_number() -> None:
+    """As in a container that is run with any uid."""
+    assert facts.user_name(0) == "root"
+    assert facts.user_name(3_999_999_999) == "3999999999"
+
+
 @pytest.mark.parametrize(
     ("release", "version", "found"),
     [

@@ -21,7 +21,7 @@ from typing import Final
 
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.host.remedies import entering, furnishing, limiting
+from pytest_nsisolate.host.remedies import entering, furnishing, limiting, rooting
 from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.request.model import UserMode
 
@@ -30,7 +30,7 @@ TABLE: Final[tuple[Row, ...]] = (
     *entering.NEW_USER,
     *entering.UNSHARE,
     *furnishing.ID_MAP,
-    *furnishing.ROOTS,
+    *rooting.ROOTS,
     *furnishing.MOUNTS,
     *furnishing.NETWORK_AND_CLOCKS,
     *limiting.LIMITS,

@@ -10,10 +10,8 @@ from errno import (
     EBUSY,
     EDQUOT,
     EINVAL,
-    EIO,
     ENODEV,
     ENOENT,
-    ENOSPC,
     ENOTBLK,
     EPERM,
     ERANGE,
@@ -107,30 +105,6 @@ ID_MAP: Final = (
         always,
         "the runner did not write the id map",
         "look at the first refusal of this run; if there is none, this is " + REPORT,
-    ),
-)
-
-ROOTS: Final = (
-    Row(
-        "pivot_root",
-        (EPERM,),
-        always,
-        "the seccomp filter of a container refuses pivot_root, which no capability opens",
-        UNCONFINE,
-    ),
-    Row(
-        "pivot_root",
-        (EINVAL,),
-        always,
-        "/ is the initial ramdisk, or the root of a chroot, which cannot be exchanged",
-        "mount --bind / /mnt and enter that by switch_root(8), or leave the root out",
-    ),
-    Row(
-        "open a terminal",
-        (ENOSPC, ENOENT, EIO),
-        always,
-        "no pseudo-terminal can be opened: there are too many already, or no /dev/ptmx",
-        "close some, raise kernel.pty.max, or give an input that is no terminal (< /dev/null)",
     ),
 )
 

@@ -115,6 +115,7 @@ class Case:
             "kernel": "{}.{}".format(*self.host.kernel),
             "covers": ", ".join(facts.covers_below("/proc") or ("nothing visible",)),
             "sys_covers": ", ".join(facts.covers_below("/sys") or ("nothing visible",)),
+            "user_name": facts.user_name(self.host.euid),
             "processes": facts.process_limit() or "which limit it is cannot be seen from here",
             "label": facts.security_label() or "none",
             "preload": os.environ.get("LD_PRELOAD", ""),

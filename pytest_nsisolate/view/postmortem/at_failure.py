@@ -34,7 +34,6 @@ from pytest_nsisolate.view.postmortem import hints, layout, limits, outsiders, r
 from pytest_nsisolate.view.postmortem.layout import Told
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Postmortem
 
@@ -52,7 +51,7 @@ _MOST_PLANS: Final = 16
 
 
 #: By a plan's id: the plan, and what is mounted when it has been followed.
-FirstMounts: TypeAlias = "dict[int, tuple[MountPlan, str]]"
+FirstMounts: TypeAlias = "dict[int, tuple[object, str]]"
 
 
 def opened(
@@ -97,7 +96,7 @@ class PostMortem:
         self._whole = whole
         #: With which the test begins; behind a map of one id it is root.
         self._uid = 0 if request.user == "map" else uid
-        self._plan: MountPlan | None = None
+        self._plan: object | None = None
         self._mounts: str | None = None
         #: The child looks at its mounts before the test begins.
         self.asks_for_mounts = False
@@ -105,7 +104,7 @@ class PostMortem:
         self.forked = False
         self._subtest_shown = False
 
-    def note_plan(self, plan: MountPlan | None) -> None:
+    def note_plan(self, plan: object | None) -> None:
         """In the runner: which mounts the child is going to make."""
         self._plan = plan
         if plan is not None and self._whole:

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""Refusals of a root, of ranges of ids and of devices (pivot_root(2), newuidmap(1), mount(2)).
+
+The last rows are for what a program meets inside such a root, where no step of ours has failed.
+"""
+
+from __future__ import annotations
+
+from errno import (
+    E2BIG,
+    EBUSY,
+    EINVAL,
+    EIO,
+    EISDIR,
+    ENODEV,
+    ENOENT,
+    ENOSPC,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+)
+from typing import Final
+
+from pytest_nsisolate.host import facts
+from pytest_nsisolate.host.remedies.table import UNCONFINE, Row, always
+
+ROOTS: Final = (
+    Row(
+        "take .* apart",
+        (E2BIG,),
+        always,
+        "something is mounted below that directory, so that it cannot have an overlay of its own,"
+        " and it has more files than can be copied for each test",
+        'name it in hide=, or in writable= if the test may change it; or take root="readonly"',
+    ),
+    Row(
+        "place ",
+        (ENOENT,),
+        always,
+        "files= names a path that this host does not have, and nothing is made among its files",
+        'add root="overlay", in which anything can be made',
+    ),
+    Row(
+        "place ",
+        (EISDIR,),
+        always,
+        "files= names a directory of this host",
+        "name a file in it, or hide the directory with hide=",
+    ),
+    Row(
+        "hide ",
+        (EBUSY,),
+        always,
+        "the run itself needs what lies there: Python, the suite, or the base temp",
+        "hide less",
+    ),
+    Row(
+        "leave .* writable",
+        (ENOENT,),
+        always,
+        "writable= names a path that this host does not have",
+        "make it before the test, or name a directory above it",
+    ),
+    Row(
+        "make / read-only",
+        (ENOSYS,),
+        always,
+        "this kernel ({kernel}) has no mount_setattr, or a filter hides it",
+        'boot Linux 5.12 or newer, or take root="overlay"',
+    ),
+    Row(
+        r"set user\.\* attributes",
+        (EOPNOTSUPP,),
+        always,
+        "on this kernel ({kernel}) a tmpfs has no user.* attributes (before Linux 6.6), so that a"
+        " directory could not be removed and made anew",
+        'boot Linux 6.6 or newer, or take root="readonly"',
+    ),
+    Row(
+        "newuidmap|newgidmap",
+        (EPERM,),
+        lambda _: facts.status().get("NoNewPrivs") == "1",
+        "no_new_privs is set, or the file system is mounted nosuid, so newuidmap gains no"
+        " capability",
+        "start pytest without it (docker run --security-opt no-new-privileges=false; Kubernetes:"
+        " allowPrivilegeEscalation: true); without it one id can be mapped, and no range",
+    ),
+    Row(
+        "newuidmap|newgidmap",
+        (ENOENT,),
+        always,
+        "newuidmap is not installed",
+        "apt install uidmap (Fedora: shadow-utils)",
+    ),
+    Row(
+        "newuidmap|newgidmap",
+        (),
+        always,
+        "/etc/subuid and /etc/subgid give this user no range of ids",
+        "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user_name}, which"
+        " writes the line {user_name}:100000:65536",
+    ),
+    Row(
+        "mount overlay",
+        (EINVAL,),
+        always,
+        "overlays are nested more than two deep, or the file system there is one that overlay"
+        " refuses",
+        "run outside of the other overlay (a container's root is one); name what the test does not"
+        ' need in hide=, or what may be changed in writable=; or take root="readonly"',
+    ),
+    Row(
+        "mount overlay",
+        (EPERM, ENODEV),
+        always,
+        "this kernel ({kernel}) has no overlay, or none for ordinary users (before Linux 5.11)",
+        "boot Linux 5.11 or newer (CONFIG_OVERLAY_FS), or run pytest as root",
+    ),
+    Row(
+        "pivot_root",
+        (EPERM,),
+        always,
+        "the seccomp filter of a container refuses pivot_root, which no capability opens",
+        UNCONFINE,
+    ),
+    Row(
+        "pivot_root",
+        (EINVAL,),
+        always,
+        "/ is the initial ramdisk, or the root of a chroot, which cannot be exchanged",
+        "mount --bind / /mnt and enter that by switch_root(8), or leave the root out",
+    ),
+    Row(
+        "open a terminal",
+        (ENOSPC, ENOENT, EIO),
+        always,
+        "no pseudo-terminal can be opened: there are too many already, or no /dev/ptmx",
+        "close some, raise kernel.pty.max, or give an input that is no terminal (< /dev/null)",
+    ),
+)

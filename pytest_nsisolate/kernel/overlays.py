@@ -1,0 +1,492 @@
+# SPDX-License-Identifier: MIT
+"""A root that shows the host's files and throws away what is written: one overlay a directory.
+
+Fact: in a user namespace the mounts that came from outside are locked, and an overlay must not
+uncover what lies below them: ``lowerdir=/`` is EINVAL (``clone_private_mount()`` in
+fs/namespace.c).
+What we do: the new root is an overlay on a skeleton: links, and empty directories to mount on. Each
+top-level directory gets an overlay of its own there. A directory with mounts below it becomes a
+part of the skeleton, and what is in it is treated alike.
+
+Fact: what is mounted on ``/`` hides nothing from a process whose root is below it, but ``/..``
+leads there.
+What we do: the tmpfs that holds the skeleton and all that is written is mounted on ``/`` itself and
+reached by the current directory. It needs no folder to be mounted on, and every path of the host's
+goes on to mean what it meant. With the old root it goes out of sight.
+
+Fact: a merged directory has the owner and the mode of its topmost layer that has it.
+What we do: the topmost directories have those of the host's; below, the ownership layer is put
+between (see :mod:`pytest_nsisolate.process.ownership_layer`).
+
+What still fails: the third overlay on another is EINVAL (FILESYSTEM_MAX_STACK_DEPTH), and so is one
+on file systems that it refuses. Sockets and fifos of the skeleton are not there, and a socket
+in an overlay is a copy that nobody listens to. A top-level directory cannot be removed (EBUSY), and
+a rename from one to another is EXDEV.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from stat import S_IMODE, S_ISGID
+from typing import Final
+
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.kernel import syscalls
+from pytest_nsisolate.kernel.libc import Step, step_error
+from pytest_nsisolate.kernel.originals import open, os, re
+from pytest_nsisolate.kernel.readonly import SAFE
+from pytest_nsisolate.kernel.syscalls import (
+    MNT_DETACH,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_REC,
+)
+
+#: No overlay can lie on these file systems, or they have no files: they are bound read-only.
+_PSEUDO: Final = frozenset(
+    {
+        *("autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts"),
+        *("devtmpfs", "efivarfs", "fusectl", "hugetlbfs", "mqueue", "nsfs", "proc", "pstore"),
+        *("ramfs", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs"),
+    }
+)
+
+#: A file of the skeleton is copied for each test up to this size, and read-only beyond.
+_COPIED: Final = 1 << 20
+
+#: Files of the skeleton in one directory; more would cost each test too much.
+_MOST_FILES: Final = 256
+
+_FLAGS: Final = {"nosuid": MS_NOSUID, "nodev": MS_NODEV, "noexec": MS_NOEXEC}
+
+#: What is on the tmpfs: the skeleton, what is written, overlay's own, given contents, the ownership
+#: layer, and the new root.
+_SKELETON, UPPER, _WORK, _GIVEN, LAYER, _NEW = "suwgln"
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """What is mounted at a path.
+
+    :param flags: ``MS_*`` of the mount that its overlay has too.
+    """
+
+    fstype: str
+    flags: int
+
+
+def mounted(content: bytes) -> dict[str, Mounted]:
+    """What is mounted where, topmost of each point, by a mountinfo (proc_pid_mountinfo(5))."""
+    found = {}
+    line = rb"^\d+ \d+ \S+ \S+ (\S+) (\S+) .*?- (\S+) "
+    for point, options, fstype in re.findall(line, content, re.MULTILINE):
+        path = os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), point))
+        flags = sum(_FLAGS.get(option, 0) for option in options.decode().split(","))
+        found[path] = Mounted(fstype.decode(), flags)
+    return found
+
+
+@dataclass(slots=True)
+class Survey:
+    """How the host's root is taken apart; made in the runner.
+
+    :param places: directories with an overlay of their own.
+    :param folders: directories that are a part of the skeleton, ``/`` itself left out.
+    :param through: paths that are bound as they are.
+    :param sealed: paths that are bound read-only.
+    """
+
+    places: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    links: list[tuple[str, str]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    through: list[str] = field(default_factory=list)
+    sealed: list[str] = field(default_factory=list)
+
+    def place_of(self, path: str) -> str | None:
+        """The place that a real path is in; None: the skeleton, or what is bound."""
+        return next((place for place in self.places if _is_in(path, place)), None)
+
+    def is_bound(self, path: str) -> bool:
+        """It is in what is bound as it is."""
+        return any(_is_in(path, bound) for bound in (*self.through, *self.sealed))
+
+
+def survey(points: Mapping[str, Mounted], through: Iterable[str], hidden: Iterable[str]) -> Survey:
+    """Take the host's root apart.
+
+    :param through: real paths that are bound as they are, with all that is mounted below.
+    :param hidden: real paths that are left out.
+    :raises StepError: ``take / apart``, for what cannot be read.
+    """
+    found = Survey()
+    bound = frozenset(through)
+    left_out = frozenset(hidden)
+    reachable = [point for point in points if _is_there(point)]
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        step = f"take {folder or '/'} apart"
+        before = len(found.files)
+        with failing(step, "mount"):
+            entries = _entries(folder or "/")
+            if entries is None:
+                found.folders.remove(folder)
+                found.sealed.append(folder)
+                continue
+            for entry in entries:
+                path = f"{folder}/{entry.name}"
+                if path in left_out:
+                    continue
+                if path in bound:
+                    found.through.append(path)
+                elif path in points and points[path].fstype in _PSEUDO:
+                    found.sealed.append(path)
+                elif entry.is_symlink():
+                    found.links.append((os.readlink(path), path))
+                elif not entry.is_dir(follow_symlinks=False):
+                    if entry.is_file(follow_symlinks=False):
+                        found.files.append(path)
+                elif any(point.startswith(f"{path}/") for point in reachable):
+                    found.folders.append(path)
+                    waiting.append(path)
+                else:
+                    found.places.append(path)
+        if len(found.files) - before > _MOST_FILES:
+            raise StepError(step, "mount", errno.E2BIG)
+    found.folders.sort()
+    return found
+
+
+def _is_there(point: str) -> bool:
+    try:
+        os.stat(point)
+    except FileNotFoundError:
+        return False  # something further up covers it
+    except OSError:
+        pass
+    return True
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]] | None:
+    """By name; None where this user cannot look."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except PermissionError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A directory to be made; ``owner`` is None where the maker is."""
+
+    path: str
+    mode: int
+    owner: tuple[int, int] | None = None
+
+    def make(self) -> None:
+        """With exactly this mode, under a umask of 0."""
+        os.mkdir(self.path, self.mode)
+        if self.owner is not None:
+            os.chown(self.path, *self.owner)
+        if self.mode & S_ISGID:
+            os.chmod(self.path, self.mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A file to be made; ``content`` None: nothing will be there (a whiteout)."""
+
+    path: str
+    content: bytes | None
+    mode: int = 0o644
+    owner: tuple[int, int] | None = None
+
+    def make(self) -> None:
+        """In a directory that is there."""
+        if self.content is None:
+            os.mknod(self.path, 0o020000, 0)  # the whiteout of overlay: a character device 0:0
+            return
+        write(self.path, self.content, self.mode, self.owner)
+
+
+def write(path: str, content: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    """A new file with exactly this mode."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(fd, view) :]
+        if owner is not None:
+            os.fchown(fd, *owner)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayRoot:
+    """What makes the overlays the root; made in the runner by :func:`plan_overlays`.
+
+    :param places: directories with an overlay of their own; the n-th one's upper directory is
+        ``u/n``, and ``u/0`` is that of the root itself.
+    :param folders: those on the tmpfs, in the order in which they are made.
+    :param copies: (file of the host's, its name on the tmpfs).
+    """
+
+    places: tuple[str, ...]
+    stage: Step = field(repr=False, compare=False)
+    folders: tuple[Folder, ...] = field(repr=False, compare=False)
+    links: tuple[tuple[str, str], ...] = field(repr=False, compare=False)
+    copies: tuple[tuple[str, str], ...] = field(repr=False, compare=False)
+    contents: tuple[Content, ...] = field(repr=False, compare=False)
+    mounts: tuple[Step, ...] = field(repr=False, compare=False)
+    exchange: tuple[Step, ...] = field(repr=False, compare=False)
+
+    def enter(self, settle: Callable[[], None]) -> None:
+        """In the child, when the rest of its mounts are made; it stands in the new ``/`` then.
+
+        :param settle: called on the tmpfs, before anything is mounted there.
+        :raises StepError: naming the call and the path.
+        """
+        self.stage.run()
+        mask = os.umask(0)
+        try:
+            os.chdir("/..")
+            for folder in self.folders:
+                folder.make()
+            for to, path in self.links:
+                os.symlink(to, path)
+            for source, path in self.copies:
+                _copy(source, path)
+            for content in self.contents:
+                content.make()
+        except OSError as error:
+            raise step_error("prepare the root", "mount", error) from error
+        finally:
+            os.umask(mask)
+        try:
+            os.setxattr(_WORK, "user.nsisolate", b"")
+        except OSError as error:
+            raise step_error("set user.* attributes on a tmpfs", "mount", error) from error
+        settle()
+        for step in self.mounts:
+            step.run()
+        try:
+            os.chdir(_NEW)
+            for step in self.exchange:
+                step.run()
+            os.chdir("/")
+        except OSError as error:
+            raise step_error("enter the root", "mount", error) from error
+
+
+def _copy(source: str, path: str) -> None:
+    """A file of the skeleton; one that this user cannot read is not there."""
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except PermissionError:
+        return
+    try:
+        status = os.fstat(fd)
+        content = os.read(fd, _COPIED) if status.st_size else b""
+    finally:
+        os.close(fd)
+    write(path, content, S_IMODE(status.st_mode), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Whose the directories of the new root are.
+
+    :param owner: of a directory that is made anew; None: the child itself.
+    :param mode: likewise.
+    :param layered: places that the ownership layer has.
+    """
+
+    owner: Callable[[os.stat_result], tuple[int, int] | None]
+    mode: Callable[[os.stat_result, str], int]
+    layered: frozenset[str]
+
+
+def plan_overlays(
+    found: Survey,
+    points: Mapping[str, Mounted],
+    *,
+    size: str,
+    whole_proc: bool,
+    stays: Iterable[str],
+    owners: Owners,
+    contents: Iterable[Content],
+) -> OverlayRoot:
+    """The calls that make the new root, worked out in the runner.
+
+    :param size: of the tmpfs, as an option of its own has it.
+    :param whole_proc: the child mounts a ``/proc``, and shall be able to mount another.
+    :param stays: real paths that stay the host's, outermost only.
+    :param contents: at real paths; those in no place are put into the skeleton.
+    :raises StepError: ``take PATH apart``, for what has gone meanwhile.
+    """
+    folders = [Folder(name, 0o755) for name in (_SKELETON, UPPER, _WORK, _GIVEN, LAYER, _NEW)]
+    given = _Given(found, owners)
+    owner, mode = owners.owner, owners.mode
+    for content in contents:
+        given.add(content)
+    with failing("take / apart", "mount"):
+        root = os.stat("/")
+        folders.append(Folder(f"{UPPER}/0", mode(root, "/"), owner(root)))
+        folders.append(Folder(f"{_WORK}/0", 0o700))
+        for path in found.folders:
+            status = os.stat(path)
+            folders.append(Folder(_SKELETON + path, mode(status, path), owner(status)))
+        mounts = [_overlay(_NEW, "/", 0, [_SKELETON], 0)]
+        for number, path in enumerate(found.places, 1):
+            status = os.stat(path)
+            folders.append(Folder(_SKELETON + path, 0o755))
+            folders.append(Folder(f"{UPPER}/{number}", mode(status, path), owner(status)))
+            folders.append(Folder(f"{_WORK}/{number}", 0o700))
+            lower = [f"{_GIVEN}/{number}"] if number in given.used else []
+            if path in owners.layered:
+                lower.append(LAYER + path)
+            if path not in owners.layered or os.access(path, os.R_OK | os.X_OK):
+                lower.append(path)
+            flags = points[path].flags if path in points else 0
+            mounts.append(_overlay(_NEW + path, path, number, lower, flags))
+        small: list[str] = []
+        big: list[str] = []
+        for path in found.files:
+            (small if os.stat(path).st_size <= _COPIED else big).append(path)
+    folders += given.folders
+    targets = []
+    for path in (*found.through, *found.sealed, *big):
+        if os.path.isdir(path):
+            folders.append(Folder(_SKELETON + path, 0o755))
+        else:
+            targets.append(Content(_SKELETON + path, b""))
+    mounts += _binds(found, big, stays, whole_proc=whole_proc)
+    return OverlayRoot(
+        places=tuple(found.places),
+        stage=Step("mount tmpfs on /", "mount", _tmpfs(size)),
+        folders=tuple(folders),
+        links=tuple((to, _SKELETON + path) for to, path in found.links),
+        copies=tuple((path, _SKELETON + path) for path in small if path not in given.replaced),
+        contents=(*targets, *given.contents),
+        mounts=tuple(mounts),
+        exchange=(
+            Step("pivot_root", "mount", syscalls.prepare_pivot_root(".", ".")),
+            # On the new root stands the old one, and on that one the tmpfs.
+            Step("unmount the tmpfs", "mount", syscalls.prepare_umount2(".", MNT_DETACH)),
+            Step("unmount the old root", "mount", syscalls.prepare_umount2(".", MNT_DETACH)),
+        ),
+    )
+
+
+class _Given:
+    """Contents that the test has of its own: the topmost of the lower layers."""
+
+    def __init__(self, found: Survey, owners: Owners) -> None:
+        self.used: set[int] = set()
+        self.folders: list[Folder] = []
+        self.contents: list[Content] = []
+        #: Files of the skeleton that are not the host's.
+        self.replaced: set[str] = set()
+        self._found = found
+        self._owners = owners
+        self._made = {*found.folders}
+
+    def add(self, content: Content) -> None:
+        path, place = content.path, self._found.place_of(content.path)
+        base, top = _SKELETON, ""
+        if place is not None:
+            number = self._found.places.index(place) + 1
+            self.used.add(number)
+            base, top = f"{_GIVEN}/{number}", place
+            self._make(place, base)
+        else:
+            self.replaced.add(path)
+            if content.content is None:
+                return  # it is left out of the skeleton
+        parents = []
+        parent = os.path.dirname(path)
+        while parent != "/" and _is_in(parent, top) and parent != top:
+            parents.append(parent)
+            parent = os.path.dirname(parent)
+        for folder in reversed(parents):
+            self._make(folder, base + folder.removeprefix(top))
+        name = base + path.removeprefix(top)
+        self.contents.append(Content(name, content.content, content.mode, content.owner))
+
+    def _make(self, path: str, name: str) -> None:
+        if path in self._made:
+            return
+        self._made.add(path)
+        try:
+            status = os.stat(path)
+        except OSError:
+            self.folders.append(Folder(name, 0o755))
+        else:
+            owners = self._owners
+            folder = Folder(name, owners.mode(status, path), owners.owner(status))
+            self.folders.append(folder)
+
+
+def _binds(
+    found: Survey, big: Iterable[str], stays: Iterable[str], *, whole_proc: bool
+) -> Iterator[Step]:
+    for path in found.through:
+        if path == "/proc" and whole_proc:
+            # As for every other root: one that nobody can reach (see kernel.roots).
+            call = syscalls.prepare_mount(path, _NEW + path, None, MS_BIND)
+            yield Step("bind /proc", "pid", call)
+            call = syscalls.prepare_mount("proc", f"{_NEW}/proc/sys", "proc", SAFE)
+            yield Step("mount proc", "pid", call)
+        yield _bind(path)
+    for path in (*found.sealed, *big):
+        yield _bind(path)
+        attribute = syscalls.MOUNT_ATTR_RDONLY
+        call = syscalls.prepare_mount_setattr(_NEW + path, attribute, recursive=True)
+        yield Step(f"make {path} read-only", "mount", call)
+    for path in stays:
+        if not found.is_bound(path):
+            yield _bind(path)
+
+
+def _bind(path: str) -> Step:
+    # With all that is mounted below: in a user namespace it must not be uncovered (EINVAL).
+    call = syscalls.prepare_mount(path, _NEW + path, None, MS_BIND | MS_REC)
+    return Step(f"bind {path}", "mount", call)
+
+
+def _overlay(target: str, path: str, number: int, lower: list[str], flags: int) -> Step:
+    layers = ":".join(map(_escaped, lower))
+    options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={_WORK}/{number},userxattr"
+    call = syscalls.prepare_mount("overlay", target, "overlay", flags, options)
+    return Step(f"mount overlay on {path}", "mount", call)
+
+
+def _escaped(path: str) -> str:
+    """As an option of overlay has it (Documentation/filesystems/overlayfs.rst)."""
+    return re.sub(r"([\\:,])", r"\\\1", path)
+
+
+def _tmpfs(size: str) -> Callable[[], int]:
+    options = f"mode=0755,size={size}"
+    return syscalls.prepare_mount("tmpfs", "/", "tmpfs", MS_NOSUID | MS_NODEV, options)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def read_mounts() -> dict[str, Mounted]:
+    """What is mounted for this process.
+
+    :raises StepError: ``read mountinfo``.
+    """
+    with failing("read mountinfo", "mount"), open("/proc/self/mountinfo", "rb") as file:
+        return mounted(file.read())

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: MIT
+"""A test's own files: what the launching process works out, and what PID 1 carries out.
+
+Fact: how the host's root is taken apart depends on what is mounted, and on which entries ``/`` has.
+What we do: that is kept until something is mounted or unmounted, or a directory that is taken apart
+has another entry. A launch with ``root="overlay"`` looks at two or three directories.
+
+Who owns what inside: a directory of the skeleton, and the topmost one of each overlay, has the
+owner and mode of the host's where that id exists inside. Otherwise the child owns it.
+``user="same"`` must not gain by that: there the owner may do what this process may do.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_IMODE, S_ISDIR
+from typing import TYPE_CHECKING, Final
+
+from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.kernel import covered, overlays, private_files
+from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import open, os
+from pytest_nsisolate.process.ownership_layer import Baton, Ids, OwnershipLayer, mode_for_others
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.kernel.mounts import MountPlan
+    from pytest_nsisolate.process.launcher import Launcher
+    from pytest_nsisolate.process.plan import InUse
+    from pytest_nsisolate.request.model import IsolationRequest
+
+#: What is bound into every root: it is the test's own already.
+_OWN: Final = ("/proc", "/sys", "/dev")
+
+#: As tmpfs(5) has it without a size.
+_SIZE: Final = "50%"
+
+#: Plans that are kept: more are of contents that are made anew for each test.
+_MOST_PLANS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class OverlaidRoot:
+    """What one child does for ``root="overlay"``.
+
+    :param baton: of the ownership layer, where one is needed.
+    :param files: what is bound over paths that no overlay has.
+    """
+
+    overlays: overlays.OverlayRoot
+    baton: Baton | None
+    files: private_files.PrivateFiles | None
+
+    @property
+    def mounts(self) -> object:
+        """The overlays, and what is bound besides."""
+        return self.overlays if self.files is None else self.files
+
+    def enter(self) -> None:
+        """In the child; it stands in ``/`` then.
+
+        :raises StepError: naming the call and the path.
+        """
+        if self.files is not None:
+            self.files.apply()
+        directories: list[tuple[int, str]] = []
+        self.overlays.enter(lambda: directories.extend(self._settle()))
+        _leave(directories)
+
+    def _settle(self) -> list[tuple[int, str]]:
+        if self.baton is not None:
+            self.baton.put_in_place()
+        return _open_directories()
+
+    def launched(self) -> None:
+        """In the launching process, when there is a child."""
+        if self.baton is not None:
+            self.baton.passed_on()
+
+    def close(self) -> None:
+        """In the launching process, when there will be no child."""
+        if self.baton is not None:
+            self.baton.keep()
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateFilesOnly:
+    """What one child does for ``files=`` and ``hide=`` on the host's root."""
+
+    files: private_files.PrivateFiles
+
+    @property
+    def mounts(self) -> object:
+        """What is bound."""
+        return self.files
+
+    def enter(self) -> None:
+        """In the child; it stands in ``/`` then.
+
+        :raises StepError: naming the call and the path.
+        """
+        self.files.apply()
+
+    def launched(self) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _open_directories() -> list[tuple[int, str]]:
+    """Each with its path, while that is the host's."""
+    found = []
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if S_ISDIR(os.fstat(int(name)).st_mode):
+                    found.append((int(name), os.readlink(f"/proc/self/fd/{name}")))
+            except OSError:
+                continue  # that of the listing
+    except OSError as error:
+        raise step_error("list the open directories", "mount", error) from error
+    return found
+
+
+def _leave(directories: list[tuple[int, str]]) -> None:
+    """None of them leads out: each is opened anew by its path, or covered if that is gone."""
+    try:
+        for fd, path in directories:
+            try:
+                again = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                again = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(again, fd, os.get_inheritable(fd))
+            os.close(again)
+    except OSError as error:
+        raise step_error("leave the directories of the host", "mount", error) from error
+
+
+class Roots:
+    """Makes the roots of one launcher's children."""
+
+    def __init__(self, launcher: Launcher, in_use: InUse) -> None:
+        self._launcher = launcher
+        self._in_use = in_use
+        self._surveys: dict[tuple[object, ...], _Surveyed] = {}
+        self._plans: dict[tuple[object, ...], overlays.OverlayRoot] = {}
+        self._generation = -1
+        self._files: dict[tuple[object, ...], private_files.PrivateFiles | None] = {}
+        self._layers: dict[bool, OwnershipLayer] = {}
+        self._own_ids: Ids | None = None
+
+    def plan(
+        self, request: IsolationRequest, mounts: MountPlan, generation: int
+    ) -> OverlaidRoot | PrivateFilesOnly | None:
+        """What the child of this request does for its files; None: nothing.
+
+        :param mounts: what it mounts before.
+        :param generation: another one as soon as something is mounted or unmounted here.
+        :raises StepError: for what this host does not have, or has in use.
+        :raises RefusedError: when the ownership layer cannot be made.
+        """
+        ids = self._ids(request)
+        owner = self._owner(ids)
+        wishes = _Wishes(request, owner, self._needed() if request.hide else ())
+        if request.root != "overlay":
+            files = self._bound(wishes, (), lambda _: True)
+            return None if files is None else PrivateFilesOnly(files)
+        if generation != self._generation:
+            self._generation = generation
+            self._surveys.clear()
+        through = (*_OWN, *(cover for cover in mounts.covers if not cover.startswith("/dev")))
+        surveyed = self._surveyed(through, wishes.hidden)
+        stay = stays(request, self._in_use)
+        layered = frozenset[str]() if ids is None else surveyed.not_of(ids)
+        same = request.user == "same" and not self._launcher.host.privileged
+
+        def bound(path: str) -> bool:
+            return surveyed.survey.is_bound(path) or any(_is_in(path, other) for other in stay)
+
+        own_proc = "pid" in mounts.own
+        key = (through, stay, request.root_size, request.user, wishes.key, own_proc)
+        if (plan := self._plans.get(key)) is None:
+            plan = self._plans[key] = overlays.plan_overlays(
+                surveyed.survey,
+                surveyed.points,
+                size=request.root_size or _SIZE,
+                whole_proc=own_proc,
+                stays=stay,
+                owners=overlays.Owners(owner, mode_for_others if same else _as_it_is, layered),
+                contents=wishes.contents(surveyed.survey, bound),
+            )
+        files = self._bound(wishes, (through, stay), bound)
+        return OverlaidRoot(plan, self._baton(layered, same=same), files)
+
+    def _surveyed(self, through: tuple[str, ...], hidden: tuple[str, ...]) -> _Surveyed:
+        surveyed = self._surveys.get((through, hidden))
+        if surveyed is None or not surveyed.holds() or len(self._plans) > _MOST_PLANS:
+            self._surveys.clear()
+            self._plans.clear()
+            surveyed = self._surveys[through, hidden] = _Surveyed(through, hidden)
+        return surveyed
+
+    def _bound(
+        self, wishes: _Wishes, place: tuple[object, ...], bound: Callable[[str], bool]
+    ) -> private_files.PrivateFiles | None:
+        key = (wishes.key, place)
+        if key not in self._files:
+            if len(self._files) > _MOST_PLANS:
+                self._files.clear()
+            self._files[key] = wishes.bound(bound)
+        return self._files[key]
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What no child must have, but for what :meth:`plan` has given it."""
+        return tuple(fd for layer in self._layers.values() for fd in layer.descriptors())
+
+    def close(self) -> None:
+        """Give everything back."""
+        for layer in self._layers.values():
+            layer.close()
+        self._layers.clear()
+
+    def _needed(self) -> tuple[str, ...]:
+        return tuple(sorted({os.path.realpath(path) for path in self._in_use.paths()}))
+
+    def _baton(self, layered: frozenset[str], *, same: bool) -> Baton | None:
+        if not layered:
+            return None
+        layer = self._layers.get(same)
+        if layer is None or not layered <= layer.places:
+            if layer is not None:
+                layer.close()
+            layer = self._layers[same] = OwnershipLayer(self._launcher, layered, same=same)
+        return layer.take()
+
+    def _ids(self, request: IsolationRequest) -> Ids | None:
+        """Which of this process's world exist in the child's; None: there is no other world."""
+        if "user" not in request.namespaces:
+            return None
+        host = self._launcher.host
+        if not host.privileged:
+            return Ids.one(host.euid, host.egid)
+        if self._own_ids is None:
+            with failing("read the id maps", "user"):
+                self._own_ids = Ids.here()
+        return self._own_ids
+
+    def _owner(self, ids: Ids | None) -> Callable[[os.stat_result], tuple[int, int] | None]:
+        host = self._launcher.host
+        own = (host.euid, host.egid)
+
+        def owner(status: os.stat_result) -> tuple[int, int] | None:
+            found = (status.st_uid, status.st_gid)
+            exists = ids.have(status) if ids is not None else True
+            return found if exists and found != own and host.privileged else None
+
+        return owner
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
+
+
+def stays(request: IsolationRequest, in_use: InUse) -> tuple[str, ...]:
+    """Real paths that stay the host's in any root, outermost only.
+
+    :raises StepError: ``leave PATH writable``, for one that is not there.
+    """
+    for path in request.writable:
+        if not os.path.exists(path):
+            raise StepError(f"leave {path} writable", "mount", errno.ENOENT)
+    real = {os.path.realpath(path) for path in (*request.writable, *in_use.stays())}
+    return tuple(covered.outermost(path for path in real if os.path.exists(path)))
+
+
+def _as_it_is(status: os.stat_result, _: str) -> int:
+    return S_IMODE(status.st_mode)
+
+
+class _Surveyed:
+    """The host's root, taken apart, as long as that holds."""
+
+    def __init__(self, through: tuple[str, ...], hidden: tuple[str, ...]) -> None:
+        self.points = overlays.read_mounts()
+        self.survey = overlays.survey(self.points, through, hidden)
+        self._marks = self._look()
+        self._strange: dict[Ids, frozenset[str]] = {}
+
+    def holds(self) -> bool:
+        """No directory that is taken apart has another entry since."""
+        return self._look() == self._marks
+
+    def not_of(self, ids: Ids) -> frozenset[str]:
+        """Places whose owner or group is none of these."""
+        if ids not in self._strange:
+            with failing("look at /", "mount"):
+                found = [path for path in self.survey.places if not ids.have(os.stat(path))]
+            self._strange[ids] = frozenset(found)
+        return self._strange[ids]
+
+    def _look(self) -> list[int]:
+        with failing("look at /", "mount"):
+            return [os.stat(path).st_mtime_ns for path in ("/", *self.survey.folders)]
+
+
+class _Wishes:
+    """``files=`` and ``hide=`` of one request, held against this host.
+
+    :param needed: real paths that the run itself uses.
+    """
+
+    def __init__(
+        self,
+        request: IsolationRequest,
+        owner: Callable[[os.stat_result], tuple[int, int] | None],
+        needed: tuple[str, ...],
+    ) -> None:
+        self._owner = owner
+        self.hidden = tuple(os.path.realpath(path) for path in request.hide)
+        for path in self.hidden:
+            if any(_is_in(other, path) for other in needed):
+                raise StepError(f"hide {path}", "mount", errno.EBUSY)
+        self._files: dict[str, bytes] = {}
+        for path, content in request.files:
+            self._files[os.path.realpath(path)] = _read(content)
+        self.key = (tuple(self._files.items()), self.hidden)
+
+    def contents(
+        self, survey: overlays.Survey, bound: Callable[[str], bool]
+    ) -> list[overlays.Content]:
+        """For overlays, in which nothing has to be bound."""
+        found = [
+            overlays.Content(path, None)
+            for path in self.hidden
+            if survey.place_of(path) not in (None, path)
+            and not bound(path)
+            and os.path.lexists(path)
+        ]
+        for path, content in self._files.items():
+            if not bound(path):
+                found.append(self._content(path, content))
+        return found
+
+    def bound(self, bound: Callable[[str], bool]) -> private_files.PrivateFiles | None:
+        """For what is no overlay: over what is there."""
+        folders, contents, inside = [], [], []
+        for path in filter(bound, self.hidden):
+            if os.path.isdir(path):
+                status = os.stat(path)
+                folders.append(overlays.Folder(path, S_IMODE(status.st_mode), self._owner(status)))
+            elif os.path.lexists(path):
+                contents.append(overlays.Content(path, None))
+        for path in filter(bound, self._files):
+            content = self._files[path]
+            if any(path.startswith(f"{folder.path}/") for folder in folders):
+                inside.append(overlays.Content(path, content))
+            elif not os.path.exists(path):
+                raise StepError(f"place {path}", "mount", errno.ENOENT)
+            else:
+                contents.append(self._content(path, content))
+        if not folders and not contents:
+            return None
+        return private_files.plan_private_files(folders, contents, inside)
+
+    def _content(self, path: str, content: bytes) -> overlays.Content:
+        """With mode and owner of what it takes the place of."""
+        if os.path.isdir(path):
+            raise StepError(f"place {path}", "mount", errno.EISDIR)
+        try:
+            status = os.stat(path)
+        except OSError:
+            return overlays.Content(path, content)
+        return overlays.Content(path, content, S_IMODE(status.st_mode), self._owner(status))
+
+
+def _read(content: bytes | Path) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    path = str(content)
+    with failing(f"read {path}", "mount"), open(path, "rb") as file:
+        return file.read()
