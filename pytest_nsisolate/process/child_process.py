@@ -497,7 +497,8 @@ class ChildProcess:
         try:
             idmap.write_maps(self._maps, pid)
         except StepError as error:
-            self._refused = Refusal.of(error)
+            # What the child said before it ended is the cause: its ids cannot be mapped any more.
+            self._refused = self._refused or Refusal.of(error)
             self.kill()
         else:
             self.end.tell(b"G")
