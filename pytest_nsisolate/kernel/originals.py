@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import pickle
     import platform
     import posix
+    import pwd
     import random
     import re
     import resource
@@ -152,6 +153,7 @@ if not TYPE_CHECKING:
     mmap = _copy("mmap")
     pickle = _copy("pickle")
     platform = _copy("platform")
+    pwd = _copy("pwd")
     random = _copy("random")
     re = _copy("re")
     resource = _copy("resource")
@@ -179,6 +181,7 @@ __all__ = [
     "pickle",
     "platform",
     "posix",
+    "pwd",
     "random",
     "re",
     "resource",

@@ -250,7 +250,8 @@ class Inbox:
         try:
             idmap.write_maps(self._maps, pid)
         except StepError as error:
-            self.refused = Refusal.of(error)
+            # What the child said before it ended is the cause: its ids cannot be mapped any more.
+            self.refused = self.refused or Refusal.of(error)
             self.doomed = True
         else:
             self._end.tell(b"G")
