@@ -333,7 +333,7 @@ inbox.EXIT_SECONDS = 1
 @pytest.mark.isolated(timeout=30)
 def test_it(request):
     while True:
-        request.config.stash[RUN].in_child._send(Kind.ENDING, {})
+        request.config.stash[RUN].in_child.outgoing.send(Kind.ENDING, {})
         time.sleep(0.05)
 """
 

@@ -25,12 +25,12 @@ def child(request):
 
 def test_honest(child): pass
 
-def test_names_fewer_phases(child): child._phases.remove("setup")
+def test_names_fewer_phases(child): child.outgoing._phases.remove("setup")
 
 def test_never_says_that_it_is_done(child): child._finish = lambda: None
 
 def test_says_so_too_early(child):
-    child._send(Kind.DONE, {"phases": ["setup", "call", "teardown"], "alone": True})
+    child.outgoing.send(Kind.DONE, {"phases": ["setup", "call", "teardown"], "alone": True})
     os._exit(0)
 
 def test_leaves_a_phase_out(child, monkeypatch):
@@ -38,11 +38,11 @@ def test_leaves_a_phase_out(child, monkeypatch):
     monkeypatch.undo = lambda: None
 
 def test_reports_the_wrong_phase(child):
-    child._writer.send_encoded(Kind.REPORT, b'{"passed": "teardown"}')
+    child.outgoing.writer.send_encoded(Kind.REPORT, b'{"passed": "teardown"}')
 
 def test_reports_a_phase_twice(child):
     for _ in range(2):
-        child._writer.send_encoded(Kind.REPORT, b'{"passed": "call"}')
+        child.outgoing.writer.send_encoded(Kind.REPORT, b'{"passed": "call"}')
 
 def test_after(child): pass
 """

@@ -20,7 +20,7 @@ PID 1).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -33,6 +33,7 @@ from pytest_nsisolate.child import (
     output,
     strays,
 )
+from pytest_nsisolate.child.outgoing import Outgoing, wish_to_end
 from pytest_nsisolate.child.terminal import ChildTerminal, Turns
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.integrations import debuggers
@@ -42,23 +43,11 @@ from pytest_nsisolate.kernel.originals import faulthandler, os, posix, random, t
 from pytest_nsisolate.kernel.signals import stack_signal
 from pytest_nsisolate.process.channel import Output
 from pytest_nsisolate.process.outcome import EXIT_REFUSED, EXIT_STRAY
-from pytest_nsisolate.request import limits
-from pytest_nsisolate.runner import notes
-from pytest_nsisolate.wire import exceptions, reports, type_names, warnings
+from pytest_nsisolate.wire import warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
-    from pytest_nsisolate.view.postmortem.at_failure import PostMortem
-
-#: The reports of phases about which there is nothing else to say (see ``PlainPass``).
-_PASSED: Final = {
-    when: b'{"passed": "%s"}' % when.encode() for when in ("setup", "call", "teardown")
-}
-
-#: The completion record of nearly every test.
-_EVERY_PHASE: Final = ["setup", "call", "teardown"]
-_DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
 
 
 class Child:
@@ -89,28 +78,24 @@ class Child:
         turns: Turns,
         measurement: Measurement | None = None,
     ) -> None:
-        config, session = item.config, item.session
+        config = item.config
         self._item = item
         self._nextitem = nextitem
         self._own_pid = own_pid
         self._leftover_check = leftover_check
-        #: Whether a failure may come of the test's limits.
-        self.limited = False
+        #: All that this process tells the runner.
+        self.outgoing = Outgoing(item, files.fault)
         #: To the editor that debugs the runner.
         self.connection: debuggers.Connection | None = None
         self._undebugged = ""
         self._left = ""
         self._measurement = measurement
-        #: What is asked if the test fails.
-        self.post_mortem: PostMortem | None = None
-        self._subtest_error: BaseException | None = None
         self._fault = files.fault
         self._files = files
         self._ending = ending.Ending()
         self._ended = False
         self._redirection = output.Redirection(files, config)
         self._own_finalizers = fixtures.OwnFinalizers(item, inside)
-        self._plain = internals.PlainPass(item)
         self._watchdog = _watchdog(config)
         self._silence = internals.Silence(config, self._is_kept)
         self._records_warnings = config.pluginmanager.hasplugin("warnings")
@@ -119,16 +104,9 @@ class Child:
         # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
         self._randomness = random.getstate()
         self.terminal = ChildTerminal(config, turns)
-        self._writer: FrameWriter | None = None
         self._stray = False
         #: Whether a phase's hooks are at work; reports that are made then are those of subtests.
         self.in_phase = True
-        self._phases: list[str] = []
-        self._properties = len(internals.testsuite_properties(config) or ())
-        self._attributes = dict(internals.junit_attributes(item))
-        self._sections = len(internals.report_sections(item))
-        self._stashed = notes.stashed(item)
-        self._stop = (session.shouldstop, session.shouldfail)
         self._pauses = bool(config.getoption("--nsisolate-pause"))
         #: A failure that nobody has looked at in a pause.
         self._failed = False
@@ -141,7 +119,7 @@ class Child:
 
         What the kernel refuses is a refusal of the test, and the end of this process.
         """
-        self._writer = writer
+        self.outgoing.writer = writer
         step = "redirect output"
         try:
             self._redirection.apply()
@@ -150,9 +128,9 @@ class Child:
             faulthandler.register(stack_signal(), file=self._fault, all_threads=True)
         except OSError as error:
             frame: dict[str, object] = {"step": step, "errno": error.errno}
-            self._send(Kind.REFUSED, frame)
+            self.outgoing.send(Kind.REFUSED, frame)
             posix._exit(EXIT_REFUSED)
-        self.terminal.enter(self._send)
+        self.terminal.enter(self.outgoing.send)
         if self._watchdog is not None:
             # A thread, which no fork takes along.
             timeout, descriptor, leave = self._watchdog
@@ -163,34 +141,28 @@ class Child:
         inherited.stay_visible()
         random.setstate(self._randomness)
         if self._records_warnings:
-            warnings.divert(lambda data: self._send(Kind.WARNING, data))
+            warnings.divert(lambda data: self.outgoing.send(Kind.WARNING, data))
         self._silence.fall()
         self._own_finalizers.apply(self.guarded)
         self._item.runtest = self.guarded(self._item.runtest)  # type: ignore[method-assign]
-        self._item.add_report_section = self._hand_over_section  # type: ignore[method-assign]
+        hand_over = self.outgoing.hand_over_section
+        self._item.add_report_section = hand_over  # type: ignore[method-assign]
         if self._measurement is not None:
-            self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
-        if self.post_mortem is not None and self.post_mortem.asks_for_mounts:
-            self.post_mortem.begin(lambda data: self._send(Kind.VIEW, data))
+            self._measurement.settle_in(lambda data: self.outgoing.send(Kind.COVERAGE, data))
+        post_mortem = self.outgoing.post_mortem
+        if post_mortem is not None and post_mortem.asks_for_mounts:
+            post_mortem.begin(lambda data: self.outgoing.send(Kind.VIEW, data))
         self._ending.begin()
         writer.send_encoded(Kind.READY, b"{}")
         if self.connection is not None:
             # Now, when nobody waits for this child to be ready: somebody may have to click.
             self._undebugged = self.connection.attach()
 
-    def _send(self, kind: Kind, data: dict[str, object]) -> None:
-        assert self._writer is not None, "only the child sends"
-        if not self._stray:  # a copy that warns, say: it has nobody to tell
-            self._writer.send(kind, data)
-
     def hear_report(self, report: pytest.TestReport) -> None:
         """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
         self.leave_if_stray()
         self.terminal.say_done()
-        failed = internals.failed_subtests(self._item)
-        frame = {**self._serialize(report), "sub": True, "failed": failed}
-        error, self._subtest_error = self._subtest_error, None
-        self._send_with_view(frame, report, error, subtest=True)
+        self.outgoing.send_subtest(report)
         self.terminal.wait()
 
     def _is_kept(self, plugin: object) -> bool:
@@ -220,9 +192,11 @@ class Child:
                     internals.show_item(item)
                 if not getattr(option, "setuponly", False):
                     internals.call_and_report(item, "call", log=False)
-            self._hold_if_failed()
+            if self._failed and self._pauses:
+                self._hold()
             internals.call_and_report(item, "teardown", log=False, nextitem=self._nextitem)
-            self._hold_if_failed()
+            if self._failed and self._pauses:
+                self._hold()
             self._finish()
         except BaseException as error:
             self._give_up(error)
@@ -277,135 +251,30 @@ class Child:
         if self._left:
             report.sections.append((leftovers.SECTION, self._left))
         output.flush_streams()
-        self._phases.append(call.when)
         self._failed |= report.failed
         self._has_failed |= report.failed
         if self._measurement is not None:
             self._measurement.hand_over()
         self.terminal.say_done()
-        self._send_report(call, report)
+        self.outgoing.send_report(call, report)
         if call.when != "teardown":
             self.terminal.wait()
 
-    def _hold_if_failed(self) -> None:
-        """After the debugger, if there is one, and before anything is torn down."""
-        if self._failed and self._pauses:
-            self._failed = False
-            faulthandler.cancel_dump_traceback_later()
-            self.terminal.hold()
-
-    def _hand_over_section(self, when: str, key: str, content: str) -> None:
-        """``Item.add_report_section``: the files have been emptied, and a hook may hang now."""
-        if not content:
-            return
-        item = self._item
-        type(item).add_report_section(item, when, key, content)
-        before, captured = self._sections, internals.report_sections(item)
-        if len(captured) > before:
-            self._sections = len(captured)
-            try:
-                self._send(Kind.OUTPUT, {"fresh": captured[before:]})
-            except OSError:
-                self._sections = before  # the phase's report will say so
-
-    def _send_report(self, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-        if call.excinfo is None and self._says_nothing(report):
-            assert self._writer is not None
-            self._writer.send_encoded(Kind.REPORT, _PASSED[call.when])
-            return
-        # Every report repeats what has been captured so far; the wire does not.
-        frame = self._serialize(report)
-        captured = internals.report_sections(self._item)
-        fresh = captured[self._sections :]
-        self._sections = len(captured)
-        known = {
-            (f"Captured {kind} {phase}", text): at
-            for at, (phase, kind, text) in enumerate(captured)
-        }
-        sections = [known.get((title, text), (title, text)) for title, text in report.sections]
-        frame["report"]["sections"] = []
-        frame |= {"fresh": fresh, "sections": sections, "faults": os.fstat(self._fault).st_size}
-        if call.excinfo is not None:
-            frame["error"] = _describe_error(call.excinfo.value)
-            if self.limited:
-                frame["error"]["errnos"] = limits.errnos(call.excinfo.value)
-        self._add_session_state(frame)
-        error = None if call.excinfo is None else call.excinfo.value
-        self._send_with_view(frame, report, error)
-
-    def note_subtest(self, call: pytest.CallInfo[None]) -> None:
-        """A subtest is about to log its report, which does not have the exception itself."""
-        self._subtest_error = None if call.excinfo is None else call.excinfo.value
-
-    def _send_with_view(
-        self,
-        frame: dict[str, object],
-        report: pytest.TestReport,
-        error: BaseException | None,
-        *,
-        subtest: bool = False,
-    ) -> None:
-        """The report first: it stands, whatever becomes of the view."""
-        asks = self.post_mortem if report.failed and not self._stray else None
-        if asks is not None:
-            frame["view"] = True
-        self._send(Kind.REPORT, frame)
-        if asks is not None:
-            self._send(Kind.VIEW, asks.examine(error, subtest=subtest))
-
-    def _says_nothing(self, report: pytest.TestReport) -> bool:
-        """Whether "passed" is all that there is to say, as it is of most phases."""
-        session = self._item.session
-        return (
-            self._plain.fits(report)
-            and not os.fstat(self._fault).st_size
-            and (session.shouldstop, session.shouldfail) == self._stop
-            and len(internals.testsuite_properties(self._item.config) or ()) == self._properties
-            and not self._new_junit_attributes()
-        )
-
-    def _serialize(self, report: pytest.TestReport) -> dict[str, Any]:
-        config = self._item.config
-        try:
-            data = config.hook.pytest_report_to_serializable(config=config, report=report)
-        except Exception:  # an attribute that a hook has added raises when it is looked at
-            report = reports.harmless(report)
-            data = config.hook.pytest_report_to_serializable(config=config, report=report)
-        return reports.pack(report, data, config)
-
-    def _add_session_state(self, frame: dict[str, object]) -> None:
-        session = self._item.session
-        if (session.shouldstop, session.shouldfail) != self._stop:
-            frame["shouldstop"], frame["shouldfail"] = session.shouldstop, session.shouldfail
-        properties = internals.testsuite_properties(self._item.config)
-        if properties is not None and len(properties) > self._properties:
-            frame["properties"] = properties[self._properties :]
-            self._properties = len(properties)
-        if attributes := self._new_junit_attributes():
-            frame["attributes"] = attributes
-            self._attributes |= attributes
-
-    def _new_junit_attributes(self) -> dict[str, str]:
-        attributes = internals.junit_attributes(self._item)
-        return {k: v for k, v in attributes.items() if self._attributes.get(k) != v}
+    def _hold(self) -> None:
+        """A failure: after the debugger, if there is one, and before anything is torn down."""
+        self._failed = False
+        faulthandler.cancel_dump_traceback_later()
+        self.terminal.hold()
 
     # The end --------------------------------------------------------------------------------------
-
-    def _carry(self) -> None:
-        """What other plugins want to keep of this process's memory."""
-        carried: dict[str, object] = {}
-        for part in self._item.ihook.pytest_nsisolate_carry(item=self._item):
-            carried.update(part)
-        if carried:
-            self._send(Kind.CARRIED, {"data": carried})
 
     def _finish(self) -> None:
         """Every phase is over: what the test has left for the end of its process, and that end."""
         if self._carries:
-            self._carry()
+            self.outgoing.carry()
         if self._ending.is_due:
             self._ended = True
-            self._send(Kind.ENDING, {})
+            self.outgoing.send(Kind.ENDING, {})
             output.direct_to(self._files)
             warnings.write_from_now_on()
             self._ending.run(self._end)
@@ -422,38 +291,25 @@ class Child:
             if self._measurement is not None:
                 self._measurement.hand_over()
             alone = self._own_pid and process.alone()
-            stashed = notes.stashed(self._item) != self._stashed
-            plain = alone and not stashed and not self._ended and not self._undebugged
-            if plain and self._phases == _EVERY_PHASE and self._writer is not None:
-                self._writer.send_encoded(Kind.DONE, _DONE)
-            else:
-                done = {"phases": self._phases, "alone": alone, "stashed": stashed}
-                said = {"ended": self._ended, "undebugged": self._undebugged}
-                self._send(Kind.DONE, done | said)
+            self.outgoing.send_done(alone=alone, ended=self._ended, undebugged=self._undebugged)
         except BaseException as error:
-            self._send(Kind.BROKEN, {"text": _explain(error)})
+            self.outgoing.send_broken(error)
         finally:
             self._exit(0)
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
         self.leave_if_stray(error)
-        frame: dict[str, object]
-        kind = type(error)  # asked instead of the exception, which may raise at being looked at
-        if issubclass(kind, pytest.exit.Exception):
-            asked: Any = error
-            frame = {"kind": "exit", "reason": asked.msg, "status": asked.returncode}
-        elif issubclass(kind, KeyboardInterrupt):
-            frame = {"kind": "interrupt", "place": exceptions.place(error)}
-        else:
-            self._send(Kind.BROKEN, {"text": _explain(error)})
+        wish = wish_to_end(error)
+        if wish is None:
+            self.outgoing.send_broken(error)
             return
         try:
             internals.tear_everything_down(self._item.session)
         except BaseException as failure:
             traceback.print_exception(failure)
         output.flush_streams()
-        self._send(Kind.EXIT, frame)
+        self.outgoing.send(Kind.EXIT, wish)
         self._finish()
 
     def _exit(self, status: int) -> NoReturn:
@@ -467,12 +323,12 @@ class Child:
     def _after_fork(self) -> None:
         """In a process that the test has forked: it has nothing to tell, and does not come back."""
         self._stray = True
+        descriptor = self.outgoing.abandon()
         debuggers.mute()
         self.terminal.leave()
         if self._measurement is not None:
             self._measurement.leave()
-        if self._writer is not None:
-            after_fork.cover(self._writer.abandon())
+        after_fork.cover(descriptor)
         spot = strays.Spot()
         self._ending.forget()
         self._own_finalizers.set_traps(
@@ -480,8 +336,8 @@ class Child:
         )
 
     def _note_fork(self) -> None:
-        if self.post_mortem is not None:
-            self.post_mortem.forked = True
+        if self.outgoing.post_mortem is not None:
+            self.outgoing.post_mortem.forked = True
 
     def guarded(self, function: Callable[..., object]) -> Callable[..., None]:
         """The same, but a copy of this process ends where it comes back from it."""
@@ -503,24 +359,6 @@ class Child:
         """
         if self._stray:
             strays.leave(self._item.nodeid, error)
-
-
-def _explain(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # of an exception that raises when it is looked at
-        return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
-
-
-def _describe_error(error: BaseException) -> dict[str, object]:
-    """Enough for plugins that look at an exception's type and text in the runner."""
-    try:
-        text = str(error)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as broken:  # the report must get out all the same
-        text = f"<str() raised {type(broken).__name__}>"
-    return {"lineage": type_names.lineage(type(error)), "text": text}
 
 
 def _watchdog(config: pytest.Config) -> tuple[float, int, bool] | None:

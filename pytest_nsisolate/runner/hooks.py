@@ -166,7 +166,7 @@ class OutermostHooks:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
         if in_child.in_phase:
-            in_child.note_subtest(call)
+            in_child.outgoing.note_subtest(call)
         else:
             in_child.end_phase(call, report)
         return report

@@ -154,8 +154,8 @@ def _clone(
         with failing("open what all children share", None):
             run.turns.forget()
         child = _make_child(item, run, attempt, files, inside)
-        if child.post_mortem is not None:
-            child.post_mortem.note_plan(launch.plan.made)
+        if child.outgoing.post_mortem is not None:
+            child.outgoing.post_mortem.note_plan(launch.plan.made)
         with failing("prepare the launch", None):
             moved = output.move_to(files, config)
         output.flush_to_terminal(config)
@@ -204,8 +204,8 @@ def _make_child(
         turns=run.turns,
         measurement=attempt.measurement,
     )
-    child.limited = request.limits is not None
-    child.post_mortem = attempt.post_mortem = at_failure.opened(
+    child.outgoing.limited = request.limits is not None
+    child.outgoing.post_mortem = attempt.post_mortem = at_failure.opened(
         item,
         request,
         run.settings.postmortem,

@@ -50,7 +50,7 @@ def test_a_map_that_is_asked_for_by_the_dead(
     maps = idmap.single_maps(inside_uid=0, inside_gid=0, outside_uid=0, outside_gid=0)
     child = ChildProcess(end, maps=maps, budget=None, init=False)
     try:
-        child._read_frames()  # first the frame, then the wish
+        child.inbox._read_frames()  # first the frame, then the wish
         assert child.next_frame() is None
         assert child.outcome == (said or Refusal("write uid_map", "user", errno.EROFS))
     finally:
