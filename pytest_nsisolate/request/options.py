@@ -28,10 +28,12 @@ Mode: TypeAlias = Literal["marked", "all", "none"]
 Missing: TypeAlias = Literal["fail", "skip"]
 Postmortem: TypeAlias = Literal["marked", "all", "none"]
 Leftovers: TypeAlias = Literal["ignore", "warn", "fail"]
+Pcap: TypeAlias = Literal["failed", "all", "none"]
 
 MODES = ("marked", "all", "none")
 MISSING = ("fail", "skip")
 LEFTOVERS = ("ignore", "warn", "fail")
+PCAP = ("failed", "all", "none")
 #: Without ``time``: its offsets are a test's own choice, and it is no part of the default.
 DEFAULT_NAMESPACES = frozenset(NAMESPACES) - {"time"}
 
@@ -56,6 +58,7 @@ class Settings:
     :param limits: those of every isolated test, unless its marker says otherwise.
     :param caps: the capabilities that every isolated test keeps, unless its marker says otherwise;
         None for all.
+    :param pcap: of which tests with a testbed the packets are kept as a file.
     :param pause: a failed test is held open until somebody has looked inside.
     """
 
@@ -70,6 +73,7 @@ class Settings:
     leftovers: Leftovers | None = None
     limits: Limits = NO_LIMITS
     caps: frozenset[str] | None = None
+    pcap: Pcap = "failed"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -115,6 +119,8 @@ def add_options(parser: pytest.Parser) -> None:
     )
     shown = "failed tests whose report shows what PID 1 sees: marked (default), all or none"
     group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
+    packets = "tests whose testbed's packets are written to a file: failed (default), all or none"
+    group.addoption("--nsisolate-pcap", choices=PCAP, help=packets)
     group.addoption(
         "--nsisolate-doctor",
         action="store_true",
@@ -129,6 +135,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nsisolate_leftovers", left, type="string", default=None)
     parser.addini("nsisolate_limits", bounds, type="args", default=None)
     parser.addini("nsisolate_caps", kept, type="args", default=None)
+    parser.addini("nsisolate_pcap", packets, type="string", default="failed")
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -152,6 +159,7 @@ def read_settings(config: pytest.Config) -> Settings:
         leftovers=_leftovers(*_source(config, "--nsisolate-leftovers")),
         limits=_limits(*_source(config, "--nsisolate-limits")),
         caps=_caps(*_source(config, "--nsisolate-caps")),
+        pcap=cast("Pcap", _choice(*_source(config, "--nsisolate-pcap"), PCAP)),
     )
 
 
