@@ -27,9 +27,11 @@ from pytest_nsisolate.errors import (  # noqa: E402
     IsolatedTimeout,
     NotAwaitedError,
     NotPlainError,
+    NotReadyError,
     NsisolateError,
     NsisolateLeftoversWarning,
     StepError,
+    TestbedError,
 )
 from pytest_nsisolate.request.model import (  # noqa: E402
     IsolationRequest,
@@ -38,7 +40,9 @@ from pytest_nsisolate.request.model import (  # noqa: E402
 
 __all__ = [
     "Box",
+    "Capture",
     "Difference",
+    "Host",
     "Isolate",
     "IsolateKeywords",
     "IsolatedCrash",
@@ -49,15 +53,23 @@ __all__ = [
     "IsolatedSignal",
     "IsolatedTimeout",
     "IsolationRequest",
+    "Network",
     "NotAwaitedError",
     "NotPlainError",
+    "NotReadyError",
     "NsisolateError",
     "NsisolateLeftoversWarning",
+    "Packet",
     "Pid1View",
+    "Program",
+    "Router",
     "Snapshot",
     "StepError",
     "Task",
+    "Testbed",
+    "TestbedError",
     "TimeOffsets",
+    "Wire",
 ]
 
 __version__ = "0.1.0"
@@ -66,10 +78,27 @@ if TYPE_CHECKING:
     from pytest_nsisolate.isolate.box import Box
     from pytest_nsisolate.isolate.fixture import Isolate, IsolateKeywords
     from pytest_nsisolate.isolate.task import Task
+    from pytest_nsisolate.testbed.bed import Testbed
+    from pytest_nsisolate.testbed.capture import Capture
+    from pytest_nsisolate.testbed.host import Host, Router
+    from pytest_nsisolate.testbed.network import Network
+    from pytest_nsisolate.testbed.packets import Packet
+    from pytest_nsisolate.testbed.program import Program
+    from pytest_nsisolate.testbed.wire import Wire
     from pytest_nsisolate.view import Difference, Pid1View, Snapshot
 
 _IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})
 _IN_ISOLATE = {"Box": "box", "Isolate": "fixture", "IsolateKeywords": "fixture", "Task": "task"}
+_IN_TESTBED = {
+    "Capture": "capture",
+    "Host": "host",
+    "Network": "network",
+    "Packet": "packets",
+    "Program": "program",
+    "Router": "host",
+    "Testbed": "bed",
+    "Wire": "wire",
+}
 
 
 def __getattr__(name: str) -> object:
@@ -84,4 +113,6 @@ def __getattr__(name: str) -> object:
     if name in _IN_ISOLATE:
         # Likewise the fixture's types, for annotations.
         return getattr(importlib.import_module(f"{__name__}.isolate.{_IN_ISOLATE[name]}"), name)
+    if name in _IN_TESTBED:
+        return getattr(importlib.import_module(f"{__name__}.testbed.{_IN_TESTBED[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

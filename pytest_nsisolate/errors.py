@@ -240,6 +240,50 @@ class NotAwaitedError(IsolatedError):
         return self.text
 
 
+class TestbedError(NsisolateError, ValueError):
+    """What you ask of a testbed cannot be: a name twice, an address outside of its network.
+
+    :param text: what cannot be, and why, in one sentence.
+    """
+
+    __module__ = "pytest_nsisolate"
+    __test__ = False  # a module that imports it has no test of this name
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class NotReadyError(IsolatedError):
+    """A program of a host has ended before it was ready, or was not ready in time.
+
+    :param host: the host.
+    :param command: the program, as one would type it.
+    :param expected: what it was to do: ``"port 80"``.
+    :param became: what it has done instead.
+    :param log: what it has written.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, host: str, command: str, expected: str, became: str, log: str) -> None:
+        super().__init__("NotReadyError", f"{host}: {command}: {became}, expected: {expected}")
+        self.args = (host, command, expected, became, log)
+        self.host = host
+        self.command = command
+        self.expected = expected
+        self.became = became
+        self.log = log
+
+    def __str__(self) -> str:
+        lines = self.log.rstrip().split("\n")[-20:]
+        said = "\n".join(f"  {line}" for line in lines)
+        return f"{self.text}\n{said}" if self.log.strip() else f"{self.text} (its log is empty)"
+
+
 class NsisolateLeftoversWarning(pytest.PytestWarning):
     """Processes were alive when the tear-down of an isolated test had ended (``leftovers="warn"``).
 

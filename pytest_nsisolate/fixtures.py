@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_nsisolate.isolate.fixture import Isolate
+    from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.view import Pid1View
 
 _NOT_ISOLATED = """\
 the pid1 fixture shows an isolated test its own world, and {name} is not isolated: \
+mark it with @pytest.mark.isolated"""
+
+_NOT_ISOLATED_TESTBED = """\
+the testbed fixture builds hosts inside of an isolated test, and {name} is not isolated: \
 mark it with @pytest.mark.isolated"""
 
 _UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --nsisolate-unsafe)"
@@ -91,3 +96,34 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
     made = make(request.config, run)
     yield made
     request.config.pluginmanager.unregister(custody_of(made))
+
+
+@pytest.fixture
+def testbed(request: pytest.FixtureRequest, isolate: Isolate) -> Iterator[Testbed]:
+    """Several hosts in one isolated test, and wires between them: a Testbed.
+
+      testbed.network("10.0.0.0/24", "fd00::/64")   a switched segment
+      testbed.host("a", lan)                        a Host: run("ping -c1 b"),
+                                                    start("nginx", ready=80),
+                                                    call(func), view, crash(), boot()
+      testbed.router("r", lan, wan)                 one that forwards
+      host.wire                                     cut(), mend()
+      testbed.capture(host)                         the packets since the test began
+
+    Signatures: python -m pydoc pytest_nsisolate.Testbed (and .Host, .Wire)
+    Examples: docs/howto/testbed.md of pytest-nsisolate
+    """
+    run = request.config.stash[RUN]
+    if run.in_child is None:
+        text = _NOT_ISOLATED_TESTBED.format(name=request.node.name)
+        pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
+    assert run.request is not None
+    from pytest_nsisolate.testbed.fixture import obstacle, opened
+
+    if why := obstacle(run.request):
+        text = "the testbed fixture builds hosts inside of an isolated test, and "
+        pytest.fail(f"{text}{request.node.name} {why}", pytrace=False)
+
+    name, keep = request.node.nodeid, run.settings.pcap
+    with opened(request.config, isolate, run.home, name=name, keep=keep) as made:
+        yield made

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from shlex import join
 from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
@@ -31,6 +32,7 @@ from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.isolate.task import Task, refusal
 from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
+from pytest_nsisolate.process import channel
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -44,6 +46,9 @@ Command = Sequence[str | bytes | os.PathLike[str]]
 _MOST_LINES: Final = 40
 _MOST_CHARACTERS: Final = 4000
 
+#: Between two calls of :attr:`Box.meanwhile`.
+_LOOK_SECONDS: Final = 0.02
+
 #: Characters of a command that name it in a message.
 _MOST_NAMED: Final = 100
 
@@ -52,10 +57,19 @@ class Box:
     """Open namespaces, by their keeper. Made by ``isolate.open()``; a context manager.
 
     Everything in it ends when it is closed.
+
+    :param furnish: called by its PID 1 when the namespaces stand, before anybody else is in them;
+        a :class:`~pytest_nsisolate.errors.StepError` refuses the box.
     """
 
     def __init__(
-        self, home: PerProcess, request: IsolationRequest, name: str, *, trusted: bool
+        self,
+        home: PerProcess,
+        request: IsolationRequest,
+        name: str,
+        *,
+        trusted: bool,
+        furnish: Callable[[], None] | None = None,
     ) -> None:
         __tracebackhide__ = True
         self._home = home
@@ -66,6 +80,8 @@ class Box:
         named = request.namespaces | {"pid"}
         self._tasks: list[Task[Any]] = []
         self._closed = False
+        #: Called now and then while somebody waits for a function or a command.
+        self.meanwhile: Callable[[], None] | None = None
         launcher = self._caller.launcher
         with launcher.lock:
             self._request = request.replace(namespaces=named)
@@ -73,7 +89,7 @@ class Box:
                 self._request = launcher.admit(self._request)
                 keeping = self._request.replace(timeout=None, init=False)
                 output.flush_to_terminal(home.config)
-                self.child = launcher.start(keeping, lambda _: _keep, budget=None)
+                self.child = launcher.start(keeping, lambda _: partial(_keep, furnish), budget=None)
             except RefusedError as error:
                 raise refusal(error.refusal, self._request, name) from None
             self._caller.tasks.append(self)
@@ -112,15 +128,22 @@ class Box:
         """Call a function in the box, and wait for it; as ``isolate(func, ...)``."""
         __tracebackhide__ = True
         task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
-        return task.result()
+        return self._result(task)
 
     def start(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
         """As :meth:`run`, but without waiting; as ``isolate.start(func, ...)``."""
         __tracebackhide__ = True
-        task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
+        task: Task[T] = self.begin(Function(func, args, kwargs, self._trusted))
+        with self._caller.launcher.lock:
+            self._home.unawaited.take(task)
+        return task
+
+    def begin(self, function: Function) -> Task[Any]:
+        """As :meth:`start`, of what ends with the box and need not be asked for its result."""
+        __tracebackhide__ = True
+        task = self._task(function)
         with self._caller.launcher.lock:
             self._tasks = [*(other for other in self._tasks if not other.over), task]
-            self._home.unawaited.take(task)
         return task
 
     def command(
@@ -149,8 +172,8 @@ class Box:
         """
         __tracebackhide__ = True
         data = input.encode() if isinstance(input, str) else input
-        command = _listed(args)
-        name = _in_one_line(command)
+        command = listed(args)
+        name = in_one_line(command)
         where = None if cwd is None else os.fspath(cwd)
         error: Exception
         try:
@@ -161,7 +184,7 @@ class Box:
         try:
             work = Function(_execute, (command, streams, timeout, env, where), {}, command=name)
             try:
-                status, failure = self._task(work).result()
+                status, failure = self._result(self._task(work))
             except IsolatedCrash as crash:
                 streams.explain(crash)
                 raise
@@ -201,6 +224,13 @@ class Box:
         pid1 = self.child.end.pid1
         return {**self.child.helpers(), **({} if pid1 is None else {pid1: "(PID 1 of a box)"})}
 
+    @property
+    def processes(self) -> frozenset[int]:
+        """Everybody who holds it open or runs in it is one of these, or below one of them."""
+        children = [self.child, *(task.child for task in self._tasks if not task.over)]
+        found = {pid for child in children for pid in (child.end.forked, child.end.pid1)}
+        return frozenset(pid for pid in found if pid is not None)
+
     #: What a custody does with a box that nobody has closed.
     end = close
 
@@ -219,6 +249,12 @@ class Box:
         state = "closed" if self._closed else f"open, PID 1 is {self.child.end.pid1}"
         return f"<{type(self).__name__} of {' '.join(sorted(self._request.namespaces))}, {state}>"
 
+    def _result(self, task: Task[T]) -> T:
+        __tracebackhide__ = True
+        while self.meanwhile is not None and not task.wait(_LOOK_SECONDS):
+            self.meanwhile()
+        return task.result()
+
     def _task(self, function: Function) -> Task[Any]:
         __tracebackhide__ = True
         if self._of is not here():
@@ -231,10 +267,16 @@ class Box:
             return Task(self._home, function, self._request, keeper)
 
 
-def _keep(writer: FrameWriter) -> NoReturn:
+def _keep(furnish: Callable[[], None] | None, writer: FrameWriter) -> NoReturn:
     """PID 1 of a box, for as long as it is open."""
     try:
         process.block_signals()
+        if furnish is not None:
+            try:
+                furnish()
+            except StepError as error:
+                channel.refuse(writer, error)
+                raise
         writer.send_encoded(Kind.READY, b"{}")
         null = os.open(os.devnull, os.O_RDWR)
         for fd in range(3):
@@ -307,7 +349,11 @@ class _Streams:
                 error.add_note(f"Standard {name}{cut}:\n{end}")
 
 
-def _listed(args: Command) -> list[str | bytes]:
+def listed(args: Command) -> list[str | bytes]:
+    """The words of a command.
+
+    :raises TypeError: for a string.
+    """
     __tracebackhide__ = True
     if isinstance(args, str | bytes | os.PathLike):
         raise TypeError(f"a command is a list of its words, [{args!r}, ...], not {args!r}")
@@ -316,8 +362,8 @@ def _listed(args: Command) -> list[str | bytes]:
     return [os.fspath(arg) for arg in args]
 
 
-def _in_one_line(command: list[str | bytes]) -> str:
-    """As one would type it; a long one shortened."""
+def in_one_line(command: list[str | bytes]) -> str:
+    """A command as one would type it; a long one shortened."""
     line = " ".join(join(os.fsdecode(part) for part in command).split())
     return line if len(line) <= _MOST_NAMED else f"{line[:_MOST_NAMED]}..."
 

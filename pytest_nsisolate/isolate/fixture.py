@@ -22,12 +22,13 @@ import pytest
 from pytest_nsisolate.isolate.box import Box
 from pytest_nsisolate.isolate.call import Function
 from pytest_nsisolate.isolate.per_process import PerProcess
-from pytest_nsisolate.isolate.task import Task
+from pytest_nsisolate.isolate.task import Task, refusal
 from pytest_nsisolate.isolate.unawaited import Unawaited
 from pytest_nsisolate.request.resolve import MARKER_ONLY, from_keywords
 from pytest_nsisolate.request.wording import MarkerProblem, short, suggestion
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.host.refusal import Refusal
     from pytest_nsisolate.runner.run import Run
 
 P = ParamSpec("P")
@@ -160,6 +161,18 @@ class Isolate:
         :raises pytest.UsageError: with ``pid=False``, ``init=True`` or limits.
         """
         __tracebackhide__ = True
+        box = self.furnished(f"{self!r}.open()")
+        with self._home.caller.launcher.lock:
+            self._home.unawaited.take(box)
+        return box
+
+    def furnished(self, name: str, furnish: Callable[[], None] | None = None) -> Box:
+        """As :meth:`open`, of a box that its maker answers for.
+
+        :param name: for messages.
+        :param furnish: see :class:`Box`.
+        """
+        __tracebackhide__ = True
         for keyword, value in (("pid", False), ("init", True)):
             if self._keywords.get(keyword) is value:
                 text = f"isolate.using({keyword}={value}).open(): a box has a PID 1 of its own"
@@ -167,10 +180,15 @@ class Isolate:
         if self._request.limits is not None:
             text = "limits are of a test or a call, not of a box: isolate.using(limits=None).open()"
             raise pytest.UsageError(text)
-        box = Box(self._home, self._request, f"{self!r}.open()", trusted=self._trusted)
-        with self._home.caller.launcher.lock:
-            self._home.unawaited.take(box)
-        return box
+        return Box(self._home, self._request, name, trusted=self._trusted, furnish=furnish)
+
+    def refused(self, refused: Refusal, what: str) -> BaseException:
+        """What a call raises that this host does not let in, with the remedy.
+
+        :param what: the function, the command or the box that it is for.
+        """
+        launcher = self._home.caller.launcher
+        return refusal(launcher.explained(refused, self._request.user), self._request, what)
 
     def _task(
         self, func: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object]

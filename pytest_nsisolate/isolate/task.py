@@ -188,6 +188,16 @@ class Task(Generic[T]):
                 break
         return self.over
 
+    def wait(self, seconds: float) -> bool:
+        """Whether it has ended, waiting up to so many seconds for that."""
+        __tracebackhide__ = True
+        until = monotonic() + seconds
+        while not self.done():
+            left = until - monotonic()
+            if left <= 0 or not self._guarded(partial(self.child.wait, left)):
+                break
+        return self.over
+
     def kill(self) -> None:
         """End the child now, by SIGKILL; it is gone afterwards."""
         __tracebackhide__ = True

@@ -29,10 +29,12 @@ Mode: TypeAlias = Literal["marked", "all", "none"]
 Missing: TypeAlias = Literal["fail", "skip"]
 Postmortem: TypeAlias = Literal["marked", "all", "none"]
 Leftovers: TypeAlias = Literal["ignore", "warn", "fail"]
+Pcap: TypeAlias = Literal["failed", "all", "none"]
 
 MODES = ("marked", "all", "none")
 MISSING = ("fail", "skip")
 LEFTOVERS = ("ignore", "warn", "fail")
+PCAP = ("failed", "all", "none")
 #: Without ``time``: its offsets are a test's own choice, and it is no part of the default.
 DEFAULT_NAMESPACES = frozenset(NAMESPACES) - {"time"}
 
@@ -59,6 +61,7 @@ class Settings:
         None for all.
     :param root: that of every isolated test, unless its marker says otherwise; None: the host's.
     :param rootdir: from where a marker's relative paths are seen.
+    :param pcap: of which tests with a testbed the packets are kept as a file.
     :param pause: a failed test is held open until somebody has looked inside.
     """
 
@@ -75,6 +78,7 @@ class Settings:
     caps: frozenset[str] | None = None
     root: str | None = None
     rootdir: str = ""
+    pcap: Pcap = "failed"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -122,6 +126,8 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--nsisolate-root", metavar="ROOT", help=root)
     shown = "failed tests whose report shows what PID 1 sees: marked (default), all or none"
     group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
+    packets = "tests whose testbed's packets are written to a file: failed (default), all or none"
+    group.addoption("--nsisolate-pcap", choices=PCAP, help=packets)
     group.addoption(
         "--nsisolate-doctor",
         action="store_true",
@@ -137,6 +143,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nsisolate_limits", bounds, type="args", default=None)
     parser.addini("nsisolate_caps", kept, type="args", default=None)
     parser.addini("nsisolate_root", root, type="string", default=None)
+    parser.addini("nsisolate_pcap", packets, type="string", default="failed")
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -162,6 +169,7 @@ def read_settings(config: pytest.Config) -> Settings:
         caps=_caps(*_source(config, "--nsisolate-caps")),
         root=_root(*_source(config, "--nsisolate-root")),
         rootdir=str(config.rootpath),
+        pcap=cast("Pcap", _choice(*_source(config, "--nsisolate-pcap"), PCAP)),
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,11 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
     """
     from pytest_nsisolate.kernel import namespaces
 
-    if any("pid1" in getattr(item, "fixturenames", ()) for item in items):
+    asked = {name for item in items for name in getattr(item, "fixturenames", ())}
+    if not asked.isdisjoint(("pid1", "testbed")):
         from pytest_nsisolate.view import pid1
 
         pid1.preload()
+    if "testbed" in asked:
+        importlib.import_module("pytest_nsisolate.testbed.fixture")
     return namespaces.identities()

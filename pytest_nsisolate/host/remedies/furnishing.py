@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from errno import (
     EACCES,
+    EAFNOSUPPORT,
     EBUSY,
     EDQUOT,
     EINVAL,
     ENODEV,
     ENOENT,
     ENOTBLK,
+    EOPNOTSUPP,
     EPERM,
     ERANGE,
     EROFS,
@@ -199,6 +201,42 @@ MOUNTS: Final = (
 )
 
 NETWORK_AND_CLOCKS: Final = (
+    Row(
+        "add a bridge",
+        (EOPNOTSUPP,),
+        always,
+        "this kernel ({kernel}) has no bridges, which the networks of a testbed are",
+        "sudo modprobe bridge, or boot a kernel that has them (CONFIG_BRIDGE)",
+    ),
+    Row(
+        "add a veth pair",
+        (EOPNOTSUPP,),
+        always,
+        "this kernel ({kernel}) has no veth pairs, which the wires of a testbed are",
+        "sudo modprobe veth, or boot a kernel that has them (CONFIG_VETH)",
+    ),
+    Row(
+        "open a packet socket",
+        (EAFNOSUPPORT,),
+        always,
+        "this kernel ({kernel}) has no packet sockets, which keep what passes a wire",
+        "sudo modprobe af_packet, or boot a kernel that has them (CONFIG_PACKET)",
+    ),
+    Row(
+        "bind /etc/hosts",
+        (ENOENT,),
+        always,
+        "this machine has no /etc/hosts, over which each host of a testbed gets its own",
+        "make one, it may be empty: sudo touch /etc/hosts",
+    ),
+    Row(
+        r"add a |add the |set eth|delete |open a (netlink|packet) socket|setns|bind /etc/hosts",
+        (EPERM, EACCES),
+        always,
+        "the test has given up the rights over its own network and mounts",
+        "leave CAP_SYS_ADMIN, CAP_NET_ADMIN and CAP_NET_RAW to it (caps=), and build the testbed"
+        " before it changes its user",
+    ),
     Row(
         "set lo up",
         (EPERM,),

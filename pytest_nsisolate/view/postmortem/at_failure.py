@@ -31,7 +31,7 @@ import pytest
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, resource
 from pytest_nsisolate.view.postmortem import hints, layout, limits, outsiders, refusals
-from pytest_nsisolate.view.postmortem.layout import Told
+from pytest_nsisolate.view.postmortem.layout import Part, Told
 
 if TYPE_CHECKING:
     from pytest_nsisolate.request.model import IsolationRequest
@@ -179,7 +179,7 @@ class PostMortem:
             return []
         return found
 
-    def _parts(self) -> list[tuple[str, Callable[[], Told]]]:
+    def _parts(self) -> list[Part]:
         try:
             from pytest_nsisolate.view.postmortem import parts
 

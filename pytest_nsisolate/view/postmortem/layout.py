@@ -6,11 +6,28 @@ A heading has no margin, and the rows below it have one; ``section`` colours by 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol, TypeAlias
 
 #: A phrase for what is as it was, or lines; no line is nothing.
 Told: TypeAlias = str | list[str]
+
+#: A name, and what reads and tells it.
+Part: TypeAlias = tuple[str, Callable[[], Told]]
+
+
+class Addition(Protocol):
+    """Something in the test's world that has more to tell of itself."""
+
+    def parts(self) -> list[Part]:
+        """What it tells, if the test fails."""
+
+    def processes(self) -> frozenset[int]:
+        """Those that it tells of itself, with all that is below them."""
+
+
+#: What there is of that kind now, in this process.
+ADDITIONS: Final[list[Addition]] = []
 
 
 def arranged(parts: Iterable[Told]) -> str:

@@ -12,7 +12,7 @@ told from files of ``/proc/net`` (proc_pid_net(5)), in one line. Any other is le
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from pytest_nsisolate.kernel.originals import re
@@ -21,7 +21,7 @@ from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.mounts import Mount, parse_mounts
 from pytest_nsisolate.view.origin import make_view
-from pytest_nsisolate.view.postmortem.layout import Told
+from pytest_nsisolate.view.postmortem.layout import ADDITIONS, Part, Told
 from pytest_nsisolate.view.processes import Process
 from pytest_nsisolate.view.tables import aligned, counted, indented, table
 
@@ -34,8 +34,6 @@ _TABLE: Final = re.compile(r"^(\S.*):$", re.MULTILINE)
 _TABLES: Final = frozenset({"Main", "Local"})
 
 _LOCALHOST6: Final = "00000000000000000000000000000001"
-
-Part = tuple[str, Callable[[], Told]]
 
 
 def parts(
@@ -57,11 +55,13 @@ def parts(
         found.append(("network", lambda: _network(view)))
     if mounts:
         found.append(("mounts added by the test", lambda: _mounts(view, mounts)))
+    for addition in ADDITIONS:
+        found += addition.parts()
     return found
 
 
 def _processes(view: Pid1View, uid: int) -> Told:
-    rows = [found for tree in view.process_tree for found in tree.walk()]
+    rows = _without_additions(found for tree in view.process_tree for found in tree.walk())
     if all(row.pid in view._own_pids and row.uid == uid for _, row in rows):
         return "no other processes"
     labels = view._labels
@@ -72,6 +72,20 @@ def _processes(view: Pid1View, uid: int) -> Told:
         lines.append((*_facts(process), f"{'  ' * min(depth, 12)}{command}"))
     found = headed(counted(len(rows), "process"), aligned(lines).splitlines())
     return found + _rest([process for _, process in rows[_MOST_PROCESSES:]])
+
+
+def _without_additions(rows: Iterable[tuple[int, Process]]) -> list[tuple[int, Process]]:
+    """
+    :param rows: parents before children.
+    """
+    left_out = {pid for addition in ADDITIONS for pid in addition.processes()}
+    found = []
+    for depth, process in rows:
+        if process.pid in left_out or process.ppid in left_out:
+            left_out.add(process.pid)
+        else:
+            found.append((depth, process))
+    return found
 
 
 def _facts(process: Process) -> tuple[str, str, str, str, str]:

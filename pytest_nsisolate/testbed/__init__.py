@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: MIT
+"""Several hosts in one test, and the wires between them; see ``docs/design/testbed.md``.
+
+====================================  ===========================================================
+:mod:`.bed`, :mod:`.network`          what the fixture gives, and segments with their addresses
+:mod:`.host`, :mod:`.program`         hosts, routers, and what runs on them
+:mod:`.fabric`                        the cables and switches, in a network of their own
+:mod:`.routing`                       which routes each host has
+:mod:`.capture`, :mod:`.packets`      what passed a wire, and :mod:`.pcapng` for a file of it
+:mod:`.state`                         what a failed test's report says of all that
+====================================  ===========================================================
+"""
+
+from __future__ import annotations

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: MIT
+"""The switches and cables of a testbed, in a network namespace in which nobody lives.
+
+Fact: what stands in the test's own network is seen, changed and flushed by the test.
+What we do: switches and the hosts' cables end in a namespace that is held by a descriptor alone. It
+needs no process, its names are nobody else's, and the kernel takes all of it away with the test.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from pytest_nsisolate.errors import failing
+from pytest_nsisolate.kernel import links
+from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.originals import open, os
+
+
+class Fabric:
+    """The namespace of the switches, and what is plugged in there.
+
+    :raises StepError: where this process may not make network namespaces.
+    """
+
+    def __init__(self) -> None:
+        with failing("unshare(CLONE_NEWNET)", "net"):
+            self.netns = links.new_network()
+        self._numbers = 1
+        self._links: links.Links | None = None
+        try:
+            with failing("open a netlink socket", "net"):
+                self._links = links.Links(self.netns)
+                self._silence()
+        except BaseException:
+            self.close()
+            raise
+
+    def _silence(self) -> None:
+        """The switches have no addresses, and say nothing of their own."""
+        with links.inside(self.netns):
+            write_sysctl("net/ipv6/conf/default/disable_ipv6", "1", absent=True)
+
+    @property
+    def links(self) -> links.Links:
+        """The conversation with the kernel about this namespace."""
+        assert self._links is not None
+        return self._links
+
+    def number(self) -> int:
+        """Another link's number."""
+        self._numbers += 1
+        return self._numbers
+
+    def add_switch(self) -> int:
+        """A bridge.
+
+        :raises StepError: ``add a bridge``; EOPNOTSUPP in a kernel without bridges.
+        """
+        index = self.number()
+        with failing("add a bridge", "net"):
+            self.links.add_bridge(index, f"switch{index}")
+        return index
+
+    def add_cable(self, name: str, index: int, peer: bytes, bridge: int | None) -> None:
+        """A cable whose one end is here.
+
+        :param peer: by :func:`~pytest_nsisolate.kernel.links.cable_end`.
+        :raises StepError: ``add a veth pair``; EOPNOTSUPP in a kernel without.
+        """
+        with failing("add a veth pair", "net"):
+            self.links.add_cable(index, name, bridge=bridge, peer=peer)
+
+    def close(self) -> None:
+        """Let go of everything; the kernel removes what nobody else holds."""
+        if self._links is not None:
+            self._links.close()
+            self._links = None
+        if self.netns >= 0:
+            os.close(self.netns)
+            self.netns = -1
+
+
+def write_sysctl(name: str, value: str, *, absent: bool = False) -> None:
+    """A kernel parameter of this process's network namespace.
+
+    :param absent: it may be that this kernel has none of that name.
+    :raises StepError: ``write /proc/sys/…``.
+    """
+    path = f"/proc/sys/{name}"
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(value)
+    except OSError as error:
+        if not (absent and error.errno == errno.ENOENT):
+            raise step_error(f"write {path}", "net", error) from error
