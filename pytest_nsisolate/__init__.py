@@ -17,6 +17,7 @@ import pytest
 pytest.register_assert_rewrite("pytest_nsisolate.view")
 
 from pytest_nsisolate.errors import (  # noqa: E402
+    FaultRefusal,
     IsolatedCrash,
     IsolatedError,
     IsolatedExit,
@@ -38,6 +39,8 @@ from pytest_nsisolate.request.model import (  # noqa: E402
 __all__ = [
     "Box",
     "Difference",
+    "Fault",
+    "FaultRefusal",
     "Isolate",
     "IsolateKeywords",
     "IsolatedCrash",
@@ -65,9 +68,9 @@ if TYPE_CHECKING:
     from pytest_nsisolate.isolate.box import Box
     from pytest_nsisolate.isolate.fixture import Isolate, IsolateKeywords
     from pytest_nsisolate.isolate.task import Task
-    from pytest_nsisolate.view import Difference, Pid1View, Snapshot
+    from pytest_nsisolate.view import Difference, Fault, Pid1View, Snapshot
 
-_IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})
+_IN_VIEW = frozenset({"Difference", "Fault", "Pid1View", "Snapshot"})
 _IN_ISOLATE = {"Box": "box", "Isolate": "fixture", "IsolateKeywords": "fixture", "Task": "task"}
 
 

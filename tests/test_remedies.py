@@ -293,6 +293,14 @@ CASES = [
     Expected("mkdir /etc", "mount", errno.EIO, "user.* attributes", "6.6"),
     Expected("write /etc/passwd", "mount", errno.EOVERFLOW, "copied up", "bind that"),
     Expected("connect /run/x", "mount", errno.ECONNREFUSED, "a copy", "bind the directory"),
+    # faults on demand
+    Expected("answer system calls", None, errno.EBUSY, "on this process already", "no fault in a"),
+    Expected("answer system calls", None, errno.ESRCH, "a thread of the test", "before that thr"),
+    Expected("answer system calls", None, errno.EINVAL, "older than Linux 5.19", "newer kernel"),
+    Expected("answer system calls", None, errno.ENOSYS, "no seccomp filters", "aarch64"),
+    Expected("pidfd_getfd", None, errno.EPERM, "may not look into", "CAP_SYS_PTRACE"),
+    Expected("ask the fault supervisor", None, errno.ETIMEDOUT + 1, "has ended, or", "dmesg"),
+    Expected("find the test", None, errno.ESRCH, "was not to be seen", DEFECT),
     # the rest
     Expected("setsid", None, errno.EPERM, "probably the seccomp", SECCOMP, host=CONTAINER),
     Expected("open_tree", None, errno.ENOSYS, "has no such call", "5.12"),

@@ -159,6 +159,11 @@ class Child:
             self.post_mortem.begin(lambda data: self._send(Kind.VIEW, data))
         writer.send_encoded(Kind.READY, b"{}")
 
+    @property
+    def writer(self) -> FrameWriter | None:
+        """The way to the runner, once there is one."""
+        return self._writer
+
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"
         if not self._stray:  # a copy that warns, say: it has nobody to tell

@@ -34,6 +34,7 @@ from pytest_nsisolate.wire.frames import Frame, FrameReader, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_nsisolate.process.fault_supervisor import FaultSupervisor
     from pytest_nsisolate.process.limits import Bound, HeldLimits
 
 #: Seconds that the child has for its teardown after a Ctrl-C.
@@ -124,6 +125,7 @@ class ChildProcess:
         self._last_words: list[Frame] | None = None
         self._owed_signal: int | None = None
         self._held = False
+        self._fault_supervisor: FaultSupervisor | None = None
         # The init holds the other end too: when the supervisor is gone, a read would block.
         os.set_blocking(end.control, False)
         self._poller = select.poll()
@@ -269,7 +271,8 @@ class ChildProcess:
 
     def descriptors(self) -> tuple[int, ...]:
         """What this process holds of it; another child must not have that."""
-        return self.end.descriptors() if self._open else (self.end.forked_pidfd,)
+        faults = () if self._fault_supervisor is None else (self._fault_supervisor.pidfd,)
+        return (*(self.end.descriptors() if self._open else (self.end.forked_pidfd,)), *faults)
 
     def end_and_reap(self) -> None:
         """Both, whatever it is doing. Bounded; may be called again."""
@@ -294,6 +297,9 @@ class ChildProcess:
         finally:
             self.let_go()
             os.close(self.end.forked_pidfd)
+            if self._fault_supervisor is not None:
+                self._fault_supervisor.dismiss()
+                self._fault_supervisor = None
             if self.limits is not None:
                 self.limits.release()
 
@@ -372,6 +378,8 @@ class ChildProcess:
                 self._read_message()
             elif fd == self.end.forked_pidfd:
                 self._forked_ended()
+            elif self._forget(fd) and self.outcome is None:
+                self.lose("its fault supervisor has ended, so that no call of the test is answered")
         return bool(ready)
 
     def _forked_ended(self) -> None:
@@ -436,6 +444,8 @@ class ChildProcess:
                 # That the runner was gone follows from what it has run into itself.
                 if self._refused is None or found.errno not in (ESRCH, ECONNRESET):
                     self._refused = found
+            elif frame.kind is Kind.FAULTS:
+                self._start_fault_supervisor(frame.data)
             else:
                 if frame.kind is Kind.PAUSE:
                     self._deadline.pause()
@@ -446,6 +456,29 @@ class ChildProcess:
                     self._deadline.set(STEP_SECONDS)
                 self._interrupted = False
                 self._frames.append(frame)
+
+    def _start_fault_supervisor(self, wish: dict[str, object]) -> None:
+        """The test asks for its first fault (:mod:`pytest_nsisolate.process.fault_supervisor`)."""
+        # Few tests need it.
+        from pytest_nsisolate.host import examine
+        from pytest_nsisolate.host.remedies import explained
+        from pytest_nsisolate.process import fault_supervisor
+
+        if self._fault_supervisor is not None:
+            self.lose("it has asked for a fault supervisor twice")
+            return
+        self._hear_until(monotonic() + STEP_SECONDS, lambda: self.end.pid1 is not None)
+        try:
+            if self.end.pid1 is None:
+                raise StepError("find the test", None, ESRCH)
+            new = fault_supervisor.start(self.end.pid1, wish, init=self._init)
+        except StepError as error:
+            refusal = explained(Refusal.of(error), examine())
+            self.lose(f"faults refused: {refusal}")
+        else:
+            self._fault_supervisor = new
+            self._watched.add(new.pidfd)
+            self._poller.register(new.pidfd, select.POLLIN)
 
     def _read_message(self) -> bool:
         try:

@@ -243,7 +243,7 @@ def neutral(report: str) -> str:
     """Without what is this machine's: versions, paths, and the limits, which depend on both."""
     report = re.sub(r"Linux [\d.]+, Python [\d.]+", "Linux VERSION, Python VERSION", report)
     report = re.sub(r"^security label: .*\n", "", report, flags=re.MULTILINE)
-    report = re.sub(r"^  limits .*\n", "", report, flags=re.MULTILINE)
+    report = re.sub(r"^  (limits|faults) .*\n", "", report, flags=re.MULTILINE)
     limits = r"^(?:write pid_max|mkdir cgroup|join the cgroup|find a cgroup).*\n(?:  .*\n)+\n"
     report = re.sub(limits, "", report, flags=re.MULTILINE)
     report = report.replace("Everything works, but for some limits.", "Everything works.")

@@ -23,6 +23,7 @@ from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.host.remedies import (
     entering,
+    faulting,
     furnishing,
     granting,
     limiting,
@@ -42,6 +43,7 @@ TABLE: Final[tuple[Row, ...]] = (
     *furnishing.NETWORK_AND_CLOCKS,
     *limiting.LIMITS,
     *granting.GRANTS,
+    *faulting.FAULTS,
     *processes.PROCESSES,
     *processes.ANYTHING_ELSE,
 )
