@@ -18,6 +18,7 @@ import pytest
 pytest.register_assert_rewrite("pytest_nsisolate.view")
 
 from pytest_nsisolate.errors import (  # noqa: E402
+    FaultRefusal,
     IsolatedCrash,
     IsolatedError,
     IsolatedExit,
@@ -42,6 +43,8 @@ __all__ = [
     "Box",
     "Capture",
     "Difference",
+    "Fault",
+    "FaultRefusal",
     "Host",
     "Isolate",
     "IsolateKeywords",
@@ -85,9 +88,9 @@ if TYPE_CHECKING:
     from pytest_nsisolate.testbed.packets import Packet
     from pytest_nsisolate.testbed.program import Program
     from pytest_nsisolate.testbed.wire import Wire
-    from pytest_nsisolate.view import Difference, Pid1View, Snapshot
+    from pytest_nsisolate.view import Difference, Fault, Pid1View, Snapshot
 
-_IN_VIEW = frozenset({"Difference", "Pid1View", "Snapshot"})
+_IN_VIEW = frozenset({"Difference", "Fault", "Pid1View", "Snapshot"})
 _IN_ISOLATE = {"Box": "box", "Isolate": "fixture", "IsolateKeywords": "fixture", "Task": "task"}
 _IN_TESTBED = {
     "Capture": "capture",

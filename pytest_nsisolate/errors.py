@@ -207,6 +207,26 @@ class IsolatedRefusal(IsolatedCrash):
         self.remedy = remedy
 
 
+class FaultRefusal(NsisolateError):
+    """This host does not let ``pid1.fail`` or ``pid1.delay`` answer for the test's system calls.
+
+    :param step: what was refused, with the error number.
+    :param cause: what about this host, or this test, makes the kernel refuse.
+    :param remedy: what to type or to change.
+    """
+
+    __module__ = "pytest_nsisolate"
+
+    def __init__(self, step: StepError, cause: str, remedy: str) -> None:
+        super().__init__(step, cause, remedy)
+        self.step = step
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"faults refused: {self.step}\ncause: {self.cause}\nremedy: {self.remedy}"
+
+
 class IsolatedLoss(IsolatedCrash):
     """The child was lost: its stream is broken, or its supervisor was killed.
 

@@ -29,7 +29,7 @@ _UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --ns
 
 
 @pytest.fixture
-def pid1(request: pytest.FixtureRequest) -> Pid1View:
+def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
     """What PID 1 sees, as data and assertions: a Pid1View (isolated tests only).
 
     Data is read from the kernel when you ask for it, and cannot be changed:
@@ -55,6 +55,10 @@ def pid1(request: pytest.FixtureRequest) -> Pid1View:
       the test     assert_pid1 assert_isolated assert_hostname assert_capability
                    assert_no_capability assert_id_map
 
+    System calls that fail or take long, in the test and what it starts:
+      fail         with pid1.fail("fsync", "EIO", path="/var/*", times=1): ...
+      delay        with pid1.delay("connect", 2.0): ...
+
     Signatures: python -m pydoc pytest_nsisolate.Pid1View
     Each assertion with its message:
     docs/howto/assertions.md of pytest-nsisolate
@@ -64,7 +68,9 @@ def pid1(request: pytest.FixtureRequest) -> Pid1View:
         text = _NOT_ISOLATED.format(name=request.node.name)
         pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
     assert run.request is not None
-    return make_view(run.request, run.home, run.helpers)
+    view = make_view(run.request, run.home, run.helpers, run.in_child.outgoing.writer)
+    yield view
+    view._end_faults()
 
 
 @pytest.fixture(scope="session")

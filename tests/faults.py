@@ -4,7 +4,8 @@
 Fact: a seccomp filter stays for good and knows nothing but numbers, so that a denial by one
 (``tests/seccomp.py``) is for the rest of the run, in every process of it.
 What we do: the filter hands each call to a supervisor outside (SECCOMP_RET_USER_NOTIF, seccomp(2)),
-which sees whose it is and lets it go on, but for the one that the running test has asked for:
+which sees whose it is and lets it go on, but for the one that the running test has asked for. The
+product's own ``pid1.fail`` stands on the same listener:
 
     python tests/faults.py CASES LOG -- pytest ...
 
@@ -20,14 +21,12 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import resource
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -36,15 +35,12 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.seccomp import (
-    ALLOW,
-    EQUAL,
-    LOAD,
-    NAMES,
-    NOTIFY,
-    RETURN,
-    install_listener,
-    number,
+from pytest_nsisolate.kernel import seccomp, syscall_numbers
+from pytest_nsisolate.process.fault_supervisor_program import (
+    Listener,
+    UnreadableError,
+    file_of,
+    read_text,
 )
 
 #: The socket over which the runner hands out its filter's descriptor.
@@ -53,18 +49,14 @@ CASES: Final = "FAULTS_CASES"
 #: Set: write down every call of an armed test.
 LISTING: Final = "FAULTS_LISTING"
 
-#: Beside those that ``tests/seccomp.py`` refuses, by machine.
-_MORE_NAMES: Final = {
-    "x86_64": {18: "pwrite64", 84: "rmdir"},
-    "aarch64": {68: "pwrite64", 35: "unlinkat"},
-}
-_NAMES: Final = {**NAMES, **_MORE_NAMES.get(os.uname().machine, {})} if NAMES else {}
+_NUMBERS: Final = syscall_numbers.numbers()
+_NAMES: Final = {number: name for name, number in _NUMBERS.items()}
 
 #: What rmdir(3) calls here.
-RMDIR: Final = "rmdir" if "rmdir" in _NAMES.values() else "unlinkat"
+RMDIR: Final = "rmdir" if "rmdir" in _NUMBERS else "unlinkat"
 
 #: The tables know this machine.
-AVAILABLE: Final = sys.platform == "linux" and bool(NAMES)
+AVAILABLE: Final = sys.platform == "linux" and bool(_NUMBERS)
 
 #: ``prctl(MAGIC, INDEX)`` arms a case, ``prctl(MAGIC, OFF)`` ends it; no kernel ever sees it.
 MAGIC: Final = 0x4E534953
@@ -76,11 +68,6 @@ _UNSEEN: Final = (
     *("clock_gettime", "clock_nanosleep", "exit", "exit_group", "sched_yield", "newfstatat"),
     *("getpid", "gettid", "getppid", "lseek", "set_robust_list"),
 )
-
-_RECEIVE, _SEND = 0xC0502100, 0xC0182101
-_CONTINUE: Final = 1
-_NOTIFICATION: Final = struct.Struct("=QIIiIQ6Q")
-_RESPONSE: Final = struct.Struct("=QqiI")
 
 #: Which arguments are paths; of every other call the first may be a descriptor.
 _PATHS: Final = {
@@ -168,25 +155,12 @@ def read_cases() -> list[Case]:
 def submit() -> None:
     """In the runner, for good: from now on the supervisor is asked."""
     channel = socket.socket(fileno=int(os.environ[SOCKET]))
-    unseen = [number(name) for name in _UNSEEN if number(name) >= 0]
-    sendmsg = number("sendmsg")
-    program = [
-        (LOAD, 0, 0, 0),
-        *(
-            (EQUAL, 0, 1, call) if n % 2 == 0 else (RETURN, 0, 0, ALLOW)
-            for call in unseen
-            for n in range(2)
-        ),
-        # This one has to pass before there is anybody to ask.
-        (EQUAL, 0, 3, sendmsg),
-        (LOAD, 0, 0, 16),
-        (EQUAL, 0, 1, channel.fileno()),
-        (RETURN, 0, 0, ALLOW),
-        (RETURN, 0, 0, NOTIFY),
-    ]
+    unseen = [_NUMBERS[name] for name in _UNSEEN if name in _NUMBERS]
+    # This one has to pass before there is anybody to ask.
+    program = seccomp.handing_over(unseen, told_by=channel.fileno())
     rights = array.array("i", [0])
     message, kind = [b"f"], (socket.SOL_SOCKET, socket.SCM_RIGHTS)
-    listener = install_listener(program)
+    listener = seccomp.install(program)
     rights[0] = listener
     channel.sendmsg(message, [(*kind, rights)])
     os.close(listener)
@@ -215,10 +189,11 @@ class Supervisor:
         self._spawning = False
         self._listing = bool(os.environ.get(LISTING))
 
-    def serve(self, listener: int) -> None:
+    def serve(self, descriptor: int) -> None:
         """Until every process under the filter is gone."""
+        listener = Listener(descriptor)
         poller = select.poll()
-        poller.register(listener, select.POLLIN)
+        poller.register(descriptor, select.POLLIN)
         while True:
             for _, events in poller.poll():
                 if events & select.POLLIN:
@@ -226,25 +201,22 @@ class Supervisor:
                 elif events & select.POLLHUP:
                     return
 
-    def _answer(self, listener: int) -> None:
-        buffer = bytearray(_NOTIFICATION.size)
-        try:
-            fcntl.ioctl(listener, _RECEIVE, buffer, True)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINTR):
-                return  # killed before it could be heard
-            raise
-        id_, pid, _, nr, _, _, *arguments = _NOTIFICATION.unpack(buffer)
-        name = _NAMES.get(nr, str(nr))
-        verdict = self._judge(pid, name, arguments)
+    def _answer(self, listener: Listener) -> None:
+        call = listener.receive()
+        if call is None:
+            return  # killed before it could be heard
+        name = _NAMES.get(call.number, str(call.number))
+        verdict = self._judge(call.pid, name, list(call.arguments))
         if verdict is not None and verdict < 0:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, -verdict)
+                os.kill(call.pid, -verdict)
             verdict = None
-        go_on = verdict is None
-        response = _RESPONSE.pack(id_, 0, -(verdict or 0), _CONTINUE if go_on else 0)
-        with contextlib.suppress(FileNotFoundError):
-            fcntl.ioctl(listener, _SEND, response)
+        if verdict is None:
+            listener.let_go_on(call)
+        elif verdict:
+            listener.refuse(call, verdict)
+        else:
+            listener.answer(call, 0)
 
     def _judge(self, pid: int, name: str, arguments: list[int]) -> int | None:
         """What the call gets: None, the kernel's own answer; else as :meth:`Case.number`."""
@@ -309,21 +281,11 @@ def _about(pid: int, name: str, arguments: list[int]) -> str:
         position, names = _PURPOSES[name]
         purpose = arguments[position] & 0xFFFFFFFF
         return names.get(purpose, str(purpose))
-    if name not in _PATHS:
-        with contextlib.suppress(OSError):
-            return os.readlink(f"/proc/{pid}/fd/{arguments[0] & 0xFFFFFFFF}")
-        return ""
-    texts = (_text(pid, arguments[n]) for n in _PATHS[name] if arguments[n])
-    return " ".join(texts)
-
-
-def _text(pid: int, address: int) -> str:
     try:
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-            # Not over the end of a page, behind which there may be nothing.
-            found = os.pread(memory.fileno(), 4096 - address % 4096, address)
-            return found.partition(b"\0")[0].decode()
-    except (OSError, UnicodeDecodeError):
+        if name not in _PATHS:
+            return file_of(pid, arguments[0] & 0xFFFFFFFF)
+        return " ".join(read_text(pid, arguments[n]) for n in _PATHS[name] if arguments[n])
+    except UnreadableError:
         return ""
 
 

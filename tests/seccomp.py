@@ -135,9 +135,8 @@ NAMES: Final = {
 }
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
-_SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, _WAIT_KILLABLE = 1, 8, 32
 LOAD, EQUAL, _JUMP_IF_ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
-ALLOW, NOTIFY, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x7FC00000, 0x00050000, 0x80000000
+ALLOW, _ERRNO, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
 
 #: Code, two jumps, operand (``struct sock_filter``).
 Instruction: TypeAlias = tuple[int, int, int, int]
@@ -190,36 +189,6 @@ def deny(
             (RETURN, 0, 0, ALLOW),
         ]
     )
-
-
-def architecture() -> int:
-    """How a filter tells this machine (``AUDIT_ARCH_…``).
-
-    :raises KeyError: for a machine that is not in the table.
-    """
-    return _ARCHITECTURE[_MACHINE]
-
-
-def install_listener(instructions: list[Instruction]) -> int:
-    """Install a filter that may hand calls to somebody (:data:`NOTIFY`): the descriptor for that.
-
-    :raises OSError: if the kernel does not take the filter; Linux 5.19.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    program, buffer = _program(instructions)
-    flags = ctypes.c_ulong(_NEW_LISTENER | _WAIT_KILLABLE)
-    command = (ctypes.c_long(number("seccomp")), ctypes.c_ulong(_SECCOMP_SET_MODE_FILTER))
-    error = 0
-    for _ in range(2):
-        listener = int(libc["syscall"](*command, flags, ctypes.byref(program)))
-        if listener >= 0:
-            return listener
-        error = ctypes.get_errno()
-        nothing = ctypes.c_ulong(0)
-        switch = (ctypes.c_int(_PR_SET_NO_NEW_PRIVS), ctypes.c_ulong(1))
-        libc["prctl"](*switch, nothing, nothing, nothing)
-    del buffer
-    raise OSError(error, "the kernel did not take the filter")
 
 
 def _program(instructions: list[Instruction]) -> tuple[_Program, object]:

@@ -323,6 +323,14 @@ CASES = [
     Expected("pivot_root /box", "mount", errno.EPERM, "no capability opens", SECCOMP),
     Expected("pivot_root /box", "mount", errno.EINVAL, "initial ramdisk", "switch_root"),
     Expected("open a terminal", None, errno.ENOSPC, "too many", "kernel.pty.max"),
+    # faults on demand
+    Expected("answer system calls", None, errno.EBUSY, "on this process already", "no fault in a"),
+    Expected("answer system calls", None, errno.ESRCH, "a thread of the test", "before that thr"),
+    Expected("answer system calls", None, errno.EINVAL, "older than Linux 5.19", "newer kernel"),
+    Expected("answer system calls", None, errno.ENOSYS, "no seccomp filters", "aarch64"),
+    Expected("pidfd_getfd", None, errno.EPERM, "may not look into", "CAP_SYS_PTRACE"),
+    Expected("ask the fault supervisor", None, errno.ETIMEDOUT + 1, "has ended, or", "dmesg"),
+    Expected("find the test", None, errno.ESRCH, "was not to be seen", DEFECT),
     # the rest
     Expected("setsid", None, errno.EPERM, "probably the seccomp", SECCOMP, host=CONTAINER),
     Expected("open_tree", None, errno.ENOSYS, "has no such call", "5.12"),

@@ -6,8 +6,9 @@ one everything together, because limits and masks show themselves only in compan
 put into the row of its step; what would come after it was not tried, and the report says so
 instead of guessing.
 
-What ``limits=`` would use is tried too. It is no part of a default request, and most machines
-refuse an ordinary user one half of it, so it does not count for the exit status.
+What ``limits=`` and ``pid1.fail`` would use is tried too. It is no part of a default request, and
+most machines refuse an ordinary user one half of the limits, so it does not count for the exit
+status.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 
 from pytest_nsisolate.cli.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.kernel import readonly
+from pytest_nsisolate.kernel import readonly, seccomp
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process.host_check import HostCheck, Verdict
@@ -132,6 +133,7 @@ def _examine_all(launcher: Launcher) -> Iterator[Line]:
         refusal = verdict.refusal or verdict.user_refusal
         yield from _rows(namespace, steps, refusal, verdict.leave_out_user)
     yield _together(check.probe(frozenset(NAMESPACES), "map", frozenset()))
+    yield _faults(launcher)
     if pid is None or not pid.ok:
         yield _optional(_LIMITS[0], "needs pid")
     else:
@@ -183,6 +185,15 @@ def _together(verdict: Verdict) -> Line:
     if verdict.leave_out_user:
         return Line("all", "everything at once", WITHOUT_USER, verdict.user_refusal)
     return Line("all", "everything at once", WORKS)
+
+
+def _faults(launcher: Launcher) -> Line:
+    """``pid1.fail``: the kernel is asked without a filter, which would stay."""
+    error = seccomp.refusal()
+    if error is None:
+        return Line("faults", seccomp.STEP, WORKS, optional=True)
+    refusal = launcher.explained(Refusal(seccomp.STEP, None, error.errno or 0))
+    return Line("faults", seccomp.STEP, refusal.errno_name, refusal, optional=True)
 
 
 def _optional(call: str, result: str, refusal: Refusal | None = None) -> Line:

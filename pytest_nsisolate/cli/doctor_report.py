@@ -74,7 +74,9 @@ class Report:
     def _ending(self) -> str:
         if not self.works:
             return "Not everything works here."
-        return "Everything works." if all(line.works for line in self.lines) else _BUT_LIMITS
+        missing = dict.fromkeys(line.namespace for line in self.lines if not line.works)
+        but = " and ".join(_OPTIONAL[name] for name in missing)
+        return f"Everything works, but for {but}." if but else "Everything works."
 
     def as_json(self) -> str:
         """The same for machines; the shape is in the reference."""
@@ -100,7 +102,8 @@ class Report:
         return json.dumps(content, indent=2)
 
 
-_BUT_LIMITS: Final = "Everything works, but for some limits."
+#: What the optional rows are about.
+_OPTIONAL: Final = {"faults": "faults on demand", "limits": "some limits"}
 
 
 def _as_data(line: Line) -> dict[str, Any]:

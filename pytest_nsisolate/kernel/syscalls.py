@@ -50,6 +50,7 @@ _SYS_CLOSE_RANGE: Final = 436
 _SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
 _SYS_MOUNT_SETATTR: Final = 442
+_SYS_PIDFD_GETFD: Final = 438
 
 # Version 3, the calling thread; then two words of each of the three sets, low words first.
 _CAPABILITY_HEADER: Final = pack("=Ii", 0x20080522, 0)
@@ -130,6 +131,12 @@ def close_range(first: int, last: int) -> None:
 def setns(fd: int, flags: int) -> None:
     """setns(2): with a pidfd, into those of its namespaces that the flags name; Linux 5.8."""
     Prepared(function("setns"), (ctypes.c_int(fd), ctypes.c_int(flags)))()
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2): a copy of a descriptor of another process, close-on-exec; Linux 5.6."""
+    copied = (ctypes.c_int(pidfd), ctypes.c_int(fd), ctypes.c_uint(0))
+    return by_number(_SYS_PIDFD_GETFD, *copied)()
 
 
 @functools.cache

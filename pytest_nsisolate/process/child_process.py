@@ -212,6 +212,11 @@ class ChildProcess:
                 self.end.tell(b"G")
             self.end.close_channels()
 
+    def descriptors(self) -> tuple[int, ...]:
+        """What this process holds of it; another child must not have that."""
+        faults = self.inbox.fault_supervisor
+        return (*self.end.descriptors(), *(() if faults is None else (faults.pidfd,)))
+
     def end_and_reap(self) -> None:
         """Both, whatever it is doing. Bounded; may be called again."""
         try:
@@ -235,6 +240,8 @@ class ChildProcess:
         finally:
             self.let_go()
             os.close(self.end.forked_pidfd)
+            if self.inbox.fault_supervisor is not None:
+                self.inbox.fault_supervisor.dismiss()
             if self.limits is not None:
                 self.limits.release()
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_nsisolate.errors import BrokenStream, StepError
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import idmap
+from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os, select, signal
 from pytest_nsisolate.process import outcome, reaping
 from pytest_nsisolate.process.channel import MESSAGE, STEP_SECONDS, RunnerEnd, raised_by_handler
@@ -26,6 +27,9 @@ from pytest_nsisolate.process.deadline import EXIT_SECONDS, Deadline
 from pytest_nsisolate.wire.frames import Frame, FrameReader, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_nsisolate.process.fault_supervisor import FaultSupervisor
     from pytest_nsisolate.process.limits import HeldLimits
 
 #: More would be mapped and unmapped at every read.
@@ -83,6 +87,8 @@ class Inbox:
         self.lost_sight = False
         #: Reaped by :meth:`pump`, or by others before.
         self.forked_reaped = False
+        #: Answers system calls of a test that has asked for faults.
+        self.fault_supervisor: FaultSupervisor | None = None
         self.refused: Refusal | None = None
         #: Why nothing that it says can be relied on.
         self.broken: str | None = None
@@ -111,6 +117,8 @@ class Inbox:
                     self.read_message()
                 elif fd == self._end.forked_pidfd:
                     self._forked_ended()
+                elif self._forget(fd) and self.done is None and not self.deaf:
+                    self._lose("its fault supervisor has ended, so nothing answers its calls")
                 if self.doomed:
                     break  # it is ended first, and the rest is heard then
         except StepError as error:
@@ -181,6 +189,8 @@ class Inbox:
                 # That the runner was gone follows from what it has run into itself.
                 if self.refused is None or found.errno not in (ESRCH, ECONNRESET):
                     self.refused = found
+            elif frame.kind is Kind.FAULTS:
+                self._start_fault_supervisor(frame.data)
             else:
                 if frame.kind is Kind.PAUSE:
                     self._deadline.pause()
@@ -269,6 +279,54 @@ class Inbox:
             end.tell(b"G")
             if end.owed_signal is not None:
                 end.send_signal(end.owed_signal)
+
+    def hear_until(self, until: float, condition: Callable[[], bool]) -> None:
+        """Take in words of the supervisor, and nothing else.
+
+        :param until: on the runner's clock.
+        :raises StepError: when they cannot be read, or not be answered.
+        """
+        waiter = select.poll()
+        waiter.register(self._end.control, select.POLLIN)
+        while not condition() and (left := until - monotonic()) > 0:
+            try:
+                there = waiter.poll(left * 1000)
+            except OSError as error:
+                if raised_by_handler(error):
+                    raise
+                raise StepError("poll", None, error.errno or 0) from error
+            if not there or not self.read_message():
+                return
+
+    # Its faults ---------------------------------------------------------------------------------
+
+    def _start_fault_supervisor(self, wish: dict[str, object]) -> None:
+        """The test asks for its first fault (:mod:`pytest_nsisolate.process.fault_supervisor`)."""
+        # Few tests need it.
+        from pytest_nsisolate.host import examine
+        from pytest_nsisolate.host.remedies import explained
+        from pytest_nsisolate.process import fault_supervisor
+
+        if self.fault_supervisor is not None:
+            self._lose("it has asked for a fault supervisor twice")
+            return
+        end = self._end
+        self.hear_until(monotonic() + STEP_SECONDS, lambda: end.pid1 is not None)
+        try:
+            if end.pid1 is None:
+                raise StepError("find the test", None, ESRCH)
+            new = fault_supervisor.start(end.pid1, wish)
+        except StepError as error:
+            self._lose(f"faults refused: {explained(Refusal.of(error), examine())}")
+        else:
+            self.fault_supervisor = new
+            self.watched.add(new.pidfd)
+            self._poller.register(new.pidfd, select.POLLIN)
+
+    def _lose(self, reason: str) -> None:
+        self.frames.clear()
+        self.deaf = self.doomed = True
+        self.broken = reason
 
     # The end ------------------------------------------------------------------------------------
 

@@ -20,11 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel import proc, signals
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import open, os, select, signal, threading, time
-from pytest_nsisolate.process.channel import raised_by_handler
+from pytest_nsisolate.kernel.originals import open, os, signal, threading, time
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
@@ -123,29 +121,14 @@ class Job:
         child, end, inbox = self._child, self._child.end, self._child.inbox
         child.deadline.hold()
         until = monotonic() + (_HOLD_SECONDS if end.open else 0)
-        self._hear_until(until, lambda: end.pid1_pidfd is not None)
+        inbox.hear_until(until, lambda: end.pid1_pidfd is not None)
         inbox.held = False
         end.send_signal(signals.hold_signal() if child.init else signal.SIGSTOP)
         if child.init:
-            self._hear_until(until, lambda: inbox.held)
+            inbox.hear_until(until, lambda: inbox.held)
         else:
             while not stands_still(end.pid1) and monotonic() < until:
                 time.sleep(_TURN_SECONDS)
-
-    def _hear_until(self, until: float, condition: Callable[[], bool]) -> None:
-        """Take in words of the supervisor, and nothing else."""
-        waiter = select.poll()
-        waiter.register(self._child.end.control, select.POLLIN)
-        while not condition() and (left := until - monotonic()) > 0:
-            try:
-                there = waiter.poll(left * 1000)
-            except OSError as error:
-                if raised_by_handler(error):
-                    raise
-                raise StepError("poll", None, error.errno or 0) from error
-            if not there or not self._child.inbox.read_message():
-                return
-            self._child.heed()
 
     def go_on(self) -> None:
         """The runner goes on, and so does the child."""

@@ -352,7 +352,7 @@ class Launcher:
         self._children = [child for child in self._children if not child.reaped]
         own: tuple[int, ...] = () if self._roots is None else self._roots.descriptors()
         own += () if self._mount_plans is None else (self._mount_plans.watched,)
-        return (*own, *(fd for child in self._children for fd in child.end.descriptors()))
+        return (*own, *(fd for child in self._children for fd in child.descriptors()))
 
     def take_on(self, child: ChildProcess) -> None:
         """A child has been born, and is this launcher's until it is reaped."""

@@ -10,8 +10,8 @@ holds. Between its birth and that message the child has PDEATHSIG, which only co
 have lost.
 
 It is a fresh interpreter and not a fork, so that it holds no page of the runner's. Its program,
-:mod:`pytest_nsisolate.process.watchdog_program`, is run by path, isolated (``python -P -s -S``),
-with the two descriptors that it uses at fixed numbers.
+:mod:`pytest_nsisolate.process.watchdog_program`, is started by
+:mod:`pytest_nsisolate.process.helper_program`.
 
 What still fails: a runner and a watchdog that are killed in the same moment leave a child whose
 test has changed its ids. The runner replaces a watchdog that has died before it clones again, a few
@@ -25,8 +25,8 @@ from _socket import socketpair  # pytest-socket forbids the one of the module ab
 from dataclasses import dataclass
 from typing import Final
 
-from pytest_nsisolate.kernel.originals import fcntl, os, select, signal, socket
-from pytest_nsisolate.process import watchdog_program
+from pytest_nsisolate.kernel.originals import os, select, socket
+from pytest_nsisolate.process import helper_program, watchdog_program
 from pytest_nsisolate.process.watchdog_program import RUNNER, SOCKET
 
 _PROGRAM: Final = os.path.abspath(watchdog_program.__file__)
@@ -52,70 +52,26 @@ class Watchdog:
 
     def dismiss(self) -> None:
         """End it and reap it; nobody is in its care any more."""
-        try:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        os.close(self.pidfd)
+        helper_program.end(self.pid, self.pidfd)
         os.close(self.socket)
 
 
 def spawn(runner_pidfd: int) -> Watchdog | None:
-    """Start a watchdog for the process behind this pidfd; None where that cannot be done.
-
-    Uses posix_spawn(3), which neither copies the runner's page tables nor runs its at-fork hooks.
-    """
+    """Start a watchdog for the process behind this pidfd; None where that cannot be done."""
     if not sys.executable:
         return None
     try:
         ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     except OSError:
         return None
-    # All of -I but -E: there are interpreters that do not start without PYTHONHOME.
-    command = [sys.executable, "-P", "-s", "-S", _PROGRAM]
-    above: list[int] = []
     try:
-        # The actions would overwrite a low number before they use it.
-        for fd in (runner_pidfd, theirs.fileno()):
-            above.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SOCKET + 1))
-        # Over the standard streams and the two numbers; everything else is close-on-exec.
-        actions = [
-            *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)),
-            (os.POSIX_SPAWN_DUP2, above[0], RUNNER),
-            (os.POSIX_SPAWN_DUP2, above[1], SOCKET),
-        ]
-        pid = os.posix_spawn(
-            sys.executable,
-            command,
-            _environment(),
-            file_actions=actions,
-            setpgroup=0,
-            setsigmask=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-        )
+        pid, pidfd = helper_program.spawn(_PROGRAM, {RUNNER: runner_pidfd, SOCKET: theirs.fileno()})
     except OSError:
         ours.close()
         return None
     finally:
         theirs.close()
-        for fd in above:
-            os.close(fd)
-    try:
-        return Watchdog(pid, os.pidfd_open(pid), ours.detach())
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        ours.close()
-        return None
-
-
-def _environment() -> dict[str, str]:
-    """What its interpreter may need to start, as LD_LIBRARY_PATH, and nothing that changes it."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name == "PYTHONHOME" or not name.startswith("PYTHON")
-    }
+    return Watchdog(pid, pidfd, ours.detach())
 
 
 def report_to(watchdog: int, own_pidfd: int) -> None:

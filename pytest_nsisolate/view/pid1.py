@@ -8,11 +8,17 @@ from pytest_nsisolate.view.assertions.network import NetworkAssertions
 from pytest_nsisolate.view.assertions.signal import SignalAssertions
 from pytest_nsisolate.view.assertions.socket import SocketAssertions
 from pytest_nsisolate.view.assertions.world import WorldAssertions
+from pytest_nsisolate.view.faults import FaultInjection
 from pytest_nsisolate.view.network import read_interfaces, route_to
 
 
 class Pid1View(
-    SignalAssertions, SocketAssertions, NetworkAssertions, WorldAssertions, IdentityAssertions
+    SignalAssertions,
+    SocketAssertions,
+    NetworkAssertions,
+    WorldAssertions,
+    IdentityAssertions,
+    FaultInjection,
 ):
     """The world of an isolated test, as its own process sees it.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pytest_nsisolate.child.leftovers import infrastructure
 from pytest_nsisolate.kernel import namespaces
@@ -27,6 +28,9 @@ from pytest_nsisolate.view.processes import (
 from pytest_nsisolate.view.snapshot import Snapshot
 from pytest_nsisolate.view.sockets import Socket, read_sockets
 
+if TYPE_CHECKING:
+    from pytest_nsisolate.view.faults import Engine
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -39,6 +43,7 @@ class Origin:
         the test starts and leaves behind.
     :param helpers: gives the processes that the fixture ``isolate`` keeps beside its functions, by
         number, and what to call them.
+    :param faults: what answers for the test's system calls; None where there is no runner to ask.
     """
 
     home: Mapping[str, int] = field(default_factory=lambda: ReadOnlyMapping({}))
@@ -46,6 +51,7 @@ class Origin:
     init: int | None = None
     supervisor: int | None = None
     helpers: Callable[[], Mapping[int, str]] = dict
+    faults: Engine | None = None
 
 
 class Readings:

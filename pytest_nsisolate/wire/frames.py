@@ -65,6 +65,7 @@ class Kind(enum.IntEnum):
     VIEW = 16
     OUTPUT = 17
     ENDING = 18
+    FAULTS = 19
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

@@ -247,7 +247,7 @@ def neutral(report: str) -> str:
     """
     report = re.sub(r"Linux [\d.]+, Python [\d.]+", "Linux VERSION, Python VERSION", report)
     report = re.sub(r"^security label: .*\n", "", report, flags=re.MULTILINE)
-    report = re.sub(r"^  limits .*\n", "", report, flags=re.MULTILINE)
+    report = re.sub(r"^  (limits|faults) .*\n", "", report, flags=re.MULTILINE)
     report = re.sub(r"^  mount +make /proc/sys read-only .*\n", "", report, flags=re.MULTILINE)
     report = report.replace("(/proc/sys)", "(/proc)")
     limits = r"^(?:write pid_max|mkdir cgroup|join the cgroup|find a cgroup).*\n(?:  .*\n)+\n"

@@ -21,7 +21,7 @@ from typing import Final
 
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.host.remedies import entering, furnishing, limiting, rooting
+from pytest_nsisolate.host.remedies import entering, faulting, furnishing, limiting, rooting
 from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.request.model import UserMode
 
@@ -35,6 +35,7 @@ TABLE: Final[tuple[Row, ...]] = (
     *furnishing.NETWORK_AND_CLOCKS,
     *limiting.LIMITS,
     *furnishing.GRANTS,
+    *faulting.FAULTS,
     *entering.PROCESSES,
     *entering.ANYTHING_ELSE,
 )
