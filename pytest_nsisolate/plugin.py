@@ -1,21 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""pytest's hooks, and nothing else: each reads what it needs and makes one call."""
+"""pytest's hooks and the fixtures, and nothing else.
+
+A hook reads what it needs and makes one call. What only an isolated test needs is imported when
+there is one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_nsisolate.fixtures import isolate, pid1, testbed  # fixtures by being here
 from pytest_nsisolate.request.marker import MARKER_LINE
 from pytest_nsisolate.request.options import add_options, read_settings
 from pytest_nsisolate.runner import hookspecs, summary
 from pytest_nsisolate.runner.run import RUN, SHOWN, Run
 from pytest_nsisolate.runner.surroundings import make_launcher
+from pytest_nsisolate.view.origin import make_view
 
-__all__ = ["isolate", "pid1", "testbed"]
+if TYPE_CHECKING:
+    from pytest_nsisolate.isolate.fixture import Isolate
+    from pytest_nsisolate.testbed.bed import Testbed
+    from pytest_nsisolate.view import Pid1View
+
+_NOT_ISOLATED = """\
+the pid1 fixture shows an isolated test its own world, and {name} is not isolated: \
+mark it with @pytest.mark.isolated"""
+
+_NOT_ISOLATED_TESTBED = """\
+the testbed fixture builds hosts inside of an isolated test, and {name} is not isolated: \
+mark it with @pytest.mark.isolated"""
+
+_UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --nsisolate-unsafe)"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -103,3 +120,113 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
         return None
     run.budgets[item] = float(settings.timeout)
     return True
+
+
+# Fixtures -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
+    """What PID 1 sees, as data and assertions: a Pid1View (isolated tests only).
+
+    Data is read from the kernel when you ask for it, and cannot be changed:
+      processes    pid processes process_tree zombies orphans leftovers
+      network      interfaces routes sockets listening connections
+      files, IPC   mounts ipc
+      the test     namespaces host_namespaces isolated hostname uid_map gid_map
+                   capabilities seccomp no_new_privs limits clock_offsets
+                   cgroup cgroups environment
+      a process    capabilities_of(process) environment_of(process)
+      all of it    snapshot(), and what has changed: pid1.snapshot() - before
+
+    Assertions say what was expected and what was seen. Many have within=, the
+    seconds to wait for it:
+      processes    assert_process assert_no_process assert_daemon assert_alone
+                   assert_no_zombies assert_no_leftovers
+      signals      assert_dies assert_survives
+      sockets      assert_listening assert_not_listening assert_stays_closed
+      network      assert_interfaces assert_interface assert_route
+                   assert_no_route_to
+      files        assert_mounted assert_not_mounted
+      all of it    assert_no_leak(before)
+      the test     assert_pid1 assert_isolated assert_hostname assert_capability
+                   assert_no_capability assert_id_map
+
+    System calls that fail or take long, in the test and what it starts:
+      fail         with pid1.fail("fsync", "EIO", path="/var/*", times=1): ...
+      delay        with pid1.delay("connect", 2.0): ...
+
+    Signatures: python -m pydoc pytest_nsisolate.Pid1View
+    Each assertion with its message:
+    docs/howto/assertions.md of pytest-nsisolate
+    """
+    run = request.config.stash[RUN]
+    if run.in_child is None:
+        text = _NOT_ISOLATED.format(name=request.node.name)
+        pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
+    assert run.request is not None
+    view = make_view(run.request, run.home, run.helpers, run.in_child.outgoing.writer)
+    yield view
+    view._end_faults()
+
+
+@pytest.fixture(scope="session")
+def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
+    """Call functions in fresh children, in any test: isolate(func); an Isolate.
+
+      isolate(func, *args, **kwargs)      the function's value, or its exception
+      isolate.using(net=True, timeout=5)  an Isolate, by keywords of the marker
+      isolate.start(func, ...)            a Task: result(timeout=None), done(),
+                                          kill(), await
+      isolate.open()                      a Box: run(func), start(func),
+                                          command(["ip", "link"]), close()
+
+    Signatures: python -m pydoc pytest_nsisolate.Isolate (and .Task, .Box)
+    Examples: docs/howto/isolate.md of pytest-nsisolate
+    """
+    run = request.config.stash[RUN]
+    if run.settings.mode == "none":
+        from pytest_nsisolate.runner.summary import LEFT_OUT
+
+        pytest.skip(LEFT_OUT)
+    if not run.launcher.host.linux:
+        from pytest_nsisolate.runner.elsewhere import RefusingIsolate
+
+        yield cast("Isolate", RefusingIsolate(run, {}))
+        return
+    from pytest_nsisolate.isolate.fixture import custody_of, make
+
+    made = make(request.config, run)
+    yield made
+    request.config.pluginmanager.unregister(custody_of(made))
+
+
+@pytest.fixture
+def testbed(request: pytest.FixtureRequest, isolate: Isolate) -> Iterator[Testbed]:
+    """Several hosts in one isolated test, and wires between them: a Testbed.
+
+      testbed.network("10.0.0.0/24", "fd00::/64")   a switched segment
+      testbed.host("a", lan)                        a Host: run("ping -c1 b"),
+                                                    start("nginx", ready=80),
+                                                    call(func), view, crash(), boot()
+      testbed.router("r", lan, wan)                 one that forwards
+      host.wire                                     cut(), mend()
+      testbed.capture(host)                         the packets since the test began
+
+    Signatures: python -m pydoc pytest_nsisolate.Testbed (and .Host, .Wire)
+    Examples: docs/howto/testbed.md of pytest-nsisolate
+    """
+    run = request.config.stash[RUN]
+    if run.in_child is None:
+        text = _NOT_ISOLATED_TESTBED.format(name=request.node.name)
+        pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
+    assert run.request is not None
+    from pytest_nsisolate.testbed.fixture import obstacle, opened
+
+    if why := obstacle(run.request):
+        text = "the testbed fixture builds hosts inside of an isolated test, and "
+        pytest.fail(f"{text}{request.node.name} {why}", pytrace=False)
+
+    name, keep = request.node.nodeid, run.settings.pcap
+    with opened(request.config, isolate, run.home, name=name, keep=keep) as made:
+        yield made

@@ -26,7 +26,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     parts = {
         "--help": r"^Linux namespace isolation (.*\n)+?(?=\n)",
         "--markers": r"^@pytest\.mark\.isolated(.*\n)+?(?=\n)",
-        "--fixtures": r"^-+ fixtures defined from pytest_nsisolate\.fix.*\n(.*\n)+?(?=\n\n|=)",
+        "--fixtures": r"^-+ fixtures defined from pytest_nsisolate\.plugin.*\n(.*\n)+?(?=\n\n|=)",
     }
     found = {}
     for option, part in parts.items():
@@ -44,7 +44,7 @@ def public(kind: type) -> set[str]:
 @pytest.mark.parametrize("option", ["--help", "--markers", "--fixtures"])
 def test_it_fits_and_says_where_to_read_on(told: dict[str, str], option: str) -> None:
     """The documents that it names are there, and so is what pydoc is to show."""
-    lines = [line for line in told[option].splitlines() if "/fixtures.py:" not in line]
+    lines = [line for line in told[option].splitlines() if "/plugin.py:" not in line]
     prefix = len("@pytest.mark.") if option == "--markers" else 0
     assert [line for line in lines if len(line) > WIDTH + prefix] == []
     documents = re.findall(r"\bdocs/\S+?\.md\b", told[option])

@@ -52,6 +52,10 @@ def test_frames_of_the_package_go_and_others_stay() -> None:
     view = str(package / "view" / "readings.py")
     assert names_after_hiding((THEIRS, "a"), (OURS, "b"), (THEIRS, "c")) == ["a", "c"]
     assert names_after_hiding((THEIRS, "a"), (view, "assert_alone")) == ["a", "assert_alone"]
+    plugin = str(package / "plugin.py")
+    assert names_after_hiding((THEIRS, "a"), (plugin, "pid1"), (THEIRS, "b")) == ["a", "pid1", "b"]
+    hook = (plugin, "pytest_assertrepr_compare")
+    assert names_after_hiding((THEIRS, "a"), hook, (THEIRS, "b")) == ["a", "b"]
 
 
 def test_a_wrapper_takes_the_entry_along_that_throws_into_it() -> None:

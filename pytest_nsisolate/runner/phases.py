@@ -174,7 +174,7 @@ def _clone(
                 job = job_control.Job(born)
                 run.stopping.enter_context(job_control.stopping_with(job.hold, job.go_on))
 
-        measured = attempt.measurement
+        measured = attempt.incoming.measurement
         cloning = nullcontext() if measured is None else measured.cloning()
         # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
         with run.launcher.lock, cloning:
@@ -193,7 +193,7 @@ def _make_child(
 ) -> Child:
     request = attempt.request
     own_pid = "pid" in request.namespaces
-    attempt.measurement = run.measurement()
+    measurement = attempt.incoming.measurement = run.measurement()
     child = Child(
         item,
         run.nextitem,
@@ -202,10 +202,10 @@ def _make_child(
         own_pid=own_pid,
         leftover_check=LeftoverCheck(item, request.leftovers, own_pid=own_pid, init=request.init),
         turns=run.turns,
-        measurement=attempt.measurement,
+        measurement=measurement,
     )
     child.outgoing.limited = request.limits is not None
-    child.outgoing.post_mortem = attempt.post_mortem = at_failure.opened(
+    child.outgoing.post_mortem = attempt.incoming.post_mortem = at_failure.opened(
         item,
         request,
         run.settings.postmortem,

@@ -21,8 +21,10 @@ from pytest_nsisolate.kernel.originals import os
 
 #: Whatever is in this package may stand between pytest and a test; what users call is no machinery.
 _PACKAGE = str(Path(__file__).parents[1])
-_FOR_USERS = (str(Path(_PACKAGE, "view")) + os.sep, str(Path(_PACKAGE, "fixtures.py")))
+_FOR_USERS = str(Path(_PACKAGE, "view")) + os.sep
 _NOT_FOR_USERS = str(Path(_PACKAGE, "view", "postmortem")) + os.sep
+#: Has hooks, and fixtures, which are the users'.
+_PLUGIN = str(Path(_PACKAGE, "plugin.py"))
 
 _PLUGGY = str(Path(pluggy.__file__).parent)
 
@@ -92,9 +94,12 @@ def _drop_pluggy(kept: list[TracebackType], *, whole: bool) -> None:
 
 
 def _is_ours(entry: TracebackType) -> bool:
-    filename = entry.tb_frame.f_code.co_filename
+    code = entry.tb_frame.f_code
+    filename = code.co_filename
     if filename.startswith(_NOT_FOR_USERS):
         return True
+    if filename == _PLUGIN:
+        return code.co_name.startswith("pytest_")
     return filename.startswith(_PACKAGE) and not filename.startswith(_FOR_USERS)
 
 
