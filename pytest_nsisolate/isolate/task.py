@@ -24,22 +24,21 @@ from pytest_nsisolate.errors import (
     IsolatedRefusal,
     IsolatedSignal,
     IsolatedTimeout,
-    NotPlainError,
 )
 from pytest_nsisolate.host.refusal import REFUSED, Refusal, RefusedError
 from pytest_nsisolate.integrations import debuggers
-from pytest_nsisolate.isolate import awaiting
+from pytest_nsisolate.isolate import answer, awaiting
 from pytest_nsisolate.isolate.call import Call, Function, is_in_memory
 from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import pickle, re
+from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process import outcome
 from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.diagnosis import WORLD
 from pytest_nsisolate.process.job_control import Job
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
-from pytest_nsisolate.wire import exceptions, log_records, values, warnings
+from pytest_nsisolate.wire import log_records, warnings
 from pytest_nsisolate.wire.frames import Frame, FrameWriter, Kind
 
 if TYPE_CHECKING:
@@ -316,7 +315,8 @@ class Task(Generic[T]):
             case outcome.Finished() if _FATAL in faults:
                 self._error = IsolatedLoss(self.name, "it had a fatal error, and went on")
             case outcome.Finished():
-                self._read_answer(self._frame or {})
+                frame = self._frame or {}
+                self._value, self._error = answer.read(frame, self.name, trusted=self._trusted)
                 return
             case outcome.Crashed(signal=number):
                 self._error = IsolatedSignal(self.name, number, ended.name)
@@ -338,28 +338,6 @@ class Task(Generic[T]):
                 self._error = refusal(explained, self._request, self.name)
         if faults and self._error is not None:
             self._error.add_note(faults)
-
-    def _read_answer(self, frame: dict[str, Any]) -> None:
-        try:
-            if not frame:
-                self._error = IsolatedLoss(self.name, "it has finished without an answer")
-            elif self._trusted and "pickle" in frame:
-                found = pickle.loads(frame["pickle"])
-                if "error" in frame:
-                    found.add_note(exceptions.remake(frame["error"]).__notes__[0])
-                    self._error = found
-                else:
-                    self._value = found
-            elif "error" in frame:
-                self._error = exceptions.remake(frame["error"])
-            elif "unfit" in frame:
-                self._error = NotPlainError(self.name, *map(str, frame["unfit"]))
-            else:
-                self._value = values.unpack(frame["value"])
-        except values.UnfitError as unfit:
-            self._error = NotPlainError(self.name, unfit.type_name, unfit.where, unfit.why)
-        except Exception as error:  # what the child made up, or a class that pickle does not find
-            self._error = IsolatedLoss(self.name, f"its answer cannot be read ({error!r})")
 
 
 def refusal(refused: Refusal, request: IsolationRequest, what: str) -> BaseException:

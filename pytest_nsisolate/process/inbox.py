@@ -5,9 +5,8 @@ The inbox waits, reads, and answers the supervisor; it ends no child. What calls
 (:attr:`Inbox.doomed`), and :class:`~pytest_nsisolate.process.child_process.ChildProcess` acts on it
 after each look into the inbox.
 
-A system call that fails here is named where it is made. One that a signal handler of the suite has
-made meanwhile is the suite's affair
-(:func:`~pytest_nsisolate.process.channel.raised_by_handler`).
+A system call that fails here is named where it is made. What a signal handler of the suite raises
+meanwhile stays as it is (:func:`~pytest_nsisolate.process.channel.raised_by_handler`).
 """
 
 from __future__ import annotations
@@ -142,7 +141,8 @@ class Inbox:
         """What is still in the pipe; the writers are dead, or nobody whom we wait for."""
         try:
             os.set_blocking(self._end.frames, False)
-            while self._read_frames():
+            # After the end of the stream there is nothing more to come.
+            while self._end.frames in self.watched and self._read_frames():
                 pass
         except StepError as error:
             self._cannot_hear(error)

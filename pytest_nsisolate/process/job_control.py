@@ -7,7 +7,8 @@ on reading, and what is typed for the shell would be carried out by the debugger
 Consequence: while it has a child, a runner that has a terminal takes SIGTSTP itself: it stops the
 child, then itself, and lets the child go on after it; itself only when the child stands still, for
 a process that is about to stop still takes a line from the terminal. Before a prompt it makes sure
-that it is in the foreground, as the kernel would have it do by SIGTTIN (termios(3)).
+that it is in the foreground, as the kernel would have it do by SIGTTIN (termios(3)). A Ctrl-C does
+not reach the child either, so the runner passes it on, and gives the child some time to tear down.
 
 What still fails: a runner that is stopped by SIGSTOP; a task of ``isolate`` while nobody waits for
 it; and a test that reads the terminal itself (``input()``) when the runner is in the background.

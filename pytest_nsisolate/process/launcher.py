@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host import Host, examine
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
-from pytest_nsisolate.kernel.originals import os, threading
+from pytest_nsisolate.kernel.originals import threading
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.idmap import IdMaps
@@ -32,12 +32,9 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.limits import HeldLimits
     from pytest_nsisolate.process.plan import InUse, LaunchPlan, MountPlans, OwnRoot
     from pytest_nsisolate.process.root import Roots
-    from pytest_nsisolate.process.watchdog import Watchdog
+    from pytest_nsisolate.process.sharing import Sharing
     from pytest_nsisolate.request.model import IsolationRequest, UserMode
     from pytest_nsisolate.wire.frames import FrameWriter
-
-#: Where watchdogs die, no other is started: each may have cost a test.
-_MOST_LOST: Final = 2
 
 
 class Launcher:
@@ -53,12 +50,9 @@ class Launcher:
         #: Held while a child is forked, and while a thread closes what it holds of its child.
         self.lock = threading.RLock()
         self._children: list[ChildProcess] = []
-        self._shared: Shared | None = None
         self._mount_plans: MountPlans | None = None
         self._roots: Roots | None = None
         self._limit_mechanisms: LimitMechanisms | None = None
-        self._watchdog: Watchdog | None = None
-        self._watchdogs_lost = 0
 
     # What this process is on this host -----------------------------------------------------------
 
@@ -151,7 +145,7 @@ class Launcher:
         try:
             with self._refusing(request):
                 with failing("prepare the launch", None):
-                    shared = self.shared(watchdog=watchdog)
+                    shared = self.sharing.get(watchdog=watchdog)
                     files = Output.create()
                     if held is None and join is None and request.limits is not None:
                         held = self.limit_mechanisms.enforce(
@@ -264,7 +258,7 @@ class Launcher:
             self._roots = Roots(self, self._in_use)
         return self._roots.plan(request, world, self.mount_plans.generation)
 
-    # What children share, and what is held of them -----------------------------------------------
+    # What is held here, for children and of them ------------------------------------------------
 
     @property
     def mount_plans(self) -> MountPlans:
@@ -287,65 +281,17 @@ class Launcher:
             self._limit_mechanisms = LimitMechanisms(self)
         return self._limit_mechanisms
 
-    def preload(self) -> None:
-        """Import and look up what no child is to import or look up.
+    @cached_property
+    def sharing(self) -> Sharing:
+        """What all children inherit."""
+        from pytest_nsisolate.process.sharing import Sharing
 
-        What explains a refusal too: where no descriptor is left, nothing can be imported any more.
-
-        :raises StepError: ``import prctl``.
-        """
-        from pytest_nsisolate import kernel
-        from pytest_nsisolate.host import remedies  # noqa: F401
-        from pytest_nsisolate.process import host_check, launch  # noqa: F401
-
-        kernel.preload()
-
-    def shared(self, *, watchdog: bool = False) -> Shared:
-        """Descriptors that all children inherit; made, with all preloading, at the first use.
-
-        :param watchdog: whether one may be started, for this child and those that come.
-        :raises StepError: when there is no descriptor left, or no pidfd on this kernel.
-        """
-        from pytest_nsisolate.process import launch
-        from pytest_nsisolate.process.channel import Shared
-
-        if self._shared is None:
-            self.preload()
-            foreign = self._foreign()
-            with failing("pidfd_open", None):
-                own = os.pidfd_open(os.getpid())
-            try:
-                with failing("open /dev/null", None):
-                    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            except StepError:
-                os.close(own)
-                raise
-            self._shared = Shared(null, own, foreign)
-        if self._watchdog is not None and not self._watchdog.is_alive():
-            self.dismiss_watchdog()
-            self._watchdogs_lost += 1
-        few = self._watchdogs_lost < _MOST_LOST
-        if watchdog and self._watchdog is None and few and launch.has_one_task():
-            self._start_watchdog()
-        return self._shared
-
-    def _start_watchdog(self) -> None:
-        from pytest_nsisolate.process import watchdog
-
-        assert self._shared is not None
-        self._watchdog = new = watchdog.spawn(self._shared.runner_pidfd)
-        if new is not None:
-            foreign = (*self._shared.foreign, new.pidfd)
-            self._shared = replace(self._shared, watchdog=new.socket, foreign=foreign)
+        return Sharing(self._foreign)
 
     def dismiss_watchdog(self) -> None:
         """``os.wait()`` in code of the suite's would block on it."""
-        if self._watchdog is not None:
-            before, self._watchdog = self._watchdog, None
-            before.dismiss()
-            assert self._shared is not None
-            foreign = tuple(fd for fd in self._shared.foreign if fd != before.pidfd)
-            self._shared = replace(self._shared, watchdog=None, foreign=foreign)
+        if "sharing" in vars(self):
+            self.sharing.dismiss_watchdog()
 
     def held(self) -> tuple[int, ...]:
         """What the next child must not have: what is held of others, and of the mounts."""
@@ -372,10 +318,8 @@ class Launcher:
         if self._mount_plans is not None:
             self._mount_plans.close()
             self._mount_plans = None
-        if self._shared is not None:
-            os.close(self._shared.null)
-            os.close(self._shared.runner_pidfd)
-            self._shared = None
+        if "sharing" in vars(self):
+            self.sharing.close()
 
 
 class Launch:

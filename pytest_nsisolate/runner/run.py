@@ -92,7 +92,7 @@ class Run:
     def preload(self) -> None:
         """Import and make once what no child is to make; before a fixture can be in the way."""
         try:
-            self.launcher.preload()
+            self.launcher.sharing.preload()
         except (ImportError, StepError, OSError):
             pass  # the host check says so
         try:
