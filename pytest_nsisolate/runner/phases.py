@@ -133,7 +133,7 @@ def _set_up(
     if announced:
         view = make_view(attempt.request, run.home, run.helpers)
         item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
-    child.guarded(original)()
+    child.copies.guarded(original)()
 
 
 def _clone(
