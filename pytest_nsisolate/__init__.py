@@ -29,6 +29,7 @@ from pytest_nsisolate.errors import (  # noqa: E402
     NotReadyError,
     NsisolateError,
     NsisolateLeftoversWarning,
+    NsisolateOverrunWarning,
     StepError,
     TestbedError,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "NotReadyError",
     "NsisolateError",
     "NsisolateLeftoversWarning",
+    "NsisolateOverrunWarning",
     "Packet",
     "Pid1View",
     "Program",
