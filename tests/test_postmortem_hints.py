@@ -166,10 +166,17 @@ os.close(1)
 signal.pause()
 '''
 
+def others():
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+
+def status(pid):
+    return open(f"/proc/{pid}/stat").read()
+
 def daemon(*commands):
     subprocess.run([sys.executable, "-c", DAEMON.format("\\n".join(commands))], stdout=-1)
-    pids = (int(name) for name in os.listdir("/proc") if name.isdigit() and name != "1")
-    (pid,) = (pid for pid in pids if ") Z " not in open(f"/proc/{pid}/stat").read())
+    while len(left := [pid for pid in others() if ") Z " not in status(pid)]) > 1:
+        os.sched_yield()  # its parent is about to end
+    (pid,) = left
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     return pid
