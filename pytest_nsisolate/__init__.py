@@ -59,6 +59,7 @@ __all__ = [
     "Snapshot",
     "StepError",
     "Task",
+    "Terminal",
     "TimeOffsets",
 ]
 
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.isolate.box import Box
     from pytest_nsisolate.isolate.fixture import Isolate, IsolateKeywords
     from pytest_nsisolate.isolate.task import Task
+    from pytest_nsisolate.terminal.terminal import Terminal
     from pytest_nsisolate.view import Difference, Fault, Pid1View, Snapshot
 
 _IN_VIEW = frozenset({"Difference", "Fault", "Pid1View", "Snapshot"})
@@ -83,4 +85,6 @@ def __getattr__(name: str) -> object:
     if name in _IN_ISOLATE:
         # Likewise the fixture's types, for annotations.
         return getattr(importlib.import_module(f"{__name__}.isolate.{_IN_ISOLATE[name]}"), name)
+    if name == "Terminal":
+        return importlib.import_module(f"{__name__}.terminal.terminal").Terminal
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_nsisolate.isolate.fixture import Isolate
+    from pytest_nsisolate.terminal.terminal import Terminal
     from pytest_nsisolate.view import Pid1View
 
 _NOT_ISOLATED = """\
 the pid1 fixture shows an isolated test its own world, and {name} is not isolated: \
+mark it with @pytest.mark.isolated"""
+
+_NO_TERMINAL = """\
+the terminal fixture is for isolated tests, and {name} is not isolated: \
 mark it with @pytest.mark.isolated"""
 
 _UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --nsisolate-unsafe)"
@@ -66,6 +71,33 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
     view = make_view(run.request, run.home, run.helpers, run.in_child.writer)
     yield view
     view._end_faults()
+
+
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    """A window with a program in it: type, press keys, look; a Terminal.
+
+      the program  start(args, env=None, cwd=None) wait(within) process hangup()
+                   close()
+      the person   type("ls\\n") press("ctrl-c", "up") resize(rows, columns)
+      the screen   screen assert_screen(text, within=) assert_no_echo() output
+                   describe()
+
+    Signatures: python -m pydoc pytest_nsisolate.Terminal
+    Examples: docs/howto/terminal.md of pytest-nsisolate
+    """
+    from pytest_nsisolate.terminal.terminal import LastScreen, Terminal, missing
+
+    run = request.config.stash[RUN]
+    problem = _NO_TERMINAL.format(name=request.node.name) if run.in_child is None else missing()
+    if problem:
+        pytest.fail(problem, pytrace=False)
+    made = Terminal()
+    shown = LastScreen(request.node, made)
+    request.config.pluginmanager.register(shown)
+    yield made
+    request.config.pluginmanager.unregister(shown)
+    made.close()
 
 
 @pytest.fixture(scope="session")

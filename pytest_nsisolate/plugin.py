@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate.fixtures import isolate, pid1  # a fixture of this plugin by being here
+from pytest_nsisolate.fixtures import isolate, pid1, terminal  # this plugin's by being here
 from pytest_nsisolate.request.marker import MARKER_LINE
 from pytest_nsisolate.request.options import add_options, read_settings
 from pytest_nsisolate.runner import hookspecs, summary
 from pytest_nsisolate.runner.run import RUN, SHOWN, Run
 from pytest_nsisolate.runner.surroundings import make_launcher
 
-__all__ = ["isolate", "pid1"]
+__all__ = ["isolate", "pid1", "terminal"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from tests.support import NEEDS_NAMESPACES, run_suite, write_files
+from tests.support import NEEDS_NAMESPACES, needs, run_suite, write_files
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -29,10 +30,18 @@ FAILING: Final = {
 }
 
 
-def pages() -> list[Path]:
+NEEDS_PYTE: Final = needs(find_spec("pyte") is not None, "needs pyte (the extra terminal)")
+
+
+def pages() -> list[Any]:
     """The pages that have a test in them."""
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [page for page in found if "\ndef test_" in page.read_text("utf-8")]
+    texts = {page: page.read_text("utf-8") for page in found}
+    return [
+        pytest.param(page, marks=NEEDS_PYTE if "(terminal" in text else ())
+        for page, text in texts.items()
+        if "\ndef test_" in text
+    ]
 
 
 def snippets(page: Path) -> dict[str, str]:

@@ -56,4 +56,8 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
         from pytest_nsisolate.view import pid1
 
         pid1.preload()
+    if any("terminal" in getattr(item, "fixturenames", ()) for item in items):
+        from pytest_nsisolate.terminal import terminal
+
+        terminal.preload()
     return namespaces.identities()
