@@ -21,6 +21,7 @@ from pytest_nsisolate.view.origin import make_view
 
 if TYPE_CHECKING:
     from pytest_nsisolate.isolate.fixture import Isolate
+    from pytest_nsisolate.terminal.terminal import Terminal
     from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.view import Pid1View
 
@@ -30,6 +31,10 @@ mark it with @pytest.mark.isolated"""
 
 _NOT_ISOLATED_TESTBED = """\
 the testbed fixture builds hosts inside of an isolated test, and {name} is not isolated: \
+mark it with @pytest.mark.isolated"""
+
+_NOT_ISOLATED_TERMINAL = """\
+the terminal fixture is for isolated tests, and {name} is not isolated: \
 mark it with @pytest.mark.isolated"""
 
 _UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --nsisolate-unsafe)"
@@ -199,6 +204,35 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
     made = make(request.config, run)
     yield made
     request.config.pluginmanager.unregister(custody_of(made))
+
+
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    """A window with a program in it: type, press keys, look; a Terminal.
+
+      the program  start(args, env=None, cwd=None) wait(within) process hangup()
+                   close()
+      the person   type("ls\\n") press("ctrl-c", "up") resize(rows, columns)
+      the screen   screen assert_screen(text, within=) assert_no_echo() output
+                   describe()
+
+    Signatures: python -m pydoc pytest_nsisolate.Terminal
+    Examples: docs/howto/terminal.md of pytest-nsisolate
+    """
+    from pytest_nsisolate.terminal.terminal import LastScreen, Terminal, missing
+
+    run = request.config.stash[RUN]
+    if run.in_child is None:
+        text = _NOT_ISOLATED_TERMINAL.format(name=request.node.name)
+        pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
+    if why := missing():
+        pytest.fail(why, pytrace=False)
+    made = Terminal()
+    shown = LastScreen(request.node, made)
+    request.config.pluginmanager.register(shown)
+    yield made
+    request.config.pluginmanager.unregister(shown)
+    made.close()
 
 
 @pytest.fixture

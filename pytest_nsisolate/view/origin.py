@@ -60,4 +60,8 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
         pid1.preload()
     if "testbed" in asked:
         importlib.import_module("pytest_nsisolate.testbed.fixture")
+    if "terminal" in asked:
+        from pytest_nsisolate.terminal import terminal
+
+        terminal.preload()
     return namespaces.identities()
