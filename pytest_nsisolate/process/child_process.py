@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_nsisolate.process.limits import Bound, HeldLimits
+    from pytest_nsisolate.process.plan import OwnRoot
 
 #: Seconds that the child has for its teardown after a Ctrl-C.
 INTERRUPT_GRACE: Final = 2.0
@@ -94,6 +95,8 @@ class ChildProcess:
     ) -> None:
         self.end = end
         self.limits = limits
+        #: What made its root another; this object releases it.
+        self.root: OwnRoot | None = None
         if limits is not None:
             limits.launched()
         self._cpu_seconds: float | None = None
@@ -296,6 +299,8 @@ class ChildProcess:
             os.close(self.end.forked_pidfd)
             if self.limits is not None:
                 self.limits.release()
+            if self.root is not None:
+                self.root.release()
 
     def _end_and_reap(self) -> None:
         if self.end.pid1_pidfd is None:

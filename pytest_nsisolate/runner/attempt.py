@@ -23,7 +23,7 @@ from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.process import job_control, outcome
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.runner import notes, reports
+from pytest_nsisolate.runner import changed_files, notes, reports
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.view.postmortem.at_failure import PATIENCE
 from pytest_nsisolate.wire import interrupts, warnings
@@ -295,7 +295,8 @@ class Attempt:
             own.append(listeners.hint(self.item, found.get("tried")))
         if "pid" in self.request.namespaces:
             own.append(outsiders.hint(self.item, found.get("asked")))
-        section.attach(report, found.get("text"), found.get("hints"), *own)
+        told = changed_files.told_with(found.get("text"), child)
+        section.attach(report, told, found.get("hints"), *own)
 
     def _await_view(self, child: ChildProcess) -> dict[str, Any]:
         while child.wait_aside(PATIENCE):
@@ -388,6 +389,8 @@ class Attempt:
                 init=self.request.init,
                 met=self.child.limits_met(),
             )
+            if self.post_mortem is not None:
+                changed_files.attach(report, self.child)
             if self.measurement is not None and isinstance(ended, _LOST):
                 self._close_measurement(self.measurement, report)
         return report, reports.crash_of(report)

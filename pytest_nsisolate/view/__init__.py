@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from pytest_nsisolate.request.model import TimeOffsets
+    from pytest_nsisolate.view.files import FileEntry, Files
     from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
     from pytest_nsisolate.view.ipc import IpcObject
     from pytest_nsisolate.view.mapping import ReadOnlyMapping
@@ -29,6 +30,8 @@ __all__ = [
     "Capabilities",
     "Change",
     "Difference",
+    "FileEntry",
+    "Files",
     "IdExtent",
     "Interface",
     "IpcObject",
@@ -46,6 +49,7 @@ __all__ = [
 ]
 
 _MODULES: Final = {
+    "files": ("FileEntry", "Files"),
     "identity": ("Capabilities", "IdExtent", "Limit"),
     "ipc": ("IpcObject",),
     "mapping": ("ReadOnlyMapping",),

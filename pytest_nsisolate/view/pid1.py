@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pytest_nsisolate.view.assertions.files import FileAssertions
 from pytest_nsisolate.view.assertions.identity import IdentityAssertions
 from pytest_nsisolate.view.assertions.network import NetworkAssertions
 from pytest_nsisolate.view.assertions.signal import SignalAssertions
@@ -12,7 +13,12 @@ from pytest_nsisolate.view.network import read_interfaces, route_to
 
 
 class Pid1View(
-    SignalAssertions, SocketAssertions, NetworkAssertions, WorldAssertions, IdentityAssertions
+    SignalAssertions,
+    SocketAssertions,
+    NetworkAssertions,
+    WorldAssertions,
+    FileAssertions,
+    IdentityAssertions,
 ):
     """The world of an isolated test, as its own process sees it.
 
