@@ -137,7 +137,7 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
     Data is read from the kernel when you ask for it, and cannot be changed:
       processes    pid processes process_tree zombies orphans leftovers
       network      interfaces routes sockets listening connections
-      files, IPC   mounts ipc
+      files, IPC   mounts ipc files
       the test     namespaces host_namespaces isolated hostname uid_map gid_map
                    capabilities seccomp no_new_privs limits clock_offsets
                    cgroup cgroups environment
@@ -152,7 +152,8 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
       sockets      assert_listening assert_not_listening assert_stays_closed
       network      assert_interfaces assert_interface assert_route
                    assert_no_route_to
-      files        assert_mounted assert_not_mounted
+      files        assert_mounted assert_not_mounted assert_files
+                   assert_unchanged
       all of it    assert_no_leak(before)
       the test     assert_pid1 assert_isolated assert_hostname assert_capability
                    assert_no_capability assert_id_map

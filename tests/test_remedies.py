@@ -325,6 +325,7 @@ CASES = [
     Expected("hide /x", "mount", errno.EBUSY, "needs what lies there", "hide less"),
     Expected("leave /x writable", "mount", errno.ENOENT, "does not have", "before the test"),
     Expected("make / read-only", "mount", errno.ENOSYS, "mount_setattr", "5.12"),
+    Expected("make the ownership layer", "mount", errno.ETIMEDOUT, "in a minute", "run it again"),
     Expected("set user.* attributes on a tmpfs", "mount", errno.EOPNOTSUPP, "6.1", "6.6"),
     Expected("mount overlay", "mount", errno.ENODEV, "no overlay", "5.11"),
     Expected("pivot_root /box", "mount", errno.EPERM, "no capability opens", SECCOMP),

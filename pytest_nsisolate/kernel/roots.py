@@ -69,6 +69,16 @@ class RootPlan:
     def close(self) -> None:
         """Nothing is held."""
 
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    def written(self) -> None:
+        """It is in the folder."""
+
 
 def problem(path: str) -> tuple[str, str] | None:
     """Why this folder cannot be a root, and what to do about it; None if it can.

@@ -40,6 +40,7 @@ MNT_DETACH: Final = 2
 
 AT_FDCWD: Final = -100
 AT_RECURSIVE: Final = 0x8000
+AT_EMPTY_PATH: Final = 0x1000
 OPEN_TREE_CLONE: Final = 1
 OPEN_TREE_CLOEXEC: Final = 0o2000000
 MOVE_MOUNT_F_EMPTY_PATH: Final = 4
@@ -121,6 +122,14 @@ def prepare_mount_setattr(
     flags = ctypes.c_ulong(AT_RECURSIVE if recursive else 0)
     size = ctypes.c_ulong(len(attributes))
     return by_number(_SYS_MOUNT_SETATTR, *where, flags, attributes, size, path=path)
+
+
+def make_tree_read_only(fd: int) -> None:
+    """mount_setattr(2) of a whole detached tree; Linux 5.12."""
+    attributes = pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
+    flags = ctypes.c_ulong(AT_EMPTY_PATH | AT_RECURSIVE)
+    size = ctypes.c_ulong(len(attributes))
+    by_number(_SYS_MOUNT_SETATTR, ctypes.c_long(fd), b"", flags, attributes, size)()
 
 
 def close_range(first: int, last: int) -> None:

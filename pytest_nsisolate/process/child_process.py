@@ -30,6 +30,7 @@ from pytest_nsisolate.process.inbox import Inbox
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.idmap import IdMaps
     from pytest_nsisolate.process.limits import Bound, HeldLimits
+    from pytest_nsisolate.process.plan import OwnRoot
     from pytest_nsisolate.wire.frames import Frame
 
 #: Steps that a kill may take.
@@ -59,6 +60,8 @@ class ChildProcess:
     ) -> None:
         self.end = end
         self.limits = limits
+        #: What made its root another; this object releases it.
+        self.root: OwnRoot | None = None
         if limits is not None:
             limits.launched()
         self.init = init
@@ -244,6 +247,8 @@ class ChildProcess:
                 self.inbox.fault_supervisor.dismiss()
             if self.limits is not None:
                 self.limits.release()
+            if self.root is not None:
+                self.root.release()
 
     def _end_and_reap(self) -> None:
         if self.end.pid1_pidfd is None:

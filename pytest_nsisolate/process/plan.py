@@ -24,6 +24,7 @@ from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.limits import HeldLimits
+    from pytest_nsisolate.process.root import Written
 
 _EVERY: Final = (1 << 64) - 1
 
@@ -99,6 +100,15 @@ class OwnRoot(Protocol):
 
     def close(self) -> None:
         """In the launching process: there will be no child."""
+
+    def release(self) -> None:
+        """In the launching process: the child has been reaped."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """In the launching process: what no child must have."""
+
+    def written(self) -> Written | None:
+        """In the launching process: how to look at what the test has written, if that is known."""
 
 
 class InUse(Protocol):

@@ -24,7 +24,7 @@ from pytest_nsisolate.process import job_control, outcome
 from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.runner import reports
+from pytest_nsisolate.runner import changed_files, reports
 from pytest_nsisolate.runner.incoming import Ended, Incoming
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.view.postmortem.at_failure import PATIENCE
@@ -203,7 +203,8 @@ class Attempt:
         began = monotonic()
         found = self._await_view(child)
         self.seconds_aside += monotonic() - began
-        self.incoming.attach_view(report, found, self.request.namespaces)
+        told = changed_files.told_with(found.get("text"), child)
+        self.incoming.attach_view(report, {**found, "text": told}, self.request.namespaces)
 
     def _await_view(self, child: ChildProcess) -> dict[str, Any]:
         while child.wait_aside(PATIENCE):
@@ -304,6 +305,8 @@ class Attempt:
                 ending=self.child.inbox.ending,
                 met=self.child.limits_met(),
             )
+            if self.incoming.post_mortem is not None:
+                changed_files.attach(report, self.child)
             if isinstance(ended, _LOST):
                 self.incoming.close_measurement(report)
         return Ended(report, reports.crash_of(report), made_here=True)

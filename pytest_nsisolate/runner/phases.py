@@ -149,7 +149,9 @@ def _clone(
     config = item.config
     # A watchdog costs more than it saves one test.
     watched = run.nextitem in run.requests
-    with run.launcher.preparing(request, watchdog=watched) as launch:
+    # What it has changed is told beside what there was.
+    looks = "pid1" in getattr(item, "fixturenames", ())
+    with run.launcher.preparing(request, watchdog=watched, looks=looks) as launch:
         files = launch.files
         with failing("open what all children share", None):
             run.turns.forget()

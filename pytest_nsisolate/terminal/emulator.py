@@ -72,7 +72,7 @@ class Screen:
         return "\n".join([bar, *(f"|{line:<{self.columns}}|" for line in self.lines), bar])
 
 
-class _Screen(pyte.Screen):  # type: ignore[misc]
+class _Screen(pyte.Screen):
     """With a second screen, and answers to the program's questions."""
 
     def __init__(self, columns: int, rows: int, reply: Callable[[str], None]) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pytest_nsisolate.view.assertions.files import FileAssertions
 from pytest_nsisolate.view.assertions.identity import IdentityAssertions
 from pytest_nsisolate.view.assertions.network import NetworkAssertions
 from pytest_nsisolate.view.assertions.signal import SignalAssertions
@@ -17,6 +18,7 @@ class Pid1View(
     SocketAssertions,
     NetworkAssertions,
     WorldAssertions,
+    FileAssertions,
     IdentityAssertions,
     FaultInjection,
 ):

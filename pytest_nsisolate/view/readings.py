@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from pytest_nsisolate.child.leftovers import infrastructure
 from pytest_nsisolate.kernel import namespaces
 from pytest_nsisolate.kernel.originals import os, socket
+from pytest_nsisolate.process.root import written_here
 from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.view import identity
+from pytest_nsisolate.view.files import NO_OVERLAY, Files, read_files
 from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
 from pytest_nsisolate.view.ipc import IpcObject, read_ipc
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
@@ -243,6 +245,17 @@ class Readings:
         Whatever else lies in ``/dev/shm`` is among them, with what is in its directories.
         """
         return read_ipc()
+
+    @property
+    def files(self) -> Files:
+        """What the test has changed among its files: ``created``, ``modified``, ``deleted``.
+
+        :raises RuntimeError: without ``root="overlay"``.
+        """
+        written = written_here()
+        if written is None:
+            raise RuntimeError(NO_OVERLAY)
+        return read_files(written)
 
     def snapshot(self) -> Snapshot:
         """All that comes and goes, at this moment; ``pid1.snapshot() - before`` is what did."""

@@ -18,6 +18,7 @@ from errno import (
     ENOSYS,
     EOPNOTSUPP,
     EPERM,
+    ETIMEDOUT,
 )
 from typing import Final
 
@@ -67,6 +68,13 @@ ROOTS: Final = (
         always,
         "this kernel ({kernel}) has no mount_setattr, or a filter hides it",
         'boot Linux 5.12 or newer, or take root="overlay"',
+    ),
+    Row(
+        "make the ownership layer",
+        (ETIMEDOUT,),
+        always,
+        "this host's directories could not be looked through in a minute",
+        'run it again, when they have been read from the disk once; or take root="readonly"',
     ),
     Row(
         r"set user\.\* attributes",
