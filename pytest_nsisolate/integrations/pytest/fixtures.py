@@ -167,6 +167,11 @@ def definitions_behind(finalizers: Iterable[Finalizer]) -> list[Any]:
     return [owner for owner in owners if hasattr(owner, "cached_result")]
 
 
+#: In a copy: the finalizers that it does not run. To let go of a fixture's generator would close it
+#: here, and run its ``finally``.
+_let_be: list[list[Finalizer]] = []
+
+
 def set_traps(
     item: pytest.Item,
     finalizers: Iterable[list[Finalizer]],
@@ -194,11 +199,12 @@ def set_traps(
     state: Any = item.session._setupstate
     original = state.addfinalizer
     state.addfinalizer = note
-    for listed in finalizers:
+    lists = [*finalizers]
+    # pytest asserts that the others have none.
+    lists += [found._finalizers for found in fixtures if found.cached_result is not None]
+    for listed in lists:
+        _let_be.append([*listed])
         listed[:] = [trap]
-    for definition in fixtures:
-        if definition.cached_result is not None:  # pytest asserts that others have none
-            definition._finalizers[:] = [trap]
     testcase: Any = vars(item).get("_instance") if isinstance(item, TestCaseFunction) else None
     if testcase is not None:
         testcase._callTearDown = testcase.doCleanups = trap
