@@ -75,7 +75,7 @@ def test_every_option_with_its_values_and_its_default(told: dict[str, str]) -> N
 
 def test_every_part_of_the_fixtures(told: dict[str, str]) -> None:
     """All data, all assertions, and what a call, a task and a box can do."""
-    parts = re.split(r"^(\w+) .*/fixtures\.py:\d+$", told["--fixtures"], flags=re.MULTILINE)
+    parts = re.split(r"^(\w+) .*/plugin\.py:\d+$", told["--fixtures"], flags=re.MULTILINE)
     of = dict(zip(parts[1::2], parts[2::2], strict=True))
     pid1, isolate, terminal = of["pid1"], of["isolate"], of["terminal"]
     every = {name for kind in Pid1View.__mro__ for name in public(kind)} - public(object)

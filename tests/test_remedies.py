@@ -308,16 +308,7 @@ CASES = [
     Expected("write pid_max", "pid", errno.EACCES, "read-only", "systempaths=", host=NEW),
     Expected("setrlimit(RLIMIT_CPU)", None, errno.EPERM, "CAP_SYS_RESOURCE", "lower limits only"),
     Expected("setrlimit(RLIMIT_CPU)", None, errno.EINVAL, "above the hard one", DEFECT),
-    # roots, ranges of ids, devices
-    Expected(
-        *("newuidmap", "user", errno.EPERM, "no_new_privs", "no-new-privileges=false"),
-        facts={"status": {"NoNewPrivs": "1"}},
-    ),
-    Expected("newuidmap", "user", errno.ENOENT, "not installed", "apt install uidmap"),
-    Expected(
-        *("newuidmap", "user", errno.EPERM, "/etc/subuid", "usermod --add-subuids 100000-165535"),
-    ),
-    Expected("newgidmap", "user", 0, "/etc/subgid", "the line anna:100000:65536"),
+    # roots, files, terminals
     Expected("mount overlay on /x", "mount", errno.EINVAL, "two deep", "writable="),
     Expected("take /x apart", "mount", errno.E2BIG, "more files", "hide="),
     Expected("place /x", "mount", errno.ENOENT, "does not have", 'root="overlay"'),

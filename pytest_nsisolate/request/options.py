@@ -9,7 +9,7 @@ names the option or the key it came from.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from tomllib import loads
 from typing import Any, Literal, TypeAlias, cast
@@ -77,7 +77,7 @@ class Settings:
     limits: Limits = NO_LIMITS
     caps: frozenset[str] | None = None
     root: str | None = None
-    rootdir: str = ""
+    rootdir: str = field(default="", compare=False)
     pcap: Pcap = "failed"
 
 

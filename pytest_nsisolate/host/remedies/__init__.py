@@ -26,6 +26,7 @@ from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.request.model import UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
+    *rooting.SLOW,
     *entering.ANYWHERE,
     *entering.NEW_USER,
     *entering.UNSHARE,
