@@ -81,7 +81,7 @@ def unpack(report: pytest.TestReport, shown: object) -> None:
 
 
 def _is_sound(found: Any) -> bool:
-    """Whether all that will be shown is text, and not too long to be shown."""
+    """Whether all that will be shown is text, by its types: to show it could take long."""
     try:
         links = getattr(found, "chain", None) or [(found.reprtraceback, found.reprcrash, None)]
         return _are_texts(part for section in found.sections for part in section) and all(
