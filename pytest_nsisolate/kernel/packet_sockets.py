@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The packets of one link, by a socket of packets with a ring in memory (packet(7)).
 
-Fact: the kernel copies each packet into the ring by itself, whether anybody looks or not, until the
+Fact: the kernel copies each packet into the ring by itself, with or without a reader, until the
 ring is full; it counts what it could not place (PACKET_STATISTICS).
-What we do: version 2 of the ring, whose slots have a size. One packet is one slot, so that a ring
-of which nobody has taken anything yet keeps as many packets as it has slots. In version 3 a block
-goes to its reader after some time, however little is in it.
+What we do: version 2 of the ring, whose slots have a size. One packet is one slot, so an unread
+ring keeps as many packets as it has slots. In version 3 a block goes to its reader after some time,
+however little is in it.
 
-Fact: the kernel takes a VLAN tag out of the packet and tells it beside it.
+Fact: the kernel takes a VLAN tag out of the packet and reports it beside the packet.
 What we do: it is put back.
 """
 
@@ -64,12 +64,12 @@ class Seen(NamedTuple):
 
 
 class PacketRing:
-    """What passes one link from now on, and a way to send something there.
+    """The packets that pass one link from now on, and a way to send some there.
 
     :param netns: a descriptor of the link's network namespace.
     :param name: the link.
     :param slots: packets that it holds; a multiple of 32.
-    :param outgoing: what the link sends is among them.
+    :param outgoing: include what the link sends.
     :raises OSError: EPERM without CAP_NET_RAW, ENOMEM, EAFNOSUPPORT in a kernel without packet(7).
     """
 
@@ -159,7 +159,7 @@ class PacketRing:
         return come, failed
 
     def lost(self) -> int:
-        """Packets for which there was no slot, since this was asked last."""
+        """Packets for which there was no slot, since the last call."""
         _, dropped = unpack("=II", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
         return int(dropped)
 

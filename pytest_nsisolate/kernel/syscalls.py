@@ -164,7 +164,7 @@ def supports_mount_setattr() -> bool:
 
 def capget() -> tuple[int, int, int]:
     """capget(2) of the calling thread: effective, permitted, inheritable, as bit masks."""
-    # One buffer for all: it is read before anybody else can have the GIL.
+    # One buffer for all: it is read before another thread can have the GIL.
     if function("capget")(_CAPABILITY_HEADER, _CAPABILITY_BUFFER) < 0:
         raise last_error()
     e, p, i, e_high, p_high, i_high = _CAPABILITY_DATA.unpack(_CAPABILITY_BUFFER)
@@ -183,7 +183,7 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
 def unblock_signals(tid: int) -> None:
     """Empty the signal mask of a thread of another process (ptrace(2), PTRACE_SETSIGMASK).
 
-    Nobody may be tracing it already. It stops for a moment and goes on.
+    It must not be traced already. It stops for a moment and goes on.
 
     :raises OSError: EPERM if tracing is not allowed; :class:`TimeoutError` if the thread does
         not stop within 0.3 s (it sleeps uninterruptibly). Then it is killed, because a thread

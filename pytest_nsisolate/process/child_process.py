@@ -4,10 +4,10 @@
 Fact: a daemon that the test left may hold the writing end of the pipe for hours, so EOF says
 nothing; and a process that was killed may have closed the pipe before it is dead.
 
-Consequence: the end of a child is what the supervisor says on its own socket (the exact wait
-status), or the supervisor's pidfd. Every wait is a ``poll`` over descriptors with a deadline on the
-runner's clock (a time namespace moves the child's). What can still be read from the pipe is read
-after the end, without blocking, and only then judged.
+Consequence: a child has ended when the supervisor says so on its own socket (with the exact wait
+status), or when the supervisor's pidfd does. Every wait is a ``poll`` over descriptors with a
+deadline on the runner's clock (a time namespace moves the child's). After the end the runner reads
+what is left in the pipe, without blocking, and only then judges.
 
 The kill is SIGKILL to PID 1 by pidfd: the kernel kills its namespace. The supervisor sees it and
 reports; if it does not within the machinery's deadline, it is killed too and PID 1 dies by
@@ -38,7 +38,7 @@ _PATIENCE: Final = 2
 
 
 class ChildProcess:
-    """One child from its first fork to its burial, as the runner sees it.
+    """One child from its first fork to its reaping, as the runner sees it.
 
     :param end: the runner's descriptors; this object owns them and reaps the supervisor.
     :param maps: written for the child when it asks, if the runner is the one to do it.
@@ -75,7 +75,7 @@ class ChildProcess:
         self.debugged = False
         #: The raw wait status of what was forked, once it is reaped by :meth:`reap`.
         self.forked_status: int | None = None
-        #: Nothing is held of it any more.
+        #: This object holds nothing of it any more.
         self.reaped = False
         if end.direct and maps is not None:
             self.inbox.write_maps(end.forked)
@@ -116,12 +116,12 @@ class ChildProcess:
                 if not job_control.Job(self).pass_on():
                     raise
             except BaseException:
-                # Another plugin's timer, say: nobody will ask for this child again.
+                # Another plugin's timer, say: the runner will not ask for this child again.
                 self.kill()
                 raise
 
     def get_ready(self) -> None:
-        """Until the child stands in its namespaces and is known by number, or has ended."""
+        """Wait until the child stands in its namespaces and its number is known, or it ends."""
         while self.outcome is None and (not self.inbox.ready or self.end.pid1 is None):
             self._step()
         while self.end.pid1 is None and self.outcome == outcome.Finished(alone=True):
@@ -142,30 +142,30 @@ class ChildProcess:
         return True
 
     def wait_aside(self, seconds: float) -> bool:
-        """:meth:`wait`, and the budget does not count it: the child does something for us."""
+        """:meth:`wait`, not counted by the budget: the child does something for us."""
         with self.deadline.resting():
             return self.wait(seconds)
 
     def catch_up(self) -> None:
-        """Too late, but nobody has looked for a while: what was said in time counts, read now."""
+        """The time is over, but the runner has not read for a while: what came in time counts."""
         if self.seconds_left != 0:
             return
         now = monotonic()
         while self.outcome is None:
             whole = self.inbox.reader.at_boundary
-            # A frame that has begun is waited for; who talks without end is not listened to for it.
+            # Wait for a frame that has begun, but not for a child that sends without end.
             left = now + (LAST_WORDS_SECONDS if whole else STEP_SECONDS) - monotonic()
             if left <= 0 or not self.pump(0 if whole else left):
                 return
             self._look()
 
     def listen(self) -> None:
-        """Take in what has come, without waiting: of a child that nobody asks for a frame."""
+        """Take in what has come, without waiting, while no caller waits for a frame."""
         if self.outcome is None and self.pump(0):
             self._look()
 
     def watched(self) -> tuple[int, ...]:
-        """What becomes readable when there may be an answer; another set after each look."""
+        """What becomes readable when there may be an answer; the set may differ after each look."""
         return tuple(self.inbox.watched)
 
     @property
@@ -185,7 +185,7 @@ class ChildProcess:
         while inbox.pid1_status is None and not inbox.lost_sight:
             self.end.send_signal(signal.SIGKILL)
             if self.end.forked_pidfd not in inbox.watched:
-                # Its end has been seen: who could tell more has told it, and it is here by now.
+                # Its end has been seen: all that could be told of it has arrived by now.
                 inbox.lost_sight = not self.pump(0)
                 continue
             if self.end.pid1_pidfd is None:
@@ -199,19 +199,19 @@ class ChildProcess:
         self._conclude()
 
     def lose(self, reason: str) -> None:
-        """Nothing that the child has said counts any more: end it, whatever it was about to say."""
+        """Nothing that the child says counts any more: end it now."""
         self.outcome = outcome.Broken(reason)
         self.inbox.deaf = True
         self.inbox.frames.clear()
         self.kill()
 
     def let_go(self) -> None:
-        """Nothing more is wanted from the child: close every descriptor but its pidfd."""
+        """The child is not needed any more: close every descriptor but its pidfd."""
         if self.end.open:
             self.end.open = False
             if self.end.pid1_pidfd is None:
-                # The test was over before its number had been read: the supervisor waits for a
-                # word, and no EOF will come, because it holds a copy of this end as well.
+                # The test was over before its number had been read: the supervisor waits for an
+                # answer, and no EOF will come, because it holds a copy of this end as well.
                 self.end.tell(b"G")
             self.end.close_channels()
 
@@ -264,7 +264,7 @@ class ChildProcess:
         self.forked_status = reaping.reap(self.end.forked, over=over)
 
     def limits_met(self) -> list[Bound]:
-        """The limits that have brought about its end, as far as can be told."""
+        """The limits that have ended it, as far as is known."""
         if self.limits is None:
             return []
         return self.limits.met_by_end(self.outcome, pid=self.end.forked, init=self.init)
@@ -282,7 +282,7 @@ class ChildProcess:
         # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
 
     def _look(self) -> None:
-        """What has come may have been the last of it."""
+        """Take in what has come; it may have been the last."""
         if self.outcome is not None:
             return  # its stream was broken, and it is gone: judged already
         inbox = self.inbox
@@ -309,7 +309,7 @@ class ChildProcess:
             self.kill()
 
     def _conclude(self) -> None:
-        """It is dead, or given up: hear the rest, and judge."""
+        """It is dead, or given up: read the rest, and judge."""
         inbox = self.inbox
         inbox.read_rest()
         if inbox.doomed:

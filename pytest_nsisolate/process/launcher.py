@@ -3,7 +3,7 @@
 
 One launcher serves one process. It knows what this process may do here, asks the host check,
 makes the plan, forks, keeps a list of what it has started, and gives back what was made for a
-process that was not born. Whatever is refused on the way is a
+process that was not born. Each refusal on the way is a
 :class:`~pytest_nsisolate.host.refusal.RefusedError` with its cause and its remedy.
 
 Everything is made, and most of it imported, at the first launch that needs it.
@@ -102,7 +102,7 @@ class Launcher:
     # The way in ----------------------------------------------------------------------------------
 
     def admit(self, request: IsolationRequest) -> IsolationRequest:
-        """What this host gives of a request: everything, but perhaps an implied user namespace.
+        """What this host gives of a request: everything, except perhaps an implied user namespace.
 
         :raises RefusedError: if it refuses.
         """
@@ -191,9 +191,9 @@ class Launcher:
                 writer = launch.fork(born.append, budget=budget, measured=measured)
         except BaseException:
             for child in born:
-                # A Ctrl-C that has waited for the end of the fork: nobody will ask for this child.
-                # When it is known by its number the supervisor reaps it; else it would be an
-                # orphan, and a zombie for ever where this process is PID 1.
+                # A Ctrl-C that has waited for the end of the fork: no caller gets this child.
+                # Once its number is known the supervisor reaps it; else it would be an orphan,
+                # and a zombie for ever where this process is PID 1.
                 try:
                     child.get_ready()
                 finally:
@@ -300,7 +300,7 @@ class Launcher:
             self.sharing.dismiss_watchdog()
 
     def held(self) -> tuple[int, ...]:
-        """What the next child must not have: what is held of others, and of the mounts."""
+        """Descriptors that the next child must not have: of other children, and of the mounts."""
         self._children = [child for child in self._children if not child.reaped]
         own: tuple[int, ...] = () if self._roots is None else self._roots.descriptors()
         own += () if self._mount_plans is None else (self._mount_plans.watched,)

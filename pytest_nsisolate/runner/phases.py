@@ -95,7 +95,7 @@ def _set_up(
     item: pytest.Item, run: Run, request: IsolationRequest, original: Callable[[], None]
 ) -> None:
     """Higher scopes in the runner, the clone, function scope in the child."""
-    finish(run)  # whoever repeats a test need not have logged its last attempt
+    finish(run)  # a plugin that repeats a test need not have logged its last attempt
     try:
         changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
         request = request if changed is None else changed
@@ -141,7 +141,7 @@ def _clone(
 ) -> tuple[Child, FrameWriter | None]:
     """The child's side, made before the clone, where it costs no page, and the clone.
 
-    :param debugged: somebody may be looking at it in an editor: no time is too long.
+    :param debugged: an editor may be debugging it: no time is too long.
     :returns: in the runner no writer, and the attempt has its child then.
     :raises RefusedError: when there cannot be a child.
     """
@@ -172,7 +172,7 @@ def _clone(
             born.debugged = bool(config.getoption("usepdb", False))
             born.inbox.patient = debugged
             if job_control.has_terminal():
-                # Also while nobody waits for the child: it may be at a prompt already.
+                # Also while the runner does not wait for the child: it may be at a prompt already.
                 job = job_control.Job(born)
                 run.stopping.enter_context(job_control.stopping_with(job.hold, job.go_on))
 

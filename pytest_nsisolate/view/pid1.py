@@ -24,9 +24,9 @@ class Pid1View(
 ):
     """The world of an isolated test, as its own process sees it.
 
-    Data are attributes that ask the kernel each time; assertions are methods whose failure says
+    Data are attributes that ask the kernel each time. Assertions are methods whose failure says
     what was expected, what was seen, and what may help. Those that take ``within`` look again until
-    it holds or so many seconds are over.
+    they hold or so many seconds are over.
     """
 
     __slots__ = ()

@@ -178,7 +178,7 @@ def set_traps(
     fixtures: Iterable[Any],
     come_back: Callable[[FrameType], object],
 ) -> None:
-    """In a copy of this process: whatever pytest would do next with a fixture is a trap.
+    """In a copy of this process: set a trap at all that pytest would do next with a fixture.
 
     That is to note the finalizer of one that has been set up, to run the next one of a node or a
     fixture that is torn down, and what ``unittest`` does behind a test method.
@@ -250,8 +250,8 @@ class ClassCleanups:
 def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The tear-down phase in the runner, where the test's own part has run in the child.
 
-    pytest's own hooks and those of plugins that steer ``SetupState`` itself; everybody else's have
-    run in the child. pytest-rerunfailures holds the wider scopes back for the next attempt there.
+    It runs pytest's own hooks and those of plugins that steer ``SetupState`` itself; all others
+    have run in the child. pytest-rerunfailures keeps the wider scopes for the next attempt there.
     Where every wider node stays for the next item there is nothing that a hook could see.
     """
     manager = item.config.pluginmanager
