@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pytest_nsisolate.errors import StepError, failing
@@ -232,6 +232,7 @@ class Launcher:
             keep_capabilities=plan.kept_capabilities(request, self.host, self._capabilities),
             no_new_privs=request.no_new_privs,
             sheltered=not request.has_host_powers,
+            add_addresses=None if join is not None else _loopback(request.addresses),
             init=join is None and request.init,
             cwd=plan.current_directory(),
             join=join,
@@ -346,6 +347,14 @@ class Launcher:
             os.close(self._shared.null)
             os.close(self._shared.runner_pidfd)
             self._shared = None
+
+
+def _loopback(addresses: tuple[str, ...]) -> Callable[[], None] | None:
+    if not addresses:
+        return None
+    from pytest_nsisolate.kernel import links
+
+    return partial(links.add_to_loopback, links.parsed(addresses))
 
 
 class Launch:

@@ -74,6 +74,8 @@ class _Merged:
         devices = values.get("devices", ())
         if devices:
             on.add("mount")
+        if values.get("addresses"):
+            on.add("net")
         namespaces = complete(on, user, time, hostname)
         return IsolationRequest(
             namespaces=namespaces,
@@ -90,6 +92,7 @@ class _Merged:
             devices=devices,
             caps=values.get("caps", settings.caps),
             no_new_privs=values.get("no_new_privs", False),
+            addresses=values.get("addresses", ()),
         )
 
     def _refuse_contradictions(self, on: set[str]) -> None:
@@ -104,6 +107,9 @@ class _Merged:
         if "hostname" in self.values and self.switches.get("uts") is False:
             said = spelled({"hostname": self.values["hostname"], "uts": False})
             problems.append(f"{said}: a hostname needs a uts namespace")
+        if self.values.get("addresses") and self.switches.get("net") is False:
+            said = spelled({"addresses": list(self.values["addresses"]), "net": False})
+            problems.append(f"{said}: addresses need a net namespace")
         if self.values.get("devices"):
             given: dict[str, object] = {"devices": list(self.values["devices"])}
             if self.values.get("user") == "none":
