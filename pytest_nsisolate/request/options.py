@@ -116,6 +116,17 @@ def add_options(parser: pytest.Parser) -> None:
     shown = "failed tests whose report shows what PID 1 sees: marked (default), all or none"
     group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
     group.addoption(
+        "--nsisolate-stress",
+        metavar="N|TIME",
+        help="run the selected tests so often, or so long (30s, 10m), until one fails (default: "
+        "once); @SEED behind it has the random numbers of a failure",
+    )
+    group.addoption(
+        "--nsisolate-trace",
+        metavar="FILE",
+        help="write when what ran, for Perfetto and chrome://tracing (default: nothing)",
+    )
+    group.addoption(
         "--nsisolate-doctor",
         action="store_true",
         help="print what this host can do, why not, and the remedy; then exit",

@@ -104,6 +104,7 @@ def _set_up(
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
     try:
         attempt.request = run.launcher.admit(request)
+        began = 0.0 if run.trace is None else run.trace.now()
         child, writer = _clone(item, run, attempt, inside)
     except RefusedError as error:
         # No child was born: the test is an error, or by policy a skip.
@@ -111,6 +112,9 @@ def _set_up(
         report = attempt.refuse(error.refusal)
         raise Elsewhere(report, None if report.skipped else reports.crash_of(report)) from None
     if writer is None:
+        if run.trace is not None and attempt.child is not None:
+            attempt.child.get_ready()
+            run.trace.add_launch(item.nodeid, began, attempt.request.namespaces)
         internals.disown(item)
         raise Elsewhere(*attempt.await_phase("setup"))
     run.in_child, run.request = child, attempt.request
