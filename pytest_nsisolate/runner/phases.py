@@ -114,6 +114,7 @@ def _set_up(
     writer = None
     try:
         attempt.request = run.launcher.admit(request)
+        began = 0.0 if run.trace is None else run.trace.now()
         child, writer = _clone(item, run, attempt, inside, debugged=connection is not None)
     except RefusedError as error:
         # No child was born: the test is an error, or by policy a skip.
@@ -125,6 +126,9 @@ def _set_up(
         if writer is None and connection is not None:
             connection.close()
     if writer is None:
+        if run.trace is not None and attempt.child is not None:
+            attempt.child.get_ready()
+            run.trace.add_launch(item.nodeid, began, attempt.request.namespaces)
         internals.disown(item)
         raise Elsewhere(*attempt.await_phase("setup"))
     run.in_child, run.request = child, attempt.request

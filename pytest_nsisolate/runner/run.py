@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Settings
     from pytest_nsisolate.runner.streams import StandardStreams
+    from pytest_nsisolate.runner.trace import Trace
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class Run:
     :param streams: what a test must not have changed.
     :param last_words: what isolated tests have written at the end of their processes (standard
         output, standard error).
+    :param trace: writes when what ran (``--nsisolate-trace``).
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -62,6 +64,7 @@ class Run:
     current: ChildProcess | None = None
     outstanding: ChildProcess | None = None
     in_child: Child | None = None
+    trace: Trace | None = None
     nextitem: pytest.Item | None = None
     request: IsolationRequest | None = None
     unfinished: Callable[[], None] | None = None
