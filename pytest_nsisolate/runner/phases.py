@@ -108,9 +108,7 @@ def _set_up(
     run.notes.look_at(item)
     attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
-    connection = debuggers.connect() if debuggers.is_active() else None
-    if connection is None and debuggers.is_active():
-        run.notes.add(notes.UNDEBUGGED, item.nodeid, debuggers.why())
+    connection = _connect(item, run) if debuggers.is_active() else None
     writer = None
     try:
         attempt.request = run.launcher.admit(request)
@@ -126,9 +124,7 @@ def _set_up(
         if writer is None and connection is not None:
             connection.close()
     if writer is None:
-        if run.trace is not None and attempt.child is not None:
-            attempt.child.get_ready()
-            run.trace.add_launch(item.nodeid, began, attempt.request.namespaces)
+        _trace_launch(attempt, run, began)
         internals.disown(item)
         raise Elsewhere(*attempt.await_phase("setup"))
     run.in_child, run.request = child, attempt.request
@@ -138,6 +134,20 @@ def _set_up(
         view = make_view(attempt.request, run.home, run.helpers)
         item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
     child.copies.guarded(original)()
+
+
+def _trace_launch(attempt: Attempt, run: Run, began: float) -> None:
+    if run.trace is not None and attempt.child is not None:
+        attempt.child.get_ready()
+        run.trace.add_launch(attempt.item.nodeid, began, attempt.request.namespaces)
+
+
+def _connect(item: pytest.Item, run: Run) -> debuggers.Connection | None:
+    """To the editor that debugs the runner, for the child; without one, the run notes why."""
+    connection = debuggers.connect()
+    if connection is None:
+        run.notes.add(notes.UNDEBUGGED, item.nodeid, debuggers.why())
+    return connection
 
 
 def _clone(
