@@ -207,7 +207,7 @@ def test_a_child_that_lies(tmp_path: Path) -> None:
                     {"files": {"\\udc80": bytes(8)}},
                 ])
                 def test_lie(request, data):
-                    request.config.stash[RUN].child._send(Kind.COVERAGE, data)
+                    request.config.stash[RUN].in_child._send(Kind.COVERAGE, data)
 
                 def test_honest():
                     pass
@@ -237,7 +237,7 @@ def test_a_child_that_names_a_folder_of_others(tmp_path: Path) -> None:
                 def test_lie(request, name):
                     packages = {"acts": str(request.path.parent / name)}
                     data = {"files": {}, "packages": packages}
-                    request.config.stash[RUN].child._send(Kind.COVERAGE, data)
+                    request.config.stash[RUN].in_child._send(Kind.COVERAGE, data)
                 """,
         },
     )

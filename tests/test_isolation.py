@@ -21,7 +21,7 @@ pytestmark = pytest.mark.isolated
 
 @pytest.fixture
 def child(request):
-    return request.config.stash[RUN].child
+    return request.config.stash[RUN].in_child
 
 def test_honest(child): pass
 

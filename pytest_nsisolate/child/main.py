@@ -149,15 +149,20 @@ class Child:
         after_fork.renew_thread_id()
         inherited.stay_visible()
         random.setstate(self._randomness)
-        if self._records_warnings:
-            warnings.divert(lambda data: self._send(Kind.WARNING, data))
         self._silence.fall()
-        self._own_finalizers.apply()
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self._send(Kind.COVERAGE, data))
+        self.begin()
+
+    def begin(self) -> None:
+        """From here on everything that the item does is done, and told, by this process."""
+        assert self._writer is not None
+        if self._records_warnings:
+            warnings.divert(lambda data: self._send(Kind.WARNING, data))
+        self._own_finalizers.apply()
         if self.post_mortem is not None and self.post_mortem.asks_for_mounts:
             self.post_mortem.begin(lambda data: self._send(Kind.VIEW, data))
-        writer.send_encoded(Kind.READY, b"{}")
+        self._writer.send_encoded(Kind.READY, b"{}")
 
     def _send(self, kind: Kind, data: dict[str, object]) -> None:
         assert self._writer is not None, "only the child sends"

@@ -98,6 +98,8 @@ class RunnerEnd:
     output: Output
     pid1_pidfd: int | None = None
     pid1: int | None = None
+    #: A descriptor more that is held for this child, and closed with its channels.
+    word: int | None = None
 
     def __post_init__(self) -> None:
         if self.direct:
@@ -105,7 +107,7 @@ class RunnerEnd:
 
     def descriptors(self) -> tuple[int, ...]:
         """Everything that is open while the child is at work; another child must not have it."""
-        pidfds = {self.forked_pidfd, self.pid1_pidfd} - {None}
+        pidfds = {self.forked_pidfd, self.pid1_pidfd, self.word} - {None}
         files = (self.output.stdout, self.output.stderr, self.output.log, self.output.fault)
         return (self.control, self.frames, *files, *(fd for fd in pidfds if fd is not None))
 
@@ -122,6 +124,8 @@ class RunnerEnd:
         os.close(self.frames)
         if self.pid1_pidfd is not None and not self.direct:
             os.close(self.pid1_pidfd)
+        if self.word is not None:
+            os.close(self.word)
         self.output.close()
 
 

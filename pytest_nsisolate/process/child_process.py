@@ -124,6 +124,10 @@ class ChildProcess:
         self._last_words: list[Frame] | None = None
         self._owed_signal: int | None = None
         self._held = False
+        self._ready_at = 0.0
+        #: Waits until one of :meth:`watched` is readable, for so many seconds at most, while the
+        #: runner looks after other children; None where there are none.
+        self.meanwhile: Callable[[ChildProcess, float | None], None] | None = None
         # The init holds the other end too: when the supervisor is gone, a read would block.
         os.set_blocking(end.control, False)
         self._poller = select.poll()
@@ -210,6 +214,39 @@ class ChildProcess:
         """Take in what has come, without waiting: of a child that nobody asks for a frame."""
         if self.outcome is None and self._pump(0):
             self._look()
+
+    def keep_up(self) -> None:
+        """:meth:`listen`, and end the child if its budget is over: its turn has not come yet."""
+        self.listen()
+        if self.outcome is None and self.seconds_left == 0:
+            self._come_late()
+
+    def allow(self, budget: float | None) -> None:
+        """Another plugin limits its seconds, which is known only now that its turn has come."""
+        if budget is None or (self._budget is not None and self._budget <= budget):
+            return
+        self._budget = budget
+        if self._ready and self._done is None and not self._deadline.paused:
+            self._deadline.set(max(self._ready_at + budget - monotonic(), 0))
+
+    @property
+    def ready(self) -> bool:
+        """Whether its part of the test has begun."""
+        return self._ready
+
+    @property
+    def speaks(self) -> bool:
+        """Whether :meth:`next_frame` would not wait."""
+        return bool(self._frames) or self.outcome is not None
+
+    @property
+    def at_prompt(self) -> bool:
+        """Whether it stands still until somebody has typed."""
+        return self._deadline.paused
+
+    def ask_to_end(self) -> None:
+        """Send SIGINT, as for a Ctrl-C; it may tear down."""
+        self._signal(signal.SIGINT)
 
     def watched(self) -> tuple[int, ...]:
         """What becomes readable when there may be an answer; another set after each look."""
@@ -328,11 +365,23 @@ class ChildProcess:
 
     def _step(self) -> None:
         left = self._deadline.left
-        if left is not None and left <= 0:
+        if self.meanwhile is not None and (left is None or left > 0):
+            self.meanwhile(self, left)
+            if self._pump(0):
+                self._look()
+        elif self.meanwhile is not None:
+            self._come_late()
+        elif left is not None and left <= 0:
             self._expire()
         elif self._pump(left):
             self._look()
         # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
+
+    def _come_late(self) -> None:
+        """The budget is over, and nobody may have looked for a while: what was said counts."""
+        self.catch_up()
+        if self.outcome is None and self.seconds_left == 0:
+            self._expire()
 
     def _look(self) -> None:
         """What has come may have been the last of it."""
@@ -430,6 +479,7 @@ class ChildProcess:
         for frame in frames:
             if frame.kind is Kind.READY:
                 self._ready = True
+                self._ready_at = monotonic()
                 self._deadline.set(self._budget)
             elif frame.kind is Kind.REFUSED:
                 found = outcome.read_refusal(frame.data)

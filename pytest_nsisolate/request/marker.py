@@ -52,6 +52,9 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
   caps=            str or list of names: the capabilities that are kept
                    (default: --nsisolate-caps)
   no_new_privs=    bool: no program gains rights by its file (default: False)
+  exclusive=       str or list of names: with --nsisolate-jobs, tests with a
+                   name in common never run at the same time; "*": this test
+                   runs alone (default: none)
   More in {DOCS}"""
 
 #: Of the same stem, or this plugin's name: as a marker that nothing has registered, each of them
@@ -224,6 +227,15 @@ def _devices(value: object) -> tuple[str, ...]:
         raise _NotAllowedError(str(error)) from None
 
 
+def _exclusive(value: object) -> frozenset[str]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, tuple | list | set | frozenset) or not all(
+        isinstance(name, str) and name for name in names
+    ):
+        raise _NotAllowedError('takes a name, or names, or "*" for a test that runs alone')
+    return frozenset(names)
+
+
 def _leftovers(value: object) -> str:
     if not isinstance(value, str) or value not in ("ignore", "warn", "fail"):
         raise _NotAllowedError('takes "ignore", "warn" or "fail"')
@@ -250,6 +262,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "caps": _caps,
     "no_new_privs": _flag,
     "missing": _missing,
+    "exclusive": _exclusive,
 }
 
 

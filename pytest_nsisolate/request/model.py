@@ -53,6 +53,8 @@ class IsolationRequest:
         below it; without meaning with the host's powers.
     :param caps: the capabilities that are kept, by their full names; None for all.
     :param no_new_privs: no program gains rights by its file.
+    :param exclusive: names that no two tests at work at the same time have in common; ``"*"``: it
+        runs alone.
     :param guarded: the host refuses the user namespace, which nobody gave up by ``user=False``.
     """
 
@@ -71,6 +73,12 @@ class IsolationRequest:
     caps: frozenset[str] | None = None
     no_new_privs: bool = False
     guarded: bool = False
+    exclusive: frozenset[str] = frozenset()
+
+    def excludes(self, other: IsolationRequest) -> bool:
+        """Whether two tests may not run at the same time."""
+        mine, theirs = self.exclusive, other.exclusive
+        return "*" in mine or "*" in theirs or not mine.isdisjoint(theirs)
 
     @property
     def may_be_skipped(self) -> bool:

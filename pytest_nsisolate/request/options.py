@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import pytest
 
+from pytest_nsisolate.host.facts import processors
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os
@@ -56,6 +57,7 @@ class Settings:
     :param limits: those of every isolated test, unless its marker says otherwise.
     :param caps: the capabilities that every isolated test keeps, unless its marker says otherwise;
         None for all.
+    :param jobs: how many isolated tests run at the same time; see :func:`jobs_now`.
     :param pause: a failed test is held open until somebody has looked inside.
     """
 
@@ -67,6 +69,7 @@ class Settings:
     init: bool = False
     postmortem: Postmortem = "marked"
     pause: bool = False
+    jobs: int = 1
     leftovers: Leftovers | None = None
     limits: Limits = NO_LIMITS
     caps: frozenset[str] | None = None
@@ -101,6 +104,8 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="hold a failed isolated test open, so that you can look inside; needs a terminal",
     )
+    jobs = "how many isolated tests run at the same time: a number, or auto (default: 1)"
+    group.addoption("--nsisolate-jobs", metavar="N", help=jobs)
     left = "an isolated test that leaves processes: ignore, warn (default where marked) or fail"
     group.addoption("--nsisolate-leftovers", choices=LEFTOVERS, help=left)
     bounds = (
@@ -125,6 +130,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("nsisolate_missing", missing, type="string", default="fail")
     parser.addini("nsisolate_timeout", budget, type="float", default=None)
     parser.addini("nsisolate_init", init, type="bool", default=False)
+    parser.addini("nsisolate_jobs", jobs, type="string", default="1")
     parser.addini("nsisolate_postmortem", shown, type="string", default="marked")
     parser.addini("nsisolate_leftovers", left, type="string", default=None)
     parser.addini("nsisolate_limits", bounds, type="args", default=None)
@@ -148,6 +154,7 @@ def read_settings(config: pytest.Config) -> Settings:
         timeout=_timeout(*_source(config, "--nsisolate-timeout")),
         init=bool(_source(config, "--nsisolate-init")[1]),
         pause=_pause(config),
+        jobs=_jobs(*_source(config, "--nsisolate-jobs")),
         postmortem=cast("Postmortem", _choice(*_source(config, "--nsisolate-postmortem"), MODES)),
         leftovers=_leftovers(*_source(config, "--nsisolate-leftovers")),
         limits=_limits(*_source(config, "--nsisolate-limits")),
@@ -213,6 +220,34 @@ def _pause(config: pytest.Config) -> bool:
             "standard input is none"
         )
     return True
+
+
+def _jobs(source: str, value: object) -> int:
+    if value == "auto":
+        return processors()
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 4 and int(text)):
+        raise pytest.UsageError(f"{source}: {value!r} is not a number from 1 to 9999, nor auto")
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class JobsNow:
+    """How many isolated tests run at the same time.
+
+    :param because: of which option it is one, whatever was asked for; None if it is not.
+    """
+
+    count: int
+    because: str | None
+
+
+def jobs_now(config: pytest.Config, settings: Settings) -> JobsNow:
+    """The jobs of this run: one where tests write to the terminal, or ask for it, as they run."""
+    if settings.jobs == 1:
+        return JobsNow(1, None)
+    because = "--nsisolate-pause" if settings.pause else internals.live_option(config)
+    return JobsNow(settings.jobs if because is None else 1, because)
 
 
 def _leftovers(source: str, value: str | None) -> Leftovers | None:

@@ -29,8 +29,8 @@ from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, su
 #: The fixture names that an item may name in ``inside``.
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
 
-#: Keywords about fixtures and about what a test has left.
-MARKER_ONLY = frozenset({"inside", "leftovers"})
+#: Keywords about fixtures, about what a test has left, and about what may run beside it.
+MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive"})
 
 _STAY = "isolated(False) keeps a test in the runner"
 
@@ -90,6 +90,7 @@ class _Merged:
             devices=devices,
             caps=values.get("caps", settings.caps),
             no_new_privs=values.get("no_new_privs", False),
+            exclusive=values.get("exclusive", frozenset()),
         )
 
     def _refuse_contradictions(self, on: set[str]) -> None:

@@ -8,8 +8,8 @@ the outcome of the child becomes one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -31,6 +31,7 @@ from pytest_nsisolate.wire.frames import Frame, Kind
 from pytest_nsisolate.wire.tagged_json import text_of
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.child.terminal import Turns
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
@@ -52,6 +53,11 @@ class Attempt:
         self.post_mortem: PostMortem | None = None
         #: Of the phase, with what is not the test's own doing.
         self.seconds_aside = 0.0
+        #: When the phase began and ended and how long it took in the child, if the child says so:
+        #: launched ahead, it may have been over before the runner asked.
+        self.times: tuple[float, float, float] | None = None
+        #: What gives this child the word; None: what all share.
+        self.turns: Turns | None = None
         self._measured = False
         self.over = False
         self._run = run
@@ -81,6 +87,7 @@ class Attempt:
         child = self.child
         assert child is not None
         self.seconds_aside = 0.0
+        self.times = None
         try:
             self._in_spite_of_ctrl_c(child, self._give_word)
             found = self._receive(child, when)
@@ -116,6 +123,17 @@ class Attempt:
         refusal = self._run.launcher.explained(refusal, self.request.user)
         skip = self.request.may_be_skipped and not refusal.late
         return reports.refusal_report(self.item, refusal, self._captured, skip=skip)
+
+    @contextmanager
+    def more_time(self) -> Iterator[None]:
+        """What runs in the runner meanwhile belongs to the phase as well."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            if self.times is not None:
+                start, stop, seconds = self.times
+                self.times = start, stop, seconds + monotonic() - began
 
     def hush_setup_show(self) -> None:
         """``--setup-show``: the child has shown the item's line between its fixtures' lines."""
@@ -200,6 +218,8 @@ class Attempt:
                 self._measured |= frame.data.get("final") is True
             case Kind.VIEW if self.post_mortem is not None:
                 self.post_mortem.take_mounts(frame.data)
+            case Kind.TIMES:
+                self.times = reports.read_times(frame.data)
             case Kind.CARRIED:
                 self._hand_over(frame.data.get("data"))
             case Kind.BROKEN:
@@ -259,7 +279,7 @@ class Attempt:
         if self._owes_word:
             self._owes_word = False
             output.flush_to_terminal(self.item.config)
-            self._run.turns.give()
+            (self.turns or self._run.turns).give()
 
     def _read_report(
         self, frame: dict[str, Any], when: str

@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import pytest
 
 from pytest_nsisolate.child import fixtures, output
+from pytest_nsisolate.child.ahead import AheadChild
 from pytest_nsisolate.child.leftovers import LeftoverCheck
 from pytest_nsisolate.child.main import Child
+from pytest_nsisolate.child.terminal import Turns
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host.refusal import RefusedError
 from pytest_nsisolate.integrations import pytest as internals
@@ -89,18 +91,27 @@ def _set_up(
     item: pytest.Item, run: Run, request: IsolationRequest, original: Callable[[], None]
 ) -> None:
     """Higher scopes in the runner, the clone, function scope in the child."""
+    if run.in_child is not None:
+        assert isinstance(run.in_child, AheadChild)
+        run.in_child.begin_own_setup()
+        _announce(item, run)
+        original()
+        return
     finish(run)  # whoever repeats a test need not have logged its last attempt
     try:
-        changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
-        request = request if changed is None else changed
+        request = _configured(item, request, run)
         inside = fixtures.left_to_child(item, request.inside)
         fixtures.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
         internals.disown(item)
         raise
+    if run.jobs is not None and (found := run.jobs.adopt(item, request)) is not None:
+        _take_over(item, run, found)
     run.notes.look_at(item)
     attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
+    if run.jobs is not None:
+        run.jobs.current = attempt
     announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
     try:
         attempt.request = run.launcher.admit(request)
@@ -116,32 +127,91 @@ def _set_up(
     run.in_child, run.request = child, attempt.request
     child.settle_in(writer)
     if announced:
-        view = make_view(attempt.request, run.home, run.helpers)
-        item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
+        _announce(item, run)
     original()
 
 
+def _configured(item: pytest.Item, request: IsolationRequest, run: Run) -> IsolationRequest:
+    """What the hook makes of a request; asked once for each attempt."""
+    if run.jobs is not None and (before := run.jobs.request_of(item)) is not None:
+        return before
+    changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
+    return request if changed is None else changed
+
+
+def _announce(item: pytest.Item, run: Run) -> None:
+    assert run.request is not None
+    view = make_view(run.request, run.home, run.helpers)
+    item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
+
+
+def launch_ahead(
+    item: pytest.Item, nextitem: pytest.Item | None, request: IsolationRequest, run: Run
+) -> Attempt:
+    """Clone a child that goes through the whole protocol by itself. In the child: no return.
+
+    :param nextitem: what comes after that item.
+    :param request: what the item has asked for, as the hook has left it.
+    :returns: an attempt that its item has to take over when its turn comes.
+    :raises RefusedError: when there cannot be a child.
+    """
+    run.notes.look_at(item)
+    attempt = Attempt(item, request, run)
+    with failing("open what a child waits at", None):
+        attempt.turns = Turns()
+    inside = fixtures.left_to_child(item, request.inside)
+    try:
+        attempt.request = run.launcher.admit(request)
+        child, writer = _clone(item, run, attempt, inside, ahead_of=nextitem)
+    finally:
+        if attempt.child is None and run.in_child is None:
+            attempt.turns.close()
+    if writer is not None:
+        assert isinstance(child, AheadChild)
+        run.in_child, run.request = child, attempt.request
+        child.run(writer)
+    return attempt
+
+
+def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
+    """The item's child is at work already, or has ended: its set-up phase."""
+    assert attempt.child is not None
+    item.stash[ATTEMPT] = attempt
+    run.current = attempt.child
+    attempt.child.allow(run.budgets.get(item))
+    internals.disown(item)
+    output.forget_moved(item.config)  # the same hooks have written it in the child
+    raise Elsewhere(*attempt.await_phase("setup"))
+
+
 def _clone(
-    item: pytest.Item, run: Run, attempt: Attempt, inside: frozenset[str]
+    item: pytest.Item,
+    run: Run,
+    attempt: Attempt,
+    inside: frozenset[str],
+    *,
+    ahead_of: pytest.Item | Literal[False] | None = False,
 ) -> tuple[Child, FrameWriter | None]:
     """The child's side, made before the clone, where it costs no page, and the clone.
 
+    :param ahead_of: its item's turn is still to come, and this is the one after it.
     :returns: in the runner no writer, and the attempt has its child then.
     :raises RefusedError: when there cannot be a child.
     """
     request = attempt.request
     config = item.config
+    ahead = ahead_of is not False
     # A watchdog costs more than it saves one test.
-    watched = run.nextitem in run.requests
+    watched = ahead or run.nextitem in run.requests
     with run.launcher.preparing(request, watchdog=watched) as launch:
         files = launch.files
         with failing("open what all children share", None):
             run.turns.forget()
-        child = _make_child(item, run, attempt, files, inside)
+        child = _make_child(item, run, attempt, files, inside, ahead_of)
         if child.post_mortem is not None:
             child.post_mortem.note_plan(launch.plan.mounts)
         with failing("prepare the launch", None):
-            moved = output.move_to(files, config)
+            moved = not ahead and output.move_to(files, config)
         output.flush_to_terminal(config)
         if internals.fault_timeout(config) > 0:
             # The child has a watchdog of its own; this one could end the runner. Before the fork:
@@ -150,7 +220,14 @@ def _clone(
             faulthandler.cancel_dump_traceback_later()
 
         def take_on(born: ChildProcess) -> None:
-            run.current = attempt.child = born
+            attempt.child = born
+            if run.jobs is not None:
+                born.meanwhile = run.jobs.wait_with
+            if ahead:
+                assert attempt.turns is not None
+                born.end.word = attempt.turns.hand_over()
+                return
+            run.current = born
             born.debugged = bool(config.getoption("usepdb", False))
             if job_control.has_terminal():
                 # Also while nobody waits for the child: it may be at a prompt already.
@@ -172,21 +249,30 @@ def _clone(
 
 
 def _make_child(
-    item: pytest.Item, run: Run, attempt: Attempt, files: Output, inside: frozenset[str]
+    item: pytest.Item,
+    run: Run,
+    attempt: Attempt,
+    files: Output,
+    inside: frozenset[str],
+    ahead_of: pytest.Item | Literal[False] | None,
 ) -> Child:
     request = attempt.request
     own_pid = "pid" in request.namespaces
     attempt.measurement = run.measurement()
-    child = Child(
+    make = Child if ahead_of is False else AheadChild
+    child = make(
         item,
-        run.nextitem,
+        run.nextitem if ahead_of is False else ahead_of,
         files,
         inside=inside,
         own_pid=own_pid,
         leftover_check=LeftoverCheck(item, request.leftovers, own_pid=own_pid, init=request.init),
-        turns=run.turns,
+        turns=attempt.turns or run.turns,
         measurement=attempt.measurement,
     )
+    if isinstance(child, AheadChild):
+        assert run.jobs is not None
+        child.inside, child.warning_filters = inside, run.jobs.warning_filters
     child.limited = request.limits is not None
     child.post_mortem = attempt.post_mortem = at_failure.opened(
         item,
@@ -207,12 +293,19 @@ def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | N
 # Call and tear-down ------------------------------------------------------------------------------
 
 
-def call(item: pytest.Item) -> None:
+def call(item: pytest.Item, run: Run) -> None:
     """The call phase in the runner: it waits, and none of its hooks runs here."""
     attempt = item.stash.get(ATTEMPT, None)
     if attempt is not None:
         attempt.let_setup_show()
-        raise Elsewhere(*attempt.await_phase("call"))
+        with launching(run):
+            waited = attempt.await_phase("call")
+        raise Elsewhere(*waited)
+
+
+def launching(run: Run) -> AbstractContextManager[None]:
+    """While this lasts no hook of another plugin is at work: other items may be launched."""
+    return nullcontext() if run.jobs is None else run.jobs.launching()
 
 
 def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None:
@@ -224,7 +317,8 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
     elsewhere = Elsewhere()
     try:
         if attempt.child is not None and not attempt.over:
-            elsewhere = Elsewhere(*attempt.await_phase("teardown"))
+            with launching(run):
+                elsewhere = Elsewhere(*attempt.await_phase("teardown"))
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
     except BaseException:
@@ -238,7 +332,8 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
     if fixtures.ends_wider_fixtures(item, nextitem):
         run.end_own_children()
     try:
-        internals.tear_down_runner(item, nextitem)
+        with attempt.more_time():
+            internals.tear_down_runner(item, nextitem)
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
     except BaseException as error:
@@ -312,9 +407,10 @@ def make_report(
     error = value.error
     call_info.excinfo = None if error is None else reports.raised(error)
     if report is not None:
-        report.duration = call_info.duration - item.stash[ATTEMPT].seconds_aside
-        report.start = call_info.start
-        report.stop = call_info.stop
+        attempt = item.stash[ATTEMPT]
+        lasted = call_info.duration - attempt.seconds_aside
+        times = attempt.times or (call_info.start, call_info.stop, lasted)
+        report.start, report.stop, report.duration = times
         item.stash[SHOWN] = reports.copied(report)
     if call_info.when == "setup":
         item.stash[ATTEMPT].hush_setup_show()

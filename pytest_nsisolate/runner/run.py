@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Settings
+    from pytest_nsisolate.runner.jobs import Jobs
     from pytest_nsisolate.runner.streams import StandardStreams
 
 
@@ -51,6 +52,7 @@ class Run:
     :param stopping: what Ctrl-Z does while there is a current attempt.
     :param calls: what the fixture ``isolate`` keeps, once it is set up.
     :param streams: what a test must not have changed.
+    :param jobs: children of items whose turn is still to come; None where there is one job.
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -72,6 +74,7 @@ class Run:
     calls: PerProcess | None = None
     streams: StandardStreams | None = None
     first_mounts: dict[int, tuple[MountPlan, str]] = field(default_factory=dict)
+    jobs: Jobs | None = None
     _measurement: Measurement | None = None
     _turns: Turns | None = None
 
@@ -103,6 +106,8 @@ class Run:
 
         ``os.wait()`` would block on the watchdog, and "kill all my children" would hit it.
         """
+        if self.jobs is not None:
+            self.jobs.abandon()
         self.reap_outstanding()
         self.launcher.dismiss_watchdog()
 

@@ -64,6 +64,7 @@ class Kind(enum.IntEnum):
     TURN = 14
     RESULT = 15
     VIEW = 16
+    TIMES = 17
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

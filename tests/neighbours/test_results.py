@@ -106,7 +106,7 @@ def test_no_benchmark_is_counted_twice(tmp_path: Path) -> None:
                 def pytest_nsisolate_carry(self, item): return {"pytest-benchmark": lie}
             request.config.pluginmanager.register(Liar())
             from pytest_nsisolate.runner.run import RUN
-            request.config.stash[RUN].child._carries = True
+            request.config.stash[RUN].in_child._carries = True
         """,
         *(*BENCHMARK, "--benchmark-json=b.json"),
     )
