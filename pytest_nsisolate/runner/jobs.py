@@ -33,7 +33,7 @@ from pytest_nsisolate.child import fixtures
 from pytest_nsisolate.child.ahead import AheadChild
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import resource, select
+from pytest_nsisolate.kernel.originals import os, resource, select
 from pytest_nsisolate.process.child_process import INTERRUPT_GRACE
 from pytest_nsisolate.runner import phases
 
@@ -49,6 +49,9 @@ _DEPTH: Final = 8
 
 #: Descriptors that the runner holds for one child, at most, with what a launch needs.
 _DESCRIPTORS: Final = 12
+
+#: Descriptors that a runner has beside these, generously.
+_OWN_FILES: Final = 64
 
 #: Of the descriptors that it may have, the part that children that wait for their turn may take.
 _PART: Final = 2
@@ -174,6 +177,16 @@ class Jobs:
         for child in self._unfinished():
             child.go_on()
 
+    def let_go_of_others(self) -> None:
+        """In a child: close what has been covered of theirs, and nothing here will ever use.
+
+        There may be hundreds, and a test with a limit of its own has the lowest numbers only.
+        """
+        for attempt in (*self._ahead.values(), self.current):
+            if attempt is not None and attempt.child is not None and not attempt.child.reaped:
+                for fd in attempt.child.descriptors():
+                    os.close(fd)
+
     def abandon(self) -> None:
         """Nothing of what is at work counts any more: it may tear down for a while. Bounded."""
         attempts, self._ahead = [*self._ahead.values()], {}
@@ -236,7 +249,7 @@ class Jobs:
             if internals.is_left_out(item):
                 self._not_ahead.add(item)
                 continue
-            if not self._can_begin(item):
+            if not self._can_begin(item) or self._needs_few_files(requests[item]):
                 return
             if self._has_room(requests[item]):
                 self._launch(item, self._behind(item, first))
@@ -250,6 +263,14 @@ class Jobs:
             return self._upcoming[at]
         place = self._places[item] + 1
         return self._session.items[place] if place < len(self._session.items) else None
+
+    def _needs_few_files(self, request: IsolationRequest) -> bool:
+        """Whether its limit of files may be below what the runner holds for the others.
+
+        Such a test has its turn when none of them is left.
+        """
+        files = None if request.limits is None else request.limits.files
+        return files is not None and files < self._depth * _DESCRIPTORS + _OWN_FILES
 
     def _can_begin(self, item: pytest.Item) -> bool:
         if not internals.can_begin_in_copy(item):

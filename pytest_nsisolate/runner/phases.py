@@ -125,6 +125,8 @@ def _set_up(
         internals.disown(item)
         raise Elsewhere(*attempt.await_phase("setup"))
     run.in_child, run.request = child, attempt.request
+    if run.jobs is not None:
+        run.jobs.let_go_of_others()
     child.settle_in(writer)
     if announced:
         _announce(item, run)
@@ -168,7 +170,9 @@ def launch_ahead(
             attempt.turns.close()
     if writer is not None:
         assert isinstance(child, AheadChild)
+        assert run.jobs is not None
         run.in_child, run.request = child, attempt.request
+        run.jobs.let_go_of_others()
         child.run(writer)
     return attempt
 

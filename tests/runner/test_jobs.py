@@ -514,6 +514,23 @@ def test_a_test_has_no_descriptor_of_another(tmp_path: Path) -> None:
     assert max(counts[1]) <= max(counts[0]) + 1, counts
 
 
+def test_a_limit_of_files_is_a_tests_own(tmp_path: Path) -> None:
+    """What the runner holds for other tests does not count, and is no reason for a refusal."""
+    source = """
+        pytestmark = pytest.mark.isolated(uts=True)
+        @pytest.mark.parametrize("number", range(12))
+        def test_before(number): pass
+        @pytest.mark.isolated(limits={"files": 48})
+        def test_few():
+            files = [open("/dev/zero") for _ in range(16)]
+            assert seen("behind", 12)
+        @pytest.mark.parametrize("number", range(12))
+        def test_behind(number): arrive("behind")
+    """
+    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=4")
+    assert result.summary == "25 passed", result.text
+
+
 # Options -----------------------------------------------------------------------------------------
 
 
