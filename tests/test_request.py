@@ -365,7 +365,7 @@ class TestProblems:
         ("marker", "sentence"),
         [
             ("(nett=True)", "isolated(nett=True): unknown keyword 'nett', did you mean 'net'?"),
-            ("(zzzz=1)", "unknown keyword 'zzzz', allowed: caps, cgroup, devices, files,"),
+            ("(zzzz=1)", "unknown keyword 'zzzz', allowed: caps, cgroup, devices, exclusive,"),
             ("(pid=1)", "isolated(pid=1): pid takes True or False"),
             ("(pid=None)", "isolated(pid=None): pid takes True or False"),
             ("(init='yes')", "isolated(init='yes'): init takes True or False"),
