@@ -240,6 +240,11 @@ class ChildProcess:
         return bool(self._frames) or self.outcome is not None
 
     @property
+    def waits_for_turn(self) -> bool:
+        """Whether nothing more comes of it until the runner has answered, or it has ended."""
+        return self.outcome is not None or self._deadline.paused
+
+    @property
     def at_prompt(self) -> bool:
         """Whether it stands still until somebody has typed."""
         return self._deadline.paused
