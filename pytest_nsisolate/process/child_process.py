@@ -177,6 +177,11 @@ class ChildProcess:
         """Whether :meth:`next_frame` would not wait."""
         return bool(self.inbox.frames) or self.outcome is not None
 
+    @property
+    def waits_for_turn(self) -> bool:
+        """Whether nothing more comes of it until the runner has answered, or it has ended."""
+        return self.outcome is not None or self.deadline.paused
+
     def watched(self) -> tuple[int, ...]:
         """What becomes readable when there may be an answer; another set after each look."""
         return tuple(self.inbox.watched)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,6 +78,9 @@ class Jobs:
         #: These have their turn and nothing before it.
         self._not_ahead: set[pytest.Item] = set()
         self._may_launch = False
+        self._leaves_no_trace = False
+        #: The item that could not begin when it was last looked at; what stands has not changed.
+        self._border: pytest.Item | None = None
         #: The attempt at the item whose turn it is.
         self.current: Attempt | None = None
         #: As they are between two items.
@@ -86,16 +89,25 @@ class Jobs:
     # The current item ---------------------------------------------------------------------------
 
     def come_to(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
-        """It is this item's turn; wait until its child has something to say, if it has one."""
+        """It is this item's turn: wait for its child, if it has one.
+
+        Until that has something to say; or until it has ended, if the runner must not launch others
+        while hooks of the item are in force.
+        """
         self._upcoming = self._after(item, nextitem)
+        self._leaves_no_trace = all(
+            internals.is_builtin(found.plugin) or _is_ours(found.plugin)
+            for hook in (item.ihook.pytest_runtest_protocol, item.ihook.pytest_runtest_setup)
+            for found in hook.get_hookimpls()
+        )
         self.warning_filters = [*getattr(sys.modules["warnings"], "filters")]  # noqa: B009
         self._drop_missed(item)
-        with self.launching():
+        with self._launching():
             self._launch_more(first=item)
             while (attempt := self._ahead.get(item)) is not None:
                 child = attempt.child
                 assert child is not None
-                if child.speaks:
+                if child.speaks if self._leaves_no_trace else child.waits_for_turn:
                     break
                 self.wait_with(child, child.seconds_left)
                 child.keep_up()
@@ -128,10 +140,18 @@ class Jobs:
         """What an item that was launched ahead has asked for."""
         return self._requests.get(item)
 
+    def launching(self) -> AbstractContextManager[None]:
+        """While this lasts, no hook of the current phase is at work, and others may be launched.
+
+        Not where its set-up hooks are another plugin's: they may have changed this process for
+        their item.
+        """
+        return self._launching() if self._leaves_no_trace else nullcontext()
+
     @contextmanager
-    def launching(self) -> Iterator[None]:
-        """While this lasts, the runner stands between two phases: others may be launched."""
+    def _launching(self) -> Iterator[None]:
         before, self._may_launch = self._may_launch, True
+        self._border = None
         try:
             yield
         finally:
@@ -247,12 +267,13 @@ class Jobs:
                 return  # what is debugged is one test at a time
             if item in self._ahead or item in self._not_ahead:
                 continue
-            if len(self._running()) >= self._limit:
+            if item is self._border or len(self._running()) >= self._limit:
                 return
             if internals.is_left_out(item):
                 self._not_ahead.add(item)
                 continue
             if not self._can_begin(item) or self._needs_few_files(requests[item]):
+                self._border = item
                 return
             if self._has_room(requests[item]):
                 self._launch(item, self._behind(item, first))
@@ -319,6 +340,11 @@ class Jobs:
         attempts = (*self._ahead.values(), self.current)
         children = [attempt.child for attempt in attempts if attempt is not None]
         return [child for child in children if child is not None and child.outcome is None]
+
+
+def _is_ours(plugin: object) -> bool:
+    name = getattr(plugin, "__name__", None) or type(plugin).__module__
+    return str(name).startswith("pytest_nsisolate.")
 
 
 class AheadHooks:

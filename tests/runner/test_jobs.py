@@ -336,10 +336,39 @@ def test_what_hooks_know_of_earlier_tests_counts(tmp_path: Path) -> None:
         def test_end(): assert 0
     """
     folder = write_files(tmp_path, {"conftest.py": HOOKS, "test_it.py": source})
-    one, four = (run_suite(folder, f"--nsisolate-jobs={jobs}", "-rA") for jobs in (1, 4))
+    options = ("-rA", "--nsisolate-postmortem=none")
+    one, four = (run_suite(folder, f"--nsisolate-jobs={jobs}", *options) for jobs in (1, 4))
     assert four.summary.startswith("2 failed, 3 passed, 1 xfailed"), four.text
     assert not differences(one, four)
     assert terminal(one) == terminal(four)
+
+
+def test_what_hooks_change_for_one_item_no_other_sees(tmp_path: Path) -> None:
+    """The first user of a wider fixture is launched at its turn, when its hooks are in force."""
+    conftest = """
+        import os, pytest
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_protocol(item):
+            if item.get_closest_marker("special"): os.environ["SPECIAL"] = item.name
+            try: return (yield)
+            finally: os.environ.pop("SPECIAL", None)
+        def pytest_configure(config): config.addinivalue_line("markers", "special:")
+    """
+    source = """
+        pytestmark = pytest.mark.isolated(uts=True)
+        @pytest.fixture(scope="module")
+        def wide(): pass
+        @pytest.mark.special
+        @pytest.mark.parametrize("number", range(2))
+        def test_special(wide, number):
+            assert "test_special" in os.environ["SPECIAL"]
+            time.sleep(0.1)
+        @pytest.mark.parametrize("number", range(4))
+        def test_ordinary(wide, number): assert "SPECIAL" not in os.environ
+    """
+    folder = write_files(tmp_path, {**suite(source), "conftest.py": conftest})
+    result = run_suite(folder, "--nsisolate-jobs=4")
+    assert result.summary == "6 passed", result.text
 
 
 def test_a_filter_of_one_test_is_none_of_anothers(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from pytest_nsisolate.integrations.pytest.private import (
     TeeCaptureIO,
     call_and_report,
     check_interactive_exception,
+    is_builtin,
 )
 from pytest_nsisolate.integrations.pytest.results import (
     PlainPass,
@@ -119,6 +120,7 @@ __all__ = [
     "forget_fixture",
     "global_captures",
     "higher_scope_names",
+    "is_builtin",
     "is_left_out",
     "is_set_up",
     "junit_attributes",
