@@ -31,6 +31,7 @@ from pytest_nsisolate.errors import (  # noqa: E402
     NotReadyError,
     NsisolateError,
     NsisolateLeftoversWarning,
+    NsisolateOverrunWarning,
     StepError,
     TestbedError,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "NotReadyError",
     "NsisolateError",
     "NsisolateLeftoversWarning",
+    "NsisolateOverrunWarning",
     "Packet",
     "Pid1View",
     "Program",

@@ -313,6 +313,12 @@ class NsisolateLeftoversWarning(pytest.PytestWarning):
     __module__ = "pytest_nsisolate"
 
 
+class NsisolateOverrunWarning(pytest.PytestWarning):
+    """The relay of a testbed did not keep up, and has lost packets that it should not have lost."""
+
+    __module__ = "pytest_nsisolate"
+
+
 @contextmanager
 def failing(step: str, namespace: str | None) -> Iterator[None]:
     """Name the step and the namespace of any :class:`OSError` raised inside the block.

@@ -177,7 +177,7 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
       isolate(func, *args, **kwargs)      the function's value, or its exception
       isolate.using(net=True, timeout=5)  an Isolate, by keywords of the marker
       isolate.start(func, ...)            a Task: result(timeout=None), done(),
-                                          kill(), await
+                                          wait(seconds), kill(), await
       isolate.open()                      a Box: run(func), start(func),
                                           command(["ip", "link"]), close()
 
@@ -205,13 +205,18 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
 def testbed(request: pytest.FixtureRequest, isolate: Isolate) -> Iterator[Testbed]:
     """Several hosts in one isolated test, and wires between them: a Testbed.
 
-      testbed.network("10.0.0.0/24", "fd00::/64")   a switched segment
-      testbed.host("a", lan)                        a Host: run("ping -c1 b"),
-                                                    start("nginx", ready=80),
-                                                    call(func), view, crash(), boot()
-      testbed.router("r", lan, wan)                 one that forwards
-      host.wire                                     cut(), mend()
-      testbed.capture(host)                         the packets since the test began
+      networks     lan = testbed.network("10.0.0.0/24", "fd00::/64")
+      hosts        a = testbed.host("a", lan), testbed.router("r", lan, wan)
+      a command    a.run("ping -c1 b"), a.shell("ip route | wc -l")
+      a program    with b.start("nginx", ready=80) as program: log, status,
+                   running(), wait(), stop(), kill(), send_signal()
+      a function   a.call(func, *args)
+      what it sees a.view.assert_listening(80): all that pid1 has
+      power        b.crash(), b.boot()
+      a wire       b.wire.impair(delay=.02, loss=.1), drop(match), hold(),
+                   release(), cut(), mend(), clear()
+      all wires    testbed.partition({a}, {b}), testbed.heal()
+      packets      testbed.capture(b).count(tcp_port=80)
 
     Signatures: python -m pydoc pytest_nsisolate.Testbed (and .Host, .Wire)
     Examples: docs/howto/testbed.md of pytest-nsisolate

@@ -247,6 +247,12 @@ CASES = [
     Expected("find /dev/shm", "mount", errno.ENOTBLK, "no device", "not directories"),
     Expected("drop capabilities", "user", errno.EPERM, "CAP_SETPCAP", "--cap-add SETPCAP"),
     Expected("join a new session keyring", None, errno.EDQUOT, "as many keys", "keys.maxkeys"),
+    # testbeds
+    Expected("add a bridge", "net", errno.EOPNOTSUPP, "has no bridges", "CONFIG_BRIDGE"),
+    Expected("add a veth pair", "net", errno.EOPNOTSUPP, "no veth", "CONFIG_VETH"),
+    Expected("open a packet socket", "net", errno.EAFNOSUPPORT, "no packet", "CONFIG_PACKET"),
+    Expected("bind /etc/hosts", "mount", errno.ENOENT, "has no /etc/hosts", "touch /etc/hosts"),
+    Expected("add the address 10.0.0.1", "net", errno.EPERM, "given up the rights", "caps="),
     # lo and clocks
     Expected(
         *("set lo up", "net", errno.EPERM, "CAP_NET_ADMIN", "--cap-add NET_ADMIN"),

@@ -67,7 +67,7 @@ class AheadChild(Child):
 
     def begin_own_setup(self) -> None:
         """Every set-up hook and every collector has had its turn: the item's own ``setup``."""
-        self.leave_if_stray()
+        self.copies.leave_if_stray()
         self._reached = True
         self._own_finalizers = fixtures.OwnFinalizers(self._item, self.inside)
         super().begin()
@@ -81,7 +81,7 @@ class AheadChild(Child):
         super().end_phase(call, report)
 
     def _withdraw_if_unreached(self) -> None:
-        self.leave_if_stray()
+        self.copies.leave_if_stray()
         if not self._reached:
             posix._exit(EXIT_WITHDRAWN)
 

@@ -140,26 +140,30 @@ class LeftoverCheck:
             texts.append(self._describe(found))
         return "\n".join(texts)
 
-    def judge(self, text: str) -> None:
+    def judge(self, text: str, error: BaseException | None) -> str:
         """Warn or fail, as if the first line of the test had done so.
 
         :param text: what :meth:`look` has found.
+        :param error: of the phase, which keeps it.
+        :returns: what the report is to say of it besides; empty if that is done.
         :raises pytest.fail.Exception: if the test shall fail.
         :raises NsisolateLeftoversWarning: if the user's filters make it an error.
         """
-        error: BaseException
+        judgement: BaseException
         path, line = self._place()
         if self._policy == "fail":
-            error = pytest.fail.Exception(text, pytrace=False)
+            judgement = pytest.fail.Exception(text, pytrace=False)
         else:
             module = getattr(getattr(self._item, "module", None), "__name__", None)
             try:
                 warn_explicit(text, NsisolateLeftoversWarning, path, line, module)
             except NsisolateLeftoversWarning as raised:
-                error = raised.with_traceback(None)
+                judgement = raised.with_traceback(None)
             else:
-                return
-        exceptions.raise_at(error, (path, line))
+                return ""
+        if error is None or isinstance(error, pytest.skip.Exception):
+            exceptions.raise_at(judgement, (path, line))
+        return text
 
     def _place(self) -> tuple[str, int]:
         relative, line, _ = self._item.location

@@ -19,7 +19,6 @@ PID 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -35,7 +34,6 @@ from pytest_nsisolate.child import (
 )
 from pytest_nsisolate.child.outgoing import Outgoing, wish_to_end
 from pytest_nsisolate.child.terminal import ChildTerminal, Turns
-from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
@@ -90,7 +88,6 @@ class Child:
         self._undebugged = ""
         self._left = ""
         self._measurement = measurement
-        self._fault = files.fault
         self._files = files
         self._ending = ending.Ending()
         self._ended = False
@@ -104,7 +101,8 @@ class Child:
         # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
         self._randomness = random.getstate()
         self.terminal = ChildTerminal(config, turns)
-        self._stray = False
+        #: Sees to it that a copy of this process does not come back.
+        self.copies = strays.Copies(item.nodeid)
         #: Whether a phase's hooks are at work; reports that are made then are those of subtests.
         self.in_phase = True
         self._pauses = bool(config.getoption("--nsisolate-pause"))
@@ -124,8 +122,8 @@ class Child:
         try:
             self._redirection.apply()
             step = "install the fault handler"
-            faulthandler.enable(file=self._fault)
-            faulthandler.register(stack_signal(), file=self._fault, all_threads=True)
+            faulthandler.enable(file=self._files.fault)
+            faulthandler.register(stack_signal(), file=self._files.fault, all_threads=True)
         except OSError as error:
             frame: dict[str, object] = {"step": step, "errno": error.errno}
             self.outgoing.send(Kind.REFUSED, frame)
@@ -151,8 +149,8 @@ class Child:
         assert self.outgoing.writer is not None
         if self._records_warnings:
             warnings.divert(lambda data: self.outgoing.send(Kind.WARNING, data))
-        self._own_finalizers.apply(self.guarded)
-        self._item.runtest = self.guarded(self._item.runtest)  # type: ignore[method-assign]
+        self._own_finalizers.apply(self.copies.guarded)
+        self._item.runtest = self.copies.guarded(self._item.runtest)  # type: ignore[method-assign]
         hand_over = self.outgoing.hand_over_section
         self._item.add_report_section = hand_over  # type: ignore[method-assign]
         post_mortem = self.outgoing.post_mortem
@@ -165,7 +163,7 @@ class Child:
 
     def hear_report(self, report: pytest.TestReport) -> None:
         """``pytest_runtest_logreport`` in the child: only subtests log their reports here."""
-        self.leave_if_stray()
+        self.copies.leave_if_stray()
         self.terminal.say_done()
         self.outgoing.send_subtest(report)
         self.terminal.wait()
@@ -233,19 +231,11 @@ class Child:
 
         :param error: of the phase, which keeps it.
         """
-        if self._stray or isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
+        if self.copies.stray or isinstance(error, KeyboardInterrupt | pytest.exit.Exception):
             return
         threads = self._await_threads() if self._ending.has_threads else ()
         if left := self._leftover_check.look(threads):
-            if self._has_failed:
-                self._left = left
-                return
-            try:
-                self._leftover_check.judge(left)
-            except (pytest.fail.Exception, NsisolateLeftoversWarning):
-                if error is None or isinstance(error, pytest.skip.Exception):
-                    raise
-                self._left = left
+            self._left = left if self._has_failed else self._leftover_check.judge(left, error)
 
     def _await_threads(self) -> list[str]:
         """What they write meanwhile is captured, as the rest of the tear-down is."""
@@ -288,7 +278,7 @@ class Child:
     def _end(self) -> NoReturn:
         """The completion record. Also called by :mod:`atexit`, which takes no exception from us."""
         try:
-            self.leave_if_stray()
+            self.copies.leave_if_stray()
             after_fork.finish_multiprocessing()
             if self._ended:
                 self._ending.finish()
@@ -304,7 +294,7 @@ class Child:
 
     def _give_up(self, error: BaseException) -> None:
         """An exception ends the session, or a hook of another plugin is broken: tell the runner."""
-        self.leave_if_stray(error)
+        self.copies.leave_if_stray(error)
         wish = wish_to_end(error)
         if wish is None:
             self.outgoing.send_broken(error)
@@ -321,13 +311,13 @@ class Child:
         try:
             output.flush_streams()
         finally:
-            posix._exit(EXIT_STRAY if self._stray else status)
+            posix._exit(EXIT_STRAY if self.copies.stray else status)
 
     # Copies ---------------------------------------------------------------------------------------
 
     def _after_fork(self) -> None:
         """In a process that the test has forked: it has nothing to tell, and does not come back."""
-        self._stray = True
+        self.copies.stray = True
         descriptor = self.outgoing.abandon()
         debuggers.mute()
         self.terminal.leave()
@@ -337,33 +327,12 @@ class Child:
         spot = strays.Spot()
         self._ending.forget()
         self._own_finalizers.set_traps(
-            lambda frame: self.leave_if_stray() if spot.is_below(frame) else None
+            lambda frame: self.copies.leave_if_stray() if spot.is_below(frame) else None
         )
 
     def _note_fork(self) -> None:
         if self.outgoing.post_mortem is not None:
             self.outgoing.post_mortem.forked = True
-
-    def guarded(self, function: Callable[..., object]) -> Callable[..., None]:
-        """The same, but a copy of this process ends where it comes back from it."""
-
-        def call(*arguments: object) -> None:
-            try:
-                function(*arguments)
-            except BaseException as error:
-                self.leave_if_stray(error)
-                raise
-            self.leave_if_stray()
-
-        return call
-
-    def leave_if_stray(self, error: BaseException | None = None) -> None:
-        """End a copy of this process that the test has forked, and that has come back from it.
-
-        :param error: what it has come back by, if it did not return.
-        """
-        if self._stray:
-            strays.leave(self._item.nodeid, error)
 
 
 def _watchdog(config: pytest.Config) -> tuple[float, int, bool] | None:

@@ -8,7 +8,7 @@ take for the end of a phase but for that of the session: then it tears everythin
 with status 0.
 
 Consequence: whoever calls code of the suite looks afterwards whether it is still the process that
-has called (:meth:`.Child.leave_if_stray`, :func:`caught`). Between two of its calls pytest goes
+has called (:meth:`Copies.leave_if_stray`, :func:`caught`). Between two of its calls pytest goes
 through lists of finalizers, and through ``unittest``'s clean-up; in a copy the next entry of each
 of these is a trap, set by an at-fork hook
 (:func:`~pytest_nsisolate.integrations.pytest.set_traps`). A stray runs no finalizer, no second half
@@ -57,6 +57,41 @@ def leave(whose: str, error: BaseException | None = None) -> NoReturn:
             os.write(2, "".join(lines).encode("utf-8", "backslashreplace"))
     finally:
         posix._exit(EXIT_STRAY)
+
+
+class Copies:
+    """In a child: copies of its process, which a test forks, end where they come back from it.
+
+    Made in the runner, before the clone; it changes nothing there.
+
+    :param whose: what forks them: the test.
+    """
+
+    def __init__(self, whose: str) -> None:
+        self._whose = whose
+        #: This is such a copy; an at-fork hook says so.
+        self.stray = False
+
+    def guarded(self, function: Callable[..., object]) -> Callable[..., None]:
+        """The same, but a copy of this process ends where it comes back from it."""
+
+        def call(*arguments: object) -> None:
+            try:
+                function(*arguments)
+            except BaseException as error:
+                self.leave_if_stray(error)
+                raise
+            self.leave_if_stray()
+
+        return call
+
+    def leave_if_stray(self, error: BaseException | None = None) -> None:
+        """End a copy of this process that the test has forked, and that has come back from it.
+
+        :param error: what it has come back by, if it did not return.
+        """
+        if self.stray:
+            leave(self._whose, error)
 
 
 class Spot:

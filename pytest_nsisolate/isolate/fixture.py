@@ -29,6 +29,7 @@ from pytest_nsisolate.request.wording import MarkerProblem, short, suggestion
 
 if TYPE_CHECKING:
     from pytest_nsisolate.host.refusal import Refusal
+    from pytest_nsisolate.process.launcher import Launcher
     from pytest_nsisolate.runner.run import Run
 
 P = ParamSpec("P")
@@ -182,13 +183,16 @@ class Isolate:
             raise pytest.UsageError(text)
         return Box(self._home, self._request, name, trusted=self._trusted, furnish=furnish)
 
+    def launcher(self) -> Launcher:
+        """That of this process."""
+        return self._home.caller.launcher
+
     def refused(self, refused: Refusal, what: str) -> BaseException:
         """What a call raises that this host does not let in, with the remedy.
 
         :param what: the function, the command or the box that it is for.
         """
-        launcher = self._home.caller.launcher
-        return refusal(launcher.explained(refused, self._request.user), self._request, what)
+        return refusal(self.launcher().explained(refused, self._request.user), self._request, what)
 
     def _task(
         self, func: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object]

@@ -82,7 +82,8 @@ class PacketRing:
             raise
         self._size = size
         self._memory: mmap.mmap | None = None
-        self._at = 0
+        #: Where the next packet will be; of a reader in another process, which tells it.
+        self.position = 0
 
     def read(self, most: int = 1 << 16) -> list[Seen]:
         """What has come since the last time, the oldest first; does not wait."""
@@ -90,7 +91,7 @@ class PacketRing:
         if memory is None:
             memory = self._memory = mmap.mmap(self.socket.fileno(), self._size)
         found: list[Seen] = []
-        at, size = self._at, self._size
+        at, size = self.position, self._size
         while len(found) < most:
             status, length, kept, start, _, seconds, nano, tag, kind = _HEADER.unpack_from(
                 memory, at
@@ -108,7 +109,7 @@ class PacketRing:
             at += _SLOT
             if at == size:
                 at = 0
-        self._at = at
+        self.position = at
         return found
 
     def lost(self) -> int:

@@ -162,25 +162,13 @@ class ChildProcess:
             self._look()
 
     def listen(self) -> None:
-        """Take in what has come, without waiting: of a child that nobody asks for a frame."""
+        """Take in what has come, without waiting, and end it if its budget is over.
+
+        Of a child that nobody asks for a frame.
+        """
         if self.outcome is None and self.pump(0):
             self._look()
-
-    def keep_up(self) -> None:
-        """:meth:`listen`, and end the child if its budget is over: its turn has not come yet."""
-        self.listen()
-        if self.outcome is None and self.seconds_left == 0:
-            self._come_late()
-
-    @property
-    def speaks(self) -> bool:
-        """Whether :meth:`next_frame` would not wait."""
-        return bool(self.inbox.frames) or self.outcome is not None
-
-    @property
-    def waits_for_turn(self) -> bool:
-        """Whether nothing more comes of it until the runner has answered, or it has ended."""
-        return self.outcome is not None or self.deadline.paused
+        self._come_late()
 
     def watched(self) -> tuple[int, ...]:
         """What becomes readable when there may be an answer; another set after each look."""
@@ -300,7 +288,6 @@ class ChildProcess:
         # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
 
     def _come_late(self) -> None:
-        """The budget is over, and nobody may have looked for a while: what was said counts."""
         self.catch_up()
         if self.outcome is None and self.seconds_left == 0:
             expire(self)

@@ -21,6 +21,7 @@ from stat import S_ISSOCK
 from typing import Final
 
 from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.process import fault_supervisor_program, helper_program
@@ -41,16 +42,18 @@ class FaultSupervisor:
         helper_program.end(self.pid, self.pidfd)
 
 
-def start(pid1: int, wish: Mapping[str, object]) -> FaultSupervisor:
+def start(pid1: int | None, wish: Mapping[str, object]) -> FaultSupervisor:
     """Start one for a test that asks for it.
 
-    :param pid1: the child, by its number here; it may be the test's init.
+    :param pid1: the child, by its number here; it may be the test's init. None: not known.
     :param wish: ``descriptor`` and ``inode``: the test's socket. Not trusted.
     :raises StepError: if one of the steps fails.
     """
     descriptor, inode = wish.get("descriptor"), wish.get("inode")
     if not isinstance(descriptor, int) or not isinstance(inode, int):
         raise StepError("find the test", None, ESRCH, "a wish of the wrong shape")
+    if pid1 is None:
+        raise StepError("find the test", None, ESRCH)
     test = _find(pid1, descriptor, inode)
     held: list[int] = []
     try:
@@ -68,6 +71,13 @@ def start(pid1: int, wish: Mapping[str, object]) -> FaultSupervisor:
     finally:
         for fd in held:
             os.close(fd)
+
+
+def explained(error: StepError) -> str:
+    """Why there is none, with its cause and its remedy."""
+    from pytest_nsisolate.host import examine, remedies
+
+    return f"faults refused: {remedies.explained(Refusal.of(error), examine())}"
 
 
 def _find(pid1: int, descriptor: int, inode: int) -> int:

@@ -314,11 +314,8 @@ class Inbox:
     # Its faults ---------------------------------------------------------------------------------
 
     def _start_fault_supervisor(self, wish: dict[str, object]) -> None:
-        """The test asks for its first fault (:mod:`pytest_nsisolate.process.fault_supervisor`)."""
-        # Few tests need it.
-        from pytest_nsisolate.host import examine
-        from pytest_nsisolate.host.remedies import explained
-        from pytest_nsisolate.process import fault_supervisor
+        """The test asks for its first fault."""
+        from pytest_nsisolate.process import fault_supervisor  # few tests need it
 
         if self.fault_supervisor is not None:
             self._lose("it has asked for a fault supervisor twice")
@@ -326,13 +323,10 @@ class Inbox:
         end = self._end
         self.hear_until(monotonic() + STEP_SECONDS, lambda: end.pid1 is not None)
         try:
-            if end.pid1 is None:
-                raise StepError("find the test", None, ESRCH)
-            new = fault_supervisor.start(end.pid1, wish)
+            self.fault_supervisor = new = fault_supervisor.start(end.pid1, wish)
         except StepError as error:
-            self._lose(f"faults refused: {explained(Refusal.of(error), examine())}")
+            self._lose(fault_supervisor.explained(error))
         else:
-            self.fault_supervisor = new
             self.watched.add(new.pidfd)
             self._poller.register(new.pidfd, select.POLLIN)
 

@@ -187,7 +187,7 @@ class OutermostHooks:
         in_child = self._run.in_child
         if in_child is None:
             return (yield from phases.make_report(item, call, self._run))
-        in_child.leave_if_stray(None if call.excinfo is None else call.excinfo.value)
+        in_child.copies.leave_if_stray(None if call.excinfo is None else call.excinfo.value)
         if call.excinfo is not None and not in_child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
@@ -206,7 +206,7 @@ class OutermostHooks:
 
     def _mark(self, *, in_phase: bool) -> None:
         if self._run.in_child is not None:
-            self._run.in_child.leave_if_stray()
+            self._run.in_child.copies.leave_if_stray()
             self._run.in_child.in_phase = in_phase
 
     @pytest.hookimpl(trylast=True)

@@ -107,10 +107,12 @@ class Jobs:
             while (attempt := self._ahead.get(item)) is not None:
                 child = attempt.child
                 assert child is not None
-                if child.speaks if self._leaves_no_trace else child.waits_for_turn:
+                if child.outcome is not None or (
+                    child.inbox.frames if self._leaves_no_trace else child.deadline.paused
+                ):
                     break
                 self.wait_with(child, child.seconds_left)
-                child.keep_up()
+                child.listen()
 
     def adopt(self, item: pytest.Item, request: IsolationRequest) -> Attempt | None:
         """The attempt that was launched ahead for this item, to be taken over now.
@@ -126,7 +128,7 @@ class Jobs:
             assert child is not None
             while not child.inbox.ready and child.outcome is None:
                 self.wait_with(child, child.seconds_left)
-                child.keep_up()
+                child.listen()
             if child.inbox.ready:
                 self.current = attempt
                 return attempt
@@ -182,7 +184,7 @@ class Jobs:
             ready = {fd for fd, _ in poller.poll(min(known) * 1000 if known else None)}
             for other in others:
                 if other.seconds_left == 0 or not ready.isdisjoint(other.watched()):
-                    other.keep_up()
+                    other.listen()
             if child is None or not ready.isdisjoint(own):
                 return
             if until is not None and monotonic() >= until:

@@ -99,7 +99,7 @@ def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
         if announced:
             _announce(item, run)
         assert run.in_child is not None
-        run.in_child.guarded(original)()
+        run.in_child.copies.guarded(original)()
 
     item.setup = set_up  # type: ignore[method-assign]
     try:

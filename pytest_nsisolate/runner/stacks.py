@@ -29,7 +29,10 @@ _STACK: Final = re.compile(r'(?:^  File ".*", line .* in .*\n?)+', re.MULTILINE)
 _FRAME: Final = re.compile(r'  File "(?P<file>.*)", line (?:\d+|\?+) in (?P<name>.*)')
 
 #: Modules of ours of which one has called whatever belongs to the test.
-_BELOW_THE_TEST: Final = ("pytest_nsisolate.child.main", "pytest_nsisolate.runner.phases")
+_BELOW_THE_TEST: Final = (
+    *("pytest_nsisolate.child.main", "pytest_nsisolate.child.strays"),
+    "pytest_nsisolate.runner.phases",
+)
 
 #: Modules and packages that run tests.
 _RUNNERS: Final = (

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_nsisolate.errors import StepError, TestbedError
+from pytest_nsisolate.errors import (
+    IsolatedLoss,
+    NsisolateOverrunWarning,
+    StepError,
+    TestbedError,
+)
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.testbed import pcapng
@@ -15,6 +21,7 @@ from pytest_nsisolate.testbed.capture import Capture, Recorder
 from pytest_nsisolate.testbed.fabric import Fabric
 from pytest_nsisolate.testbed.host import Host, Router
 from pytest_nsisolate.testbed.network import Network, Place, parse_subnets
+from pytest_nsisolate.testbed.relay import Relay
 from pytest_nsisolate.testbed.routing import routes_of
 from pytest_nsisolate.testbed.wire import Wire
 
@@ -46,6 +53,14 @@ class Testbed:
         self._hosts: dict[str, Host] = {}
         self._networks: dict[str, Network] = {}
         self._recorder = Recorder()
+        #: What disturbs wires; its process starts with the first one.
+        self.relay = Relay(isolate.launcher)
+
+    @property
+    def fabric(self) -> Fabric:
+        """Switches and cables."""
+        assert self._fabric is not None, "there is no host without a network"
+        return self._fabric
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -145,12 +160,11 @@ class Testbed:
                 raise TestbedError(f"testbed.host({name!r}): {network!r} is no network of this one")
             if [other.network for other in places].count(network) > 1:
                 raise TestbedError(f"testbed.host({name!r}): {network} is named twice")
-        assert self._fabric is not None
         wires: dict[Network, Wire] = {}
         try:
             for at, place in enumerate(places):
                 network, addresses = place.network, place.network.take(place)
-                wires[network] = Wire(self._fabric, name, at, network, addresses)
+                wires[network] = Wire(self, name, at, network, addresses)
         except TestbedError:
             _give_back(wires)
             raise
@@ -202,6 +216,47 @@ class Testbed:
         box = made.furnished(f"host {host.name}", host.furnish)
         box.meanwhile = self.take_packets
         return box
+
+    # Partitions ----------------------------------------------------------------------------------
+
+    def partition(self, *groups: Iterable[Host]) -> None:
+        """From now on no packet of one group reaches a host of another, in one step for all wires.
+
+        Hosts that are in no group reach everybody, and an earlier partition is over.
+
+        :param groups: of hosts, ``{a, b}, {c}``.
+        :raises TestbedError: for a host in two groups, or fewer than two groups.
+        """
+        __tracebackhide__ = True
+        parts = [frozenset(group) for group in groups]
+        if len(parts) < 2:
+            raise TestbedError("testbed.partition(...): name two groups or more, {a}, {b, c}")
+        for at, part in enumerate(parts):
+            for host in part:
+                self._found(host)
+                if any(host in other for other in parts[at + 1 :]):
+                    raise TestbedError(f"testbed.partition(...): {host} is in two groups")
+        # A crashed host gets nothing; when it is booted it is where it was.
+        blocked: dict[str, frozenset[bytes]] = {wire.name: frozenset() for wire in self.wires}
+        for part in parts:
+            others = frozenset().union(*(other for other in parts if other is not part))
+            sources = frozenset(_sources_of(others))
+            for host in part:
+                for wire in host.wires.values():
+                    wire.ensure_relayed()
+                    blocked[wire.name] = sources
+        self._block(blocked)
+
+    def heal(self) -> None:
+        """The opposite of :meth:`partition`, in one step."""
+        self._block({wire.name: frozenset() for wire in self.wires})
+
+    def _block(self, blocked: Mapping[str, frozenset[bytes]]) -> None:
+        self.relay.change(
+            (name, False, "blocked", sources)
+            for name, sources in blocked.items()
+            if self.relay.serves(name)
+        )
 
     # What passes ---------------------------------------------------------------------------------
 
@@ -261,6 +316,8 @@ class Testbed:
     def close(self) -> None:
         """Everything ends: programs, hosts, wires, networks."""
         self.take_packets()
+        overrun = self._overrun()
+        self.relay.close()
         for host in self._hosts.values():
             host.close()
         self._hosts.clear()
@@ -268,6 +325,23 @@ class Testbed:
         if self._fabric is not None:
             self._fabric.close()
             self._fabric = None
+        if failures := self.relay.failures():
+            raise TestbedError(f"a function given to wire.drop() has failed: {failures[0]}")
+        if overrun:
+            text = f"the relay did not keep up, these wires have lost packets: {overrun}"
+            warnings.warn(NsisolateOverrunWarning(text), stacklevel=2)
+
+    def _overrun(self) -> str:
+        try:
+            self.relay.refresh()
+        except IsolatedLoss:
+            pass  # what it was asked last has said so
+        found = []
+        for wire in self.wires:
+            if self.relay.serves(wire.name):
+                lost = sum(way.counts.overrun for way in self.relay.ways(wire.name))
+                found += [f"{wire.name} {lost}"] if lost else []
+        return ", ".join(found)
 
     def __repr__(self) -> str:
         return f"<testbed of {len(self._hosts)} hosts on {len(self._networks)} networks>"
@@ -287,6 +361,14 @@ class Refusing:
         __tracebackhide__ = True
         if isinstance(error, StepError):
             raise self._isolate.refused(Refusal.of(error), self._what) from None
+
+
+def _sources_of(hosts: Iterable[Host]) -> Iterator[bytes]:
+    """The hardware and IP addresses that they send from."""
+    for host in hosts:
+        for wire in host.wires.values():
+            yield wire.mac
+            yield from (address.packed for address in wire.addresses)
 
 
 def _give_back(wires: Mapping[Network, Wire]) -> None:

@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from shlex import split
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, cast
 
 from pytest_nsisolate.errors import StepError, TestbedError, failing
 from pytest_nsisolate.isolate.box import in_one_line, listed
 from pytest_nsisolate.kernel import links, syscalls
 from pytest_nsisolate.kernel.libc import step_error
-from pytest_nsisolate.kernel.originals import open, os
+from pytest_nsisolate.kernel.originals import open, os, subprocess
 from pytest_nsisolate.testbed.fabric import write_sysctl
 from pytest_nsisolate.testbed.program import Program, Ready
 from pytest_nsisolate.testbed.routing import Node, Routes
 
 if TYPE_CHECKING:
-    from subprocess import CompletedProcess
-
     from pytest_nsisolate.isolate.box import Box
     from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.testbed.network import Network
@@ -135,7 +134,7 @@ class Host:
         text: bool = True,
         env: Mapping[str, str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
-    ) -> CompletedProcess[Any]:
+    ) -> subprocess.CompletedProcess[Any]:
         """A program to its end, as :func:`subprocess.run` with both outputs captured.
 
         :param command: a line, split into words as a shell does but run without one, or a list.
@@ -156,7 +155,7 @@ class Host:
         finally:
             self.testbed.take_packets()
 
-    def shell(self, script: str, **options: Any) -> CompletedProcess[Any]:
+    def shell(self, script: str, **options: Any) -> subprocess.CompletedProcess[Any]:
         """:meth:`run` of a line of ``sh``, with pipes and variables."""
         __tracebackhide__ = True
         return self.run(["sh", "-c", script], **options)
@@ -232,16 +231,22 @@ class Host:
                 raise
 
     def _plug_in(self) -> None:
-        with failing(f"open /proc/{self.pid}/ns/net", "net"):
-            netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with self.netns() as netns:
             with failing("open a netlink socket", "net"):
                 self._links = links.Links(netns)
             for wire in self.wires.values():
                 wire.plug_in(netns, self._links)
+        self._routes = {}
+
+    @contextmanager
+    def netns(self) -> Iterator[int]:
+        """A descriptor of its network namespace."""
+        with failing(f"open /proc/{self.pid}/ns/net", "net"):
+            netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield netns
         finally:
             os.close(netns)
-        self._routes = {}
 
     @property
     def keywords(self) -> Mapping[str, Any]:
@@ -336,7 +341,7 @@ class Router(Host):
 
 def _words(command: Words) -> list[Any]:
     __tracebackhide__ = True
-    words = listed(shlex.split(command) if isinstance(command, str) else command)
+    words = listed(split(command) if isinstance(command, str) else command)
     return [*words]
 
 

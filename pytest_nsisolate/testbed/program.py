@@ -12,7 +12,6 @@ What we do: output goes to a file in memory, which outlives whoever writes to it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from re import Pattern
 from struct import Struct
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.testbed.host import Host
 
 #: When a program is ready: its port, a path on its host, text in its log, or a function.
-Ready: TypeAlias = "int | str | os.PathLike[str] | Pattern[str] | Callable[[], object]"
+Ready: TypeAlias = "int | str | os.PathLike[str] | re.Pattern[str] | Callable[[], object]"
 
 #: Seconds between SIGTERM and SIGKILL.
 GRACE: Final = 5.0
@@ -220,7 +219,7 @@ class Program:
         if callable(ready):
             name = getattr(ready, "__qualname__", repr(ready)).rpartition("<locals>.")[2]
             return f"{name}() to be true", ready
-        if isinstance(ready, Pattern):
+        if isinstance(ready, re.Pattern):
             pattern = ready
             return f"{pattern.pattern!r} in its log", lambda: pattern.search(self.log)
         path = os.fspath(ready)

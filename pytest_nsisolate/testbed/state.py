@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from pytest_nsisolate.errors import IsolatedLoss
 from pytest_nsisolate.kernel import proc_net
 from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.view.processes import Process, read_processes
@@ -40,7 +41,8 @@ class State:
 
     def processes(self) -> frozenset[int]:
         """Those that the hosts consist of."""
-        return frozenset().union(*(host.processes for host in self._testbed.hosts.values()))
+        hosts = (host.processes for host in self._testbed.hosts.values())
+        return self._testbed.relay.pids.union(*hosts)
 
     def parts(self) -> list[Part]:
         """A part for each host, and one for all wires."""
@@ -141,15 +143,20 @@ def _logs(host: Host) -> list[str]:
 
 
 def _wires(testbed: Testbed) -> Told:
-    rows: list[tuple[str, ...]] = [("WIRE", "NETWORK", "SET", "SENT", "RECEIVED", "STATE")]
+    try:
+        testbed.relay.refresh()
+    except IsolatedLoss:
+        pass  # the test has been told
+    rows: list[tuple[str, ...]] = [("WIRE", "NETWORK", "SET", "SENT", "RECEIVED")]
+    states = ["STATE"]
     for wire in testbed.wires:
         sent, received = map(str, wire.counters)
         up = "down" if wire.is_cut else "up"
-        rows.append((wire.name, wire.network.name, up, sent, received, wire.state))
+        rows.append((wire.name, wire.network.name, up, sent, received))
+        states.append(wire.state)
     kept, missed = testbed.packets
     lost = f", {missed} more were not" if missed else ""
-    return [f"wires ({kept} packets were kept{lost}):", *_indented(aligned(rows))]
-
-
-def _indented(text: str) -> list[str]:
-    return [f"  {line}" for line in text.splitlines()]
+    lines = zip(aligned(rows).splitlines(), states, strict=True)
+    width = max(map(len, aligned(rows).splitlines()))
+    told = [f"  {line.ljust(width)}  {state}".rstrip() for line, state in lines]
+    return [f"wires ({kept} packets were kept{lost}):", *told]

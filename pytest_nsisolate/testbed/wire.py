@@ -2,21 +2,30 @@
 """The wire between one host and one switch.
 
 An undisturbed wire is a cable: a veth pair from the host into the switch, at the speed of the
-kernel. A ring of memory at its port keeps what passes, without a process (:mod:`.capture`).
+kernel. A ring of memory at its port keeps what passes, without a process (:mod:`.capture`). What
+disturbs it puts a relay into it (:mod:`.relay`), which then stays, and may do nothing.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from pytest_nsisolate.errors import failing
+from pytest_nsisolate.errors import TestbedError, failing
 from pytest_nsisolate.kernel import links
 from pytest_nsisolate.kernel.packet_sockets import PacketRing
+from pytest_nsisolate.testbed import relay
+from pytest_nsisolate.testbed.impairment import Counts, Impairment, changed
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.links import IpAddress
+    from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.testbed.fabric import Fabric
+    from pytest_nsisolate.testbed.host import Host
     from pytest_nsisolate.testbed.network import Network
+    from pytest_nsisolate.testbed.packets import Packet
+    from pytest_nsisolate.testbed.relay import Change, Relay
 
 #: The number of a host's first interface; those before it are the kernel's own.
 FIRST_INTERFACE: Final = 100
@@ -35,7 +44,7 @@ class Wire:
 
     def __init__(
         self,
-        fabric: Fabric,
+        testbed: Testbed,
         host: str,
         at: int,
         network: Network,
@@ -45,14 +54,23 @@ class Wire:
         self.interface = f"eth{at}"
         self.network = network
         self.addresses = tuple(address for address, _ in addresses)
-        self._fabric = fabric
+        self._testbed = testbed
+        self._host = host
         self._lengths = addresses
         self._index = FIRST_INTERFACE + at
-        self._port = fabric.number()
+        self._port = self._fabric.number()
         self.mac = bytes((2, 0, 0, 0, *self._port.to_bytes(2, "big")))
         self._plugged = False
         self._cut = False
         self.ring: PacketRing | None = None
+
+    @property
+    def _fabric(self) -> Fabric:
+        return self._testbed.fabric
+
+    @property
+    def _relay(self) -> Relay:
+        return self._testbed.relay
 
     @property
     def is_cut(self) -> bool:
@@ -85,6 +103,8 @@ class Wire:
             self.ring = PacketRing(self._fabric.netns, self.port, slots=SLOTS, outgoing=True)
         if self._cut:
             self._fabric.links.set_up(self._port, up=False)
+        if self._relay.serves(self.name):
+            self._put_relay_in()
 
     def pull_out(self) -> None:
         """The cable is gone, with both of its ends."""
@@ -93,6 +113,30 @@ class Wire:
             self.close()
             with failing("delete a veth pair", "net"):
                 self._fabric.links.delete(self._port)
+            if self._relay.serves(self.name):
+                self._relay.let_go(self.name)
+                with failing("delete a veth pair", "net"):
+                    self._fabric.links.delete(self._relayed)
+
+    def _put_relay_in(self) -> None:
+        """From now on what passes here goes through the relay."""
+        host = self._testbed.hosts[self._host]
+        with failing("stop offloading", "net"), host.netns() as netns:
+            links.stop_offloading(netns, self.interface)
+        ends, self._relayed = relay.split(self._fabric, self._port, self.port, self.network.bridge)
+        self._relay.take_on(self.name, ends)
+
+    def ensure_relayed(self) -> None:
+        """There is a relay in it.
+
+        :raises IsolatedRefusal: when this host refuses something.
+        """
+        __tracebackhide__ = True
+        if not self._relay.serves(self.name):
+            if not self._plugged:
+                raise TestbedError(f"{self.name}: its host has crashed, boot it first")
+            with self._testbed.refusing(f"wire {self.name}"):
+                self._put_relay_in()
 
     def close(self) -> None:
         """Let go of what keeps packets."""
@@ -117,6 +161,126 @@ class Wire:
             with failing("set a wire up or down", "net"):
                 self._fabric.links.set_up(self._port, up=up)
 
+    def impair(  # noqa: PLR0913 (a keyword for each thing that a wire can do)
+        self,
+        *,
+        delay: float | None = None,
+        jitter: float | None = None,
+        loss: float | None = None,
+        duplicate: float | None = None,
+        reorder: float | None = None,
+        corrupt: float | None = None,
+        rate: float | str | None = None,
+        mtu: int | None = None,
+        seed: int | None = None,
+        towards: Host | Network | str | None = None,
+    ) -> Impairment:
+        """Make it a bad wire, from the next packet on; what is not named stays as it is.
+
+        :param delay: seconds that each packet takes.
+        :param jitter: seconds that it takes more or less; packets keep their order.
+        :param loss: the part of the packets that is lost, 0 to 1.
+        :param duplicate: the part that arrives twice.
+        :param reorder: the part that arrives 10 ms late, so that others overtake it.
+        :param corrupt: the part of which one bit is wrong.
+        :param rate: bits in a second, ``5e6`` or ``"5mbit"``.
+        :param mtu: bytes of the largest packet that passes; a larger one is lost in silence.
+        :param seed: of what is random; it starts over. The same seed takes the same packets.
+        :param towards: this way only: the host of this wire, or its network.
+        :returns: how it is now, on its way to the host or, with ``towards``, on that way.
+        :raises TestbedError: for a value that makes no sense.
+        """
+        __tracebackhide__ = True
+        values: dict[str, object] = {
+            "delay": delay,
+            "jitter": jitter,
+            "loss": loss,
+            "duplicate": duplicate,
+            "reorder": reorder,
+            "corrupt": corrupt,
+            "rate": rate,
+            "mtu": mtu,
+            "seed": seed,
+        }
+        changed(Impairment(), values)
+        ways = self._towards(towards)
+        self.ensure_relayed()
+        found = Impairment()
+        changes: list[Change] = []
+        for way in self._relay.ways(self.name):
+            if way.sent in ways:
+                found = changed(way.impairment, values)
+                changes.append((self.name, way.sent, "impairment", (found, seed is not None)))
+        self._relay.change(changes)
+        return found
+
+    def clear(self) -> None:
+        """Back to a good wire: no impairment, no :meth:`drop`, nothing held. A cut stays."""
+        if self._relay.serves(self.name):
+            changes: list[Change] = []
+            for sent in (True, False):
+                changes += [
+                    (self.name, sent, "impairment", (Impairment(), True)),
+                    (self.name, sent, "drops", {}),
+                    (self.name, sent, "held", False),
+                ]
+            self._relay.change(changes)
+
+    def drop(
+        self,
+        match: Callable[[Packet], object],
+        *,
+        times: int | None = None,
+        towards: Host | Network | str | None = None,
+    ) -> Dropping:
+        """Lose the packets that you choose.
+
+        :param match: called with each packet, in the process of the relay: what it changes in
+            memory stays there.
+        :param times: how many packets it takes; without, every one.
+        :param towards: this way only: the host of this wire, or its network.
+        """
+        __tracebackhide__ = True
+        ways = self._towards(towards)
+        self.ensure_relayed()
+        most = math.inf if times is None else times
+        changes: list[Change] = [(self.name, sent, "drops", most) for sent in ways]
+        number = self._relay.add_function(match, changes)
+        return Dropping(self._relay, self.name, number)
+
+    def hold(self) -> None:
+        """Keep all packets, both ways, until :meth:`release`."""
+        __tracebackhide__ = True
+        self.ensure_relayed()
+        self._relay.change((self.name, sent, "held", True) for sent in (True, False))
+
+    def release(self) -> None:
+        """Let go what was held, in its order."""
+        if self._relay.serves(self.name):
+            self._relay.change((self.name, sent, "held", False) for sent in (True, False))
+
+    def _towards(self, towards: Host | Network | str | None) -> tuple[bool, ...]:
+        """Whether the ways that are meant lead from the host."""
+        __tracebackhide__ = True
+        if towards is None:
+            return (True, False)
+        name = towards if isinstance(towards, str) else towards.name
+        if name == self._host:
+            return (False,)
+        if name == self.network.name:
+            return (True,)
+        text = f"{self.name} leads to host {self._host} and to {self.network}, not to {name}"
+        raise TestbedError(f"towards={name!r}: {text}")
+
+    @property
+    def counts(self) -> Counts:
+        """What it has done to packets, both ways together, since it was first disturbed."""
+        if not self._relay.serves(self.name):
+            return Counts()
+        self._relay.refresh()
+        out, back = self._relay.ways(self.name)
+        return out.counts + back.counts
+
     @property
     def counters(self) -> tuple[int, int]:
         """Packets that the host has sent and received on it; zeros where it has crashed."""
@@ -128,8 +292,42 @@ class Wire:
     @property
     def state(self) -> str:
         """What is different from an undisturbed wire, in a few words; empty for nothing."""
-        return "no host" if not self._plugged else "cut" if self._cut else ""
+        found = ["no host"] if not self._plugged else ["cut"] if self._cut else []
+        if self._relay.serves(self.name):
+            out, back = self._relay.ways(self.name)
+            if out.held:
+                found.append("held")
+            if out.blocked or back.blocked:
+                found.append("partitioned")
+            nothing = str(Impairment())
+            told = [str(way.impairment) for way in (out, back)]
+            if told[0] == told[1] != nothing:
+                found.append(told[0])
+            elif told[0] != told[1]:
+                found += [f"from the host {told[0]}", f"to the host {told[1]}"]
+            if counts := str(out.counts + back.counts):
+                found.append(counts)
+        return "; ".join(found)
 
     def __repr__(self) -> str:
-        state = f" {self.state}" if self.state else ""
+        state = f" ({self.state})" if self.state else ""
         return f"<wire {self.name} to {self.network}{state}>"
+
+
+class Dropping:
+    """What ``wire.drop(...)`` has begun."""
+
+    def __init__(self, relay_: Relay, wire: str, number: int) -> None:
+        self._relay = relay_
+        self._wire = wire
+        self._number = number
+
+    @property
+    def count(self) -> int:
+        """Packets that it has taken so far."""
+        self._relay.refresh()
+        return sum(way.taken.get(self._number, 0) for way in self._relay.ways(self._wire))
+
+    def stop(self) -> None:
+        """Take no more."""
+        self._relay.change((self._wire, sent, "undrop", self._number) for sent in (True, False))

@@ -230,7 +230,7 @@ NETWORK_AND_CLOCKS: Final = (
         "make one, it may be empty: sudo touch /etc/hosts",
     ),
     Row(
-        r"add a |add the |set eth|delete |open a (netlink|packet) socket|setns|bind /etc/hosts",
+        r"add a |add the |set (eth|a wire)|delete |open a (netlink|packet) socket|put a relay",
         (EPERM, EACCES),
         always,
         "the test has given up the rights over its own network and mounts",

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: MIT
+"""The test's side of the relay: which wires go through it, and what it does with them.
+
+A wire that is impaired for the first time is cut in two: the host's cable leaves the switch,
+another pair is plugged in there, and the relay (:mod:`.relay_loop`) stands between their ends. One
+relay serves all such wires of a testbed, so that a partition is one message.
+
+Fact: a function that chooses packets may be anything, a lambda that the test has just made.
+What we do: the relay is a fork of the test. For another function, or another wire, the relay gives
+what it has (settings, generators, packets on their way, counts) to the test and ends, and a new
+fork goes on with it. What arrives meanwhile waits in the rings. Numbers alone are one message to
+the relay that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+
+from pytest_nsisolate.errors import IsolatedLoss, failing
+from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.kernel import links, process
+from pytest_nsisolate.kernel.originals import os, posix, socket, traceback
+from pytest_nsisolate.kernel.packet_sockets import PacketRing
+from pytest_nsisolate.request.model import IsolationRequest
+from pytest_nsisolate.testbed import relay_loop
+from pytest_nsisolate.testbed.relay_loop import Ends, Loop, Way
+from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.process.channel import Output
+    from pytest_nsisolate.process.child_process import ChildProcess
+    from pytest_nsisolate.process.launcher import Launcher
+    from pytest_nsisolate.testbed.fabric import Fabric
+    from pytest_nsisolate.testbed.packets import Packet
+
+#: Packets that wait at each end of a wire for the relay: 4 MB.
+_SLOTS: Final = 2048
+
+#: Seconds in which the relay answers.
+_PATIENCE: Final = 10.0
+
+#: Wire, whether from its host, what is set, and to what.
+Change: TypeAlias = "tuple[str, bool, str, Any]"
+
+
+class Relay:
+    """What a testbed has of its relay; the process starts with the first wire.
+
+    :param launcher: gives the launcher of this process.
+    """
+
+    def __init__(self, launcher: Callable[[], Launcher]) -> None:
+        self._launcher = launcher
+        self._ways: dict[str, tuple[Way, Way]] = {}
+        self._ends: dict[str, Ends] = {}
+        self._functions: dict[int, Callable[[Packet], object]] = {}
+        self._child: ChildProcess | None = None
+        self._connection: socket.socket | None = None
+
+    def serves(self, wire: str) -> bool:
+        """Whether this wire goes through it."""
+        return wire in self._ways
+
+    def ways(self, wire: str) -> tuple[Way, Way]:
+        """From the host and to it, as of the last answer."""
+        return self._ways[wire]
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """The numbers of its processes, as the test sees them."""
+        if self._child is None:
+            return frozenset()
+        end = self._child.end
+        return frozenset(pid for pid in (end.forked, end.pid1) if pid is not None)
+
+    # Wires ---------------------------------------------------------------------------------------
+
+    def take_on(self, wire: str, ends: Ends) -> None:
+        """A wire whose ends are open from now on: a new one, or one whose host is up again."""
+        self._stop()
+        self._ways.setdefault(wire, (Way(wire, sent=True), Way(wire, sent=False)))
+        self._ends[wire] = ends
+        self._start()
+
+    def let_go(self, wire: str) -> None:
+        """Its host has crashed: what was on its way is lost, what was set stays."""
+        self._stop()
+        ends = self._ends.pop(wire)
+        ends.host.close()
+        ends.network.close()
+        for way in self._ways[wire]:
+            way.counts.lost += len(way.queue) + len(way.waiting)
+            way.queue.clear()
+            way.waiting.clear()
+        if self._ends:
+            self._start()
+
+    # What it does --------------------------------------------------------------------------------
+
+    def change(self, changes: Iterable[Change]) -> None:
+        """Set all of this between two packets."""
+        self._ask([*changes])
+
+    def add_function(self, match: Callable[[Packet], object], changes: Iterable[Change]) -> int:
+        """Another function that chooses packets.
+
+        :param changes: made before it is there.
+        :returns: its number.
+        """
+        self._stop()
+        number = len(self._functions) + 1
+        self._functions[number] = match
+        for wire, sent, _, times in changes:
+            self._ways[wire][0 if sent else 1].drops[number] = times
+        self._start()
+        return number
+
+    def refresh(self) -> None:
+        """Ask it what it has done."""
+        if self._child is not None:
+            self._ask([])
+
+    def failures(self) -> list[str]:
+        """What the functions have raised that choose packets; once."""
+        found = []
+        for ways in self._ways.values():
+            for way in ways:
+                found += [f"{way.wire}: {text}" for text in way.failures]
+                way.failures.clear()
+        return found
+
+    # The process ---------------------------------------------------------------------------------
+
+    def _ask(self, changes: list[Change], *, stop: bool = False) -> None:
+        connection = self._connection
+        if connection is None:
+            self._apply(changes)
+            return
+        answer = None
+        try:
+            relay_loop.send(connection, {"changes": changes, "stop": stop})
+            answer = relay_loop.receive(connection)
+        except OSError:
+            pass
+        if answer is None:
+            said = self._last_words()
+            self._abandon()
+            raise IsolatedLoss("the relay of the testbed", said)
+        self._ways, positions = answer
+        for wire, found in positions.items():
+            self._ends[wire].positions = found
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        """Without a relay at work: all hosts that it serves have crashed."""
+        idle = Loop(self._ways, {}, {}, socket.socket())
+        for change in changes:
+            idle.change(*change)
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.settimeout(_PATIENCE)
+
+        def prepare(_: Output) -> Callable[[FrameWriter], NoReturn]:
+            loop = Loop(self._ways, self._ends, self._functions, theirs)
+            return partial(_run, loop, ours)
+
+        launcher = self._launcher()
+        request = IsolationRequest(frozenset({"pid"}), user="none")
+        try:
+            with launcher.lock:
+                self._child = launcher.start(request, prepare, budget=None)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._connection = ours
+        self._child.get_ready()
+        ended = self._child.outcome
+        if ended is not None:
+            self._abandon()
+            reason = ended.headline() if isinstance(ended, Refusal) else str(ended)
+            raise IsolatedLoss("the relay of the testbed", reason)
+
+    def _stop(self) -> None:
+        if self._child is not None:
+            self._ask([], stop=True)
+            self._abandon()
+
+    def _last_words(self) -> str:
+        assert self._child is not None
+        fd = self._child.end.output.fault
+        text = os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace").strip()
+        return text or "it does not answer"
+
+    def _abandon(self) -> None:
+        child, self._child = self._child, None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        if child is not None:
+            child.end_and_reap()
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        self._abandon()
+        for ends in self._ends.values():
+            ends.host.close()
+            ends.network.close()
+        self._ends.clear()
+
+
+def split(fabric: Fabric, port: int, name: str, bridge: int) -> tuple[Ends, int]:
+    """Cut a wire in two, with room for a relay between the parts.
+
+    :param port: the host's cable at the switch.
+    :param name: its name.
+    :param bridge: the switch.
+    :returns: the ends, and the number of the link that is the other part.
+    """
+    near, far = fabric.number(), fabric.number()
+    inner, outer = f"relay{near}", f"port{far}"
+    fabric.add_cable(inner, near, links.cable_end(outer, index=far), None)
+    with failing("put a relay into a wire", "net"):
+        fabric.links.set_up(far, up=True)
+        links.stop_offloading(fabric.netns, outer)
+        fabric.links.plug(far, bridge)
+        network = PacketRing(fabric.netns, inner, slots=_SLOTS, outgoing=False)
+        try:
+            fabric.links.plug(port, 0)
+            host = PacketRing(fabric.netns, name, slots=_SLOTS, outgoing=False)
+        except BaseException:
+            network.close()
+            raise
+    return Ends(host, network), near
+
+
+def _run(loop: Loop, theirs: socket.socket, writer: FrameWriter) -> NoReturn:
+    """In the relay: nothing of the test's runs here but the functions that choose packets."""
+    try:
+        process.block_signals()
+        theirs.close()
+        writer.send_encoded(Kind.READY, b"{}")
+        loop.run()
+    except BaseException as error:
+        writer.send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
+    finally:
+        posix._exit(0)

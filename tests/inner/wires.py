@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: MIT
+"""Wires that lose, delay, choose and hold packets; partitions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import pytest_nsisolate as nsi
+
+expect = pytest.mark.expect
+pytestmark = pytest.mark.isolated
+
+#: Nobody listens there.
+PORT = 9
+
+
+def two(testbed: nsi.Testbed) -> tuple[nsi.Host, nsi.Host]:
+    """Hosts that know each other's hardware addresses."""
+    lan = testbed.network("10.0.0.0/24")
+    a, b = testbed.host("a", lan), testbed.host("b", lan)
+    assert reaches(a, b, 10)
+    return a, b
+
+
+def reaches(host: nsi.Host, other: nsi.Host, seconds: float = 0.3) -> float:
+    """Seconds that an echo takes there and back; 0 if it does not come."""
+    return host.call(_ping, other.address, seconds)
+
+
+def _ping(address: str, seconds: float) -> float:
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+        raw.settimeout(seconds)
+        start = time.monotonic()
+        try:
+            raw.sendto(bytes((8, 0, 0xF7, 0xFD, 0, 1, 0, 1)), (address, 0))
+            while raw.recv(100)[20] != 0:
+                pass
+        except OSError:
+            return 0.0
+        return time.monotonic() - start
+
+
+def send(host: nsi.Host, other: nsi.Host, number: int, size: int = 4, pause: float = 0) -> None:
+    """So many datagrams, numbered."""
+    host.call(_send, other.address, number, size, pause)
+
+
+def _send(address: str, number: int, size: int, pause: float) -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as out:
+        for at in range(number):
+            out.sendto(at.to_bytes(4, "big") + bytes(size - 4), (address, PORT))
+            time.sleep(pause)
+
+
+def eventually(holds: Callable[[], object], seconds: float = 30) -> bool:
+    until = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def arrived(testbed: nsi.Testbed, host: nsi.Host, since: int = 0) -> list[int]:
+    """The numbers of the datagrams that a host has received."""
+    packets = testbed.capture(host).where(udp_port=PORT, sent=False)[since:]
+    return [int.from_bytes(p.udp.payload[:4], "big") for p in packets if p.udp is not None]
+
+
+def settled(wire: nsi.Wire, number: int) -> bool:
+    """So many packets have passed it or were lost on it, and none is on its way."""
+    return eventually(lambda: wire.counts.passed + wire.counts.lost >= number)
+
+
+# What a wire can do ------------------------------------------------------------------------------
+
+
+@expect("passed")
+def test_delay(testbed: nsi.Testbed) -> None:
+    """Each way; and back to nothing."""
+    a, b = two(testbed)
+    said = b.wire.impair(delay=0.05)
+    assert str(said) == "delay 50 ms"
+    assert reaches(a, b, 10) >= 0.1
+    b.wire.impair(delay=0, towards=b)
+    assert reaches(a, b, 10) >= 0.05
+    b.wire.clear()
+    assert min(reaches(a, b, 10) for _ in range(5)) < 0.05
+
+
+@expect("passed")
+def test_the_same_seed_loses_the_same_packets(testbed: nsi.Testbed) -> None:
+    a, b = two(testbed)
+    runs = []
+    for seed in (7, 7, 8):
+        b.wire.clear()
+        before = len(arrived(testbed, b)), b.wire.counts
+        b.wire.impair(loss=0.5, seed=seed, towards=b)
+        send(a, b, 40)
+        base = before[1].passed + before[1].lost
+        assert settled(b.wire, base + 40)
+        runs.append(arrived(testbed, b, before[0]))
+    assert runs[0] == runs[1] != runs[2]
+    assert 5 < len(runs[0]) < 35
+
+
+@expect("passed")
+def test_jitter_keeps_the_order(testbed: nsi.Testbed) -> None:
+    a, b = two(testbed)
+    b.wire.impair(delay=0.01, jitter=0.01, towards=b)
+    send(a, b, 30)
+    assert eventually(lambda: len(arrived(testbed, b)) == 30)
+    assert arrived(testbed, b) == [*range(30)]
+
+
+@expect("passed")
+def test_reorder(testbed: nsi.Testbed) -> None:
+    """Some are overtaken; none is lost."""
+    a, b = two(testbed)
+    b.wire.impair(reorder=0.3, seed=1, towards=b)
+    send(a, b, 30)
+    assert eventually(lambda: len(arrived(testbed, b)) == 30)
+    assert sorted(arrived(testbed, b)) == [*range(30)] != arrived(testbed, b)
+    assert b.wire.counts.reordered > 0
+
+
+@expect("passed")
+def test_duplicate_and_corrupt(testbed: nsi.Testbed) -> None:
+    a, b = two(testbed)
+    b.wire.impair(duplicate=1, towards=b)
+    send(a, b, 3)
+    assert eventually(lambda: len(arrived(testbed, b)) == 6)
+    assert arrived(testbed, b) == [0, 0, 1, 1, 2, 2]
+    b.wire.clear()
+    b.wire.impair(corrupt=1, towards=lan_of(testbed))
+    b.call(_send, a.address, 5, 1000, 0)
+    sent = testbed.capture(b).where(sent=True).where(lambda p: p.length > 1000)
+    assert eventually(lambda: len(_big(testbed, a)) == 5)
+    for before, after in zip(sent, _big(testbed, a), strict=True):
+        pairs = zip(before.data, after.data, strict=True)
+        assert sum((x ^ y).bit_count() for x, y in pairs) == 1
+    assert b.wire.counts.corrupted >= 5
+
+
+def _big(testbed: nsi.Testbed, host: nsi.Host) -> nsi.Capture:
+    return testbed.capture(host).where(lambda p: p.length > 1000, sent=False)
+
+
+def lan_of(testbed: nsi.Testbed) -> nsi.Network:
+    (network,) = testbed.networks.values()
+    return network
+
+
+@expect("passed")
+def test_mtu(testbed: nsi.Testbed) -> None:
+    """Larger ones are lost in silence."""
+    a, b = two(testbed)
+    b.wire.impair(mtu=1000, towards=b)
+    send(a, b, 1, 1000 - 28 + 1)
+    send(a, b, 2, 1000 - 28)
+    assert eventually(lambda: len(arrived(testbed, b)) == 2)
+    assert b.wire.counts.lost == 1
+
+
+@expect("passed")
+def test_rate(testbed: nsi.Testbed) -> None:
+    """Nine packets of 1042 bytes behind the first one take 0.75 s at 100 kbit/s."""
+    a, b = two(testbed)
+    b.wire.impair(rate="100kbit", towards=b)
+    send(a, b, 10, 1000)
+    assert eventually(lambda: len(arrived(testbed, b)) == 10)
+    packets = testbed.capture(b).where(udp_port=PORT, sent=False)
+    assert packets[-1].time - packets[0].time > 0.7
+    assert arrived(testbed, b) == [*range(10)]
+
+
+@expect("passed")
+def test_a_large_transfer(testbed: nsi.Testbed) -> None:
+    """TCP through a bad wire is slow and right; no packet is larger than the wire."""
+    a, b = two(testbed)
+    b.wire.impair(loss=0.02, delay=0.001, duplicate=0.02, reorder=0.02, corrupt=0.01, seed=3)
+    size = 100_000
+    server = b.start([sys.executable, "-c", SINK, str(size)], ready=80, within=30)
+    a.call(_pour, b.address, size)
+    assert server.wait(60) == 0, server.log
+    assert max(p.length for p in testbed.capture(b) if p.tcp) <= 1514
+
+
+SINK = """
+import socket, sys
+server = socket.create_server(("", 80))
+connection, _ = server.accept()
+data = b"".join(iter(lambda: connection.recv(65536), b""))
+assert data == bytes(range(200)) * (int(sys.argv[1]) // 200), len(data)
+"""
+
+
+def _pour(address: str, size: int) -> None:
+    with socket.create_connection((address, 80), timeout=60) as connection:
+        connection.sendall(bytes(range(200)) * (size // 200))
+
+
+# Chosen packets ----------------------------------------------------------------------------------
+
+
+@expect("passed")
+def test_chosen_packets(testbed: nsi.Testbed) -> None:
+    """By any function, so many times, until it is stopped."""
+    a, b = two(testbed)
+    unwanted = {3, 5}
+    dropping = b.wire.drop(lambda p: p.udp and p.udp.payload[3] in unwanted, towards=b)
+    send(a, b, 8)
+    assert eventually(lambda: len(arrived(testbed, b)) == 6)
+    assert arrived(testbed, b) == [0, 1, 2, 4, 6, 7]
+    assert dropping.count == 2
+    dropping.stop()
+    b.wire.drop(lambda p: p.udp is not None, times=1, towards=b)
+    send(a, b, 8)
+    assert eventually(lambda: len(arrived(testbed, b)) == 6 + 7)
+    assert arrived(testbed, b, 6) == [1, 2, 3, 4, 5, 6, 7]
+    assert dropping.count == 2
+
+
+@expect("passed")
+def test_another_function_loses_nothing_of_the_state(testbed: nsi.Testbed) -> None:
+    """What was held, set and counted is there afterwards."""
+    a, b = two(testbed)
+    b.wire.impair(delay=0.001, towards=b)
+    b.wire.hold()
+    send(a, b, 5)
+    a.wire.drop(lambda p: False)
+    b.wire.drop(lambda p: False)
+    assert arrived(testbed, b) == []
+    b.wire.release()
+    assert eventually(lambda: len(arrived(testbed, b)) == 5)
+    assert arrived(testbed, b) == [0, 1, 2, 3, 4]
+    assert "to the host delay 1 ms" in repr(b.wire)
+
+
+@expect("teardown failed", "a function given to wire.drop() has failed: b.eth0: Zero")
+def test_a_function_that_fails(testbed: nsi.Testbed) -> None:
+    """Its packet passes; the test is told."""
+    a, b = two(testbed)
+    b.wire.drop(lambda p: 1 / 0)
+    assert reaches(a, b, 10)
+
+
+@expect("passed")
+def test_hold_and_release(testbed: nsi.Testbed) -> None:
+    a, b = two(testbed)
+    b.wire.hold()
+    send(a, b, 5)
+    assert not reaches(a, b)
+    assert arrived(testbed, b) == []
+    b.wire.release()
+    assert eventually(lambda: len(arrived(testbed, b)) == 5)
+    assert arrived(testbed, b) == [*range(5)]
+
+
+# Partitions --------------------------------------------------------------------------------------
+
+
+@expect("passed")
+def test_partition_and_heal(testbed: nsi.Testbed) -> None:
+    """Nobody of one group reaches another one; who is in none reaches everybody."""
+    lan = testbed.network("10.0.0.0/24")
+    a, b, c, d = (testbed.host(name, lan) for name in "abcd")
+    testbed.partition({a, b}, {c})
+    assert reaches(a, b, 10)
+    assert not reaches(a, c)
+    assert not reaches(c, b)
+    for host in (a, b, c):
+        assert reaches(d, host, 10)
+    testbed.partition({a}, {b})
+    assert reaches(a, c, 10)
+    assert not reaches(a, b)
+    testbed.heal()
+    assert reaches(a, b, 10)
+    for groups, text in (([{a}], "two groups or more"), ([{a}, {a, b}], "a is in two groups")):
+        with pytest.raises(nsi.TestbedError, match=text):
+            testbed.partition(*groups)
+
+
+@expect("passed")
+def test_a_partition_beyond_a_router(testbed: nsi.Testbed) -> None:
+    left, right = testbed.network("10.0.1.0/24"), testbed.network("10.0.2.0/24")
+    a, b, router = testbed.host("a", left), testbed.host("b", right), None
+    router = testbed.router("r", left, right)
+    assert reaches(a, b, 10)
+    testbed.partition({a}, {b})
+    assert not reaches(a, b)
+    assert reaches(a, router, 10)
+    testbed.heal()
+    assert reaches(a, b, 10)
+
+
+# The end of things -------------------------------------------------------------------------------
+
+
+@expect("passed")
+def test_a_crash_keeps_what_was_set(testbed: nsi.Testbed) -> None:
+    a, b = two(testbed)
+    b.wire.impair(delay=0.03)
+    b.crash()
+    assert not reaches(a, b)
+    b.wire.impair(delay=0.02)
+    a.crash()
+    with pytest.raises(nsi.TestbedError, match="its host has crashed"):
+        a.wire.hold()
+    a.boot()
+    b.boot()
+    assert reaches(a, b, 10) >= 0.04
+    b.wire.cut()
+    assert not reaches(a, b)
+    b.wire.mend()
+    assert eventually(lambda: reaches(a, b) >= 0.04)
+
+
+@expect("passed")
+def test_bad_values(testbed: nsi.Testbed) -> None:
+    a, b = two(testbed)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"loss": 1.5}, "a part of the packets is 0 to 1"),
+        ({"delay": -1}, "not a number from 0 on"),
+        ({"rate": "fast"}, 'bits in a second, as 5e6 or "5mbit"'),
+        ({"delay": "1ms"}, "not a number"),
+        ({"loss": 0.1, "towards": a}, "leads to host b and to network net1, not to a"),
+    ]
+    for values, text in wrong:
+        with pytest.raises(nsi.TestbedError, match=text):
+            b.wire.impair(**values)
+    assert "relay" not in repr(testbed.wires)
+    assert str(b.wire.impair(rate="1.5 Mbit", mtu=500)) == "rate 1.5 Mbit/s, mtu 500"
+
+
+@expect("passed")
+def test_a_relay_that_does_not_keep_up(testbed: nsi.Testbed) -> None:
+    """It says so: a warning, and the number in the wire's counts."""
+    a, b = two(testbed)
+    b.wire.impair(mtu=1500)
+    pids = testbed.relay.pids
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    send(a, b, 3000)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    assert eventually(lambda: b.wire.counts.overrun > 0)
+    with pytest.warns(nsi.NsisolateOverrunWarning, match=r"b\.eth0 \d+"):
+        testbed.close()
+
+
+@expect("call failed", "the relay of the testbed was lost", "b.eth0  net1")
+def test_a_relay_that_was_killed(testbed: nsi.Testbed) -> None:
+    _, b = two(testbed)
+    b.wire.hold()
+    for pid in testbed.relay.pids:
+        os.kill(pid, signal.SIGKILL)
+    b.wire.release()
+
+
+@expect("call failed", "loss 50 %, rate 1 Mbit/s", "held", "a.eth0  net1     up", "partitioned")
+def test_the_state_of_wires(testbed: nsi.Testbed) -> None:
+    a, b = two(testbed)
+    b.wire.impair(loss=0.5, rate="1mbit")
+    b.wire.hold()
+    testbed.partition({a}, {b})
+    raise RuntimeError
+
+
+@expect("passed")
+def test_nothing_is_left_of_a_relay(testbed: nsi.Testbed) -> None:
+    """Descriptors, processes and memory, with packets on their way."""
+    from pytest_nsisolate.testbed.bed import Testbed
+
+    def build() -> None:
+        other = Testbed(testbed._isolate, testbed.home)
+        lan = other.network("10.0.0.0/24")
+        a, b = other.host("a", lan), other.host("b", lan)
+        b.wire.impair(delay=10)
+        send(a, b, 5)
+        b.wire.drop(lambda p: False)
+        other.close()
+
+    build()
+    before = _left()
+    build()
+    assert _left() == before
+
+
+def _left() -> tuple[set[str], set[str], int]:
+    processes = {entry for entry in os.listdir("/proc") if entry.isdigit()}
+    with open("/proc/self/maps", encoding="ascii") as file:
+        rings = sum("packet" in line or "socket:" in line for line in file)
+    return set(os.listdir("/proc/self/fd")), processes, rings
