@@ -727,18 +727,18 @@ from pytest_nsisolate.view.postmortem import at_failure
 @pytest.fixture
 def blocked(monkeypatch):
     # It takes so much longer than the budget that it would be over.
-    original = at_failure.Inquest.examine
+    original = at_failure.PostMortem.examine
     def examine(*args, **kwargs):
         time.sleep(1.7)
         return original(*args, **kwargs)
-    monkeypatch.setattr(at_failure.Inquest, "examine", examine)
+    monkeypatch.setattr(at_failure.PostMortem, "examine", examine)
 
 @pytest.mark.isolated(timeout=1.5)
 def test_in_time(blocked): assert 0
 
 @pytest.mark.isolated
 def test_dies_meanwhile(monkeypatch):
-    monkeypatch.setattr(at_failure.Inquest, "examine", lambda *args, **kwargs: os._exit(3))
+    monkeypatch.setattr(at_failure.PostMortem, "examine", lambda *args, **kwargs: os._exit(3))
     assert 0
 
 @pytest.mark.isolated
