@@ -386,7 +386,7 @@ def _release(run: Run, attempt: Attempt) -> None:
         return
     if child.outcome == outcome.Finished(alone=True):
         child.let_go()
-        run.reap_outstanding()
+        run.reap_outstanding()  # the next one may have been launched long ago
         run.outstanding = child
     else:
         child.kill()
