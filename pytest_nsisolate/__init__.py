@@ -71,6 +71,7 @@ __all__ = [
     "Snapshot",
     "StepError",
     "Task",
+    "Terminal",
     "Testbed",
     "TestbedError",
     "TimeOffsets",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.isolate.box import Box
     from pytest_nsisolate.isolate.fixture import Isolate, IsolateKeywords
     from pytest_nsisolate.isolate.task import Task
+    from pytest_nsisolate.terminal.terminal import Terminal
     from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.testbed.capture import Capture
     from pytest_nsisolate.testbed.host import Host, Router
@@ -120,4 +122,6 @@ def __getattr__(name: str) -> object:
         return getattr(importlib.import_module(f"{__name__}.isolate.{_IN_ISOLATE[name]}"), name)
     if name in _IN_TESTBED:
         return getattr(importlib.import_module(f"{__name__}.testbed.{_IN_TESTBED[name]}"), name)
+    if name == "Terminal":
+        return importlib.import_module(f"{__name__}.terminal.terminal").Terminal
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

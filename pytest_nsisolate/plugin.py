@@ -21,6 +21,7 @@ from pytest_nsisolate.view.origin import make_view
 
 if TYPE_CHECKING:
     from pytest_nsisolate.isolate.fixture import Isolate
+    from pytest_nsisolate.terminal.terminal import Terminal
     from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.view import Pid1View
 
@@ -30,6 +31,10 @@ mark it with @pytest.mark.isolated"""
 
 _NOT_ISOLATED_TESTBED = """\
 the testbed fixture builds hosts inside of an isolated test, and {name} is not isolated: \
+mark it with @pytest.mark.isolated"""
+
+_NOT_ISOLATED_TERMINAL = """\
+the terminal fixture is for isolated tests, and {name} is not isolated: \
 mark it with @pytest.mark.isolated"""
 
 _UNSAFE = " (marked tests run on the host here, because of --nsisolate=none --nsisolate-unsafe)"
@@ -132,7 +137,7 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
     Data is read from the kernel when you ask for it, and cannot be changed:
       processes    pid processes process_tree zombies orphans leftovers
       network      interfaces routes sockets listening connections
-      files, IPC   mounts ipc
+      files, IPC   mounts ipc files
       the test     namespaces host_namespaces isolated hostname uid_map gid_map
                    capabilities seccomp no_new_privs limits clock_offsets
                    cgroup cgroups environment
@@ -147,7 +152,8 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
       sockets      assert_listening assert_not_listening assert_stays_closed
       network      assert_interfaces assert_interface assert_route
                    assert_no_route_to
-      files        assert_mounted assert_not_mounted
+      files        assert_mounted assert_not_mounted assert_files
+                   assert_unchanged
       all of it    assert_no_leak(before)
       the test     assert_pid1 assert_isolated assert_hostname assert_capability
                    assert_no_capability assert_id_map
@@ -199,6 +205,35 @@ def isolate(request: pytest.FixtureRequest) -> Iterator[Isolate]:
     made = make(request.config, run)
     yield made
     request.config.pluginmanager.unregister(custody_of(made))
+
+
+@pytest.fixture
+def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    """A window with a program in it: type, press keys, look; a Terminal.
+
+      the program  start(args, env=None, cwd=None) wait(within) process hangup()
+                   close()
+      the person   type("ls\\n") press("ctrl-c", "up") resize(rows, columns)
+      the screen   screen assert_screen(text, within=) assert_no_echo() output
+                   describe()
+
+    Signatures: python -m pydoc pytest_nsisolate.Terminal
+    Examples: docs/howto/terminal.md of pytest-nsisolate
+    """
+    from pytest_nsisolate.terminal.terminal import LastScreen, Terminal, missing
+
+    run = request.config.stash[RUN]
+    if run.in_child is None:
+        text = _NOT_ISOLATED_TERMINAL.format(name=request.node.name)
+        pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
+    if why := missing():
+        pytest.fail(why, pytrace=False)
+    made = Terminal()
+    shown = LastScreen(request.node, made)
+    request.config.pluginmanager.register(shown)
+    yield made
+    request.config.pluginmanager.unregister(shown)
+    made.close()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import pytest
 from tests.support import (
     NEEDS_BUBBLEWRAP,
     NEEDS_NAMESPACES,
+    needs,
     needs_program,
     run_suite,
     write_files,
@@ -38,6 +40,7 @@ FAILING: Final = {
 #: The pages about programs that a machine may lack.
 NEEDS: Final = {
     "containers": NEEDS_BUBBLEWRAP,
+    "terminal": needs(find_spec("pyte") is not None, "needs pyte (the extra terminal)"),
     "rootless": needs_program("initdb", "dbus-run-session", "iptables-nft"),
 }
 

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 import pytest_nsisolate
-from pytest_nsisolate import Box, Isolate, IsolateKeywords, Pid1View, Task
+from pytest_nsisolate import Box, Isolate, IsolateKeywords, Pid1View, Task, Terminal
 from tests.support import run_source
 
 ROOT: Final = Path(__file__).parents[1]
@@ -76,8 +76,9 @@ def test_every_option_with_its_values_and_its_default(told: dict[str, str]) -> N
 
 def test_every_part_of_the_fixtures(told: dict[str, str]) -> None:
     """All data, all assertions, and what a call, a task and a box can do."""
-    text = told["--fixtures"]
-    pid1, _, isolate = text.partition("\nisolate ")
+    parts = re.split(r"^(\w+) .*/plugin\.py:\d+$", told["--fixtures"], flags=re.MULTILINE)
+    of = dict(zip(parts[1::2], parts[2::2], strict=True))
+    pid1, isolate, terminal = of["pid1"], of["isolate"], of["terminal"]
     every = {name for kind in Pid1View.__mro__ for name in public(kind)} - public(object)
     assert {name for name in every if not re.search(rf"\b{name}\b", pid1)} == set()
     calls = (public(Isolate) | public(Box) | public(Task)) - {
@@ -86,3 +87,4 @@ def test_every_part_of_the_fixtures(told: dict[str, str]) -> None:
         *("begin", "processes", "furnished", "refused", "launcher"),
     }
     assert {name for name in calls if not re.search(rf"\b{name}\b", isolate)} == set()
+    assert {name for name in public(Terminal) if not re.search(rf"\b{name}\b", terminal)} == set()

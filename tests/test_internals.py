@@ -130,8 +130,9 @@ import importlib, pkgutil, sys
 {before}
 import pytest_nsisolate
 for module in pkgutil.walk_packages(pytest_nsisolate.__path__, "pytest_nsisolate."):
-    # An adapter is loaded beside the plugin that it is for, and only there.
-    if not module.name.endswith("__main__") and ".integrations.plugins." not in module.name:
+    # An adapter is loaded beside the plugin that it is for, and only there; so is pyte's.
+    late = ".integrations.plugins." in module.name or module.name.endswith(".emulator")
+    if not late and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 {after}
 """

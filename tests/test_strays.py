@@ -63,6 +63,38 @@ def test_a_copy_tears_nothing_down_and_never_ends_with_0(side: Side, threads: st
     assert found["finalizer behind"] == found["finalizer comes_back"] == 8
 
 
+GENERATORS: Final = """
+import os, pytest
+from journal import note
+
+@pytest.fixture(scope="module")
+def wide():
+    try: yield
+    finally: note("closed wide")
+
+@pytest.fixture
+def narrow(wide):
+    try: yield
+    finally: note("closed narrow")
+
+@pytest.mark.isolated
+def test_it(narrow):
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_a_copy_closes_no_generator(tmp_path: Path) -> None:
+    """What a fixture does in its ``finally`` is done once, and not by a copy that just ends."""
+    result = run_source(tmp_path, GENERATORS)
+    assert result.summary == "1 passed", result.text
+    assert Counter(line.partition(" ")[2] for line in result.journal) == {
+        "closed narrow": 1,
+        "closed wide": 1,
+    }
+
+
 _WITH_BOTH: Final = (
     *("test_call[", "test_copy_of", "test_interrupted", "test_worker", "test_coroutine"),
     *("test_set_up[", "test_tear_down[", "TestUnittest", "test_nested"),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What a fork leaves in a copy of a process, and has to be put right there.
 
-Fact: runner and child may have one process number between them (1, in a container), which some
-libraries take for "no fork happened"; others keep what they remember of threads, event loops or
-unfinished business without asking.
+Fact: runner and child may have the same process number (1, in a container), which some libraries
+take for "no fork happened"; others keep their threads, event loops or unfinished business without
+asking.
 
 Consequence: it is put right by name, for the modules that are loaded; nothing is imported.
 
@@ -23,7 +23,7 @@ Fact: where runner and copy share an IPC namespace, a tracker of the copy's own 
 copy's end what the copy has only attached to. Newer Pythons (3.14.10, 3.15) close the runner's
 tracker after every fork but that of a ``multiprocessing.Process``.
 
-Consequence: our forks say that they are such ones, and the copy keeps the runner's tracker.
+Consequence: our forks pass for those of a ``Process``, and the copy keeps the runner's tracker.
 
 What still fails: a helper whose pipe another process holds open, a forked worker that the test has
 left, does not end by itself. It is killed with that process.
@@ -42,7 +42,7 @@ from pytest_nsisolate.kernel.originals import os, select, signal, threading
 #: Seconds that multiprocessing's helpers have to come to their end.
 _PATIENCE: Final = 2.0
 
-#: Seconds after which those are given up whose pipe somebody else has.
+#: Seconds after which a helper is given up whose pipe another process holds.
 _GRACE: Final = 0.2
 
 #: Module, its one object, and there: the number of the process, the pipe that keeps it alive.
@@ -51,10 +51,10 @@ _HELPERS: Final = (
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid", "_fd"),
 )
 
-#: What else they have of each: what a copy forgets is None.
+#: Other attributes of each; a copy sets those that it forgets to None.
 _FORGOTTEN: Final = ("_forkserver_address", "_forkserver_authkey")
 
-#: Of each object, what it had at the clone: the number is the runner's, and may come again here.
+#: What each object had at the clone: the number is the runner's, and may come again here.
 _inherited: dict[str, tuple[object, object]] = {}
 
 _here: list[object] = [object()]
@@ -109,7 +109,7 @@ def end_twinship() -> None:
 
 
 def keep_tracker(keep: bool) -> None:
-    """Whether the forks of this thread, from now on, leave the tracker's pipe to the copy.
+    """Say whether the forks of this thread, from now on, leave the tracker's pipe to the copy.
 
     Switched on before the clone, and off in the runner after it and in :func:`settle_helpers`.
     """
@@ -189,8 +189,8 @@ def _end_helpers() -> None:
 def _let_go(module: str, name: str, pid: str, pipe: str) -> tuple[int, str] | None:
     """Close the pipe of a helper that this process has started, and forget the helper.
 
-    :returns: a pidfd of it, and the pipe as ``/proc`` names it; None if there is nobody to wait
-        for.
+    :returns: a pidfd of it, and the pipe as ``/proc`` names it; None if there is no helper to
+        wait for.
     """
     helper: Any = getattr(sys.modules.get(module), name, None)
     number, descriptor = getattr(helper, pid, None), getattr(helper, pipe, None)
@@ -200,7 +200,7 @@ def _let_go(module: str, name: str, pid: str, pipe: str) -> tuple[int, str] | No
         return None
     try:
         held = f"pipe:[{os.fstat(descriptor).st_ino}]"
-        # Only a child of this process can have no other process's number by now.
+        # A child of this process keeps its number; any other number may be another process's.
         os.waitid(os.P_PID, number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         pidfd = os.pidfd_open(number)
     except OSError:
@@ -213,7 +213,7 @@ def _let_go(module: str, name: str, pid: str, pipe: str) -> tuple[int, str] | No
 
 
 def _is_held(pipes: set[str]) -> bool:
-    """Whether somebody can still write to one of them; also if nobody can tell."""
+    """Whether a process can still write to one of them; True if that is not known."""
     try:
         pids = proc.pids()
     except OSError:
@@ -228,7 +228,7 @@ def _is_held(pipes: set[str]) -> bool:
 
 
 def cover(descriptor: int) -> None:
-    """Put ``/dev/null`` over the frame pipe: what a copy writes to that number reaches nobody."""
+    """Put ``/dev/null`` over the frame pipe: what a copy writes to that number goes nowhere."""
     if descriptor < 0:
         return  # abandoned before: this is a copy of a copy
     try:

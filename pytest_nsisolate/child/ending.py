@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What a process does at its end, and a raw exit leaves out.
+"""What a process does at its end and a raw exit leaves out.
 
 Fact: at its end the interpreter waits for the threads that are no daemons, calls what was
 registered with :mod:`atexit`, the last one first, and flushes the files that are open. ``os._exit``
-does nothing of this. And a fork has inherited all that the runner has registered, which is the
-runner's to do: a second time it would remove the runner's directories and write its files again.
+does none of this. But a fork has also inherited all that the runner has registered. Only the runner
+may do that: a second time it would remove the runner's directories and write its files again.
 
-Consequence: what the child has left for its end is told from what it has inherited, and done.
+Consequence: the child does what it has left for its own end, and nothing that it has inherited.
 
 - The first handler that the child registers is :meth:`Ending._reached`. Handlers are called in
   reverse, so when it is called those of the child are done, those of the runner are not, and it
@@ -14,15 +14,15 @@ Consequence: what the child has left for its end is told from what it has inheri
 - Some modules register one handler, when they are imported or first used, for everything that
   comes later: :mod:`weakref` (finalizers, and with them ``TemporaryDirectory``), :mod:`logging`,
   :mod:`concurrent.futures`, :mod:`multiprocessing`. Theirs is done by name, for what is new.
-- What the child has made itself is what ``gc.freeze`` has not frozen; among that are its files.
+- What the child has made itself is not frozen by ``gc.freeze``; its files are found among that.
 
 All of it is bounded: threads get :data:`THREAD_SECONDS`, the rest
 :data:`~pytest_nsisolate.process.deadline.EXIT_SECONDS`, by the runner's clock. A test that leaves
 nothing pays for six comparisons.
 
 What still fails: a handler that another library has registered in the runner for everything that
-comes later (joblib's) does not run for what a test leaves to it; nor does the ``__del__`` of an
-object that is alive at the end, but for those of :mod:`tempfile`, :mod:`zipfile` and
+comes later (joblib's) does not run for what a test leaves to it. Nor does the ``__del__`` of an
+object that is alive at the end, except those of :mod:`tempfile`, :mod:`zipfile` and
 :mod:`shelve`. What a test writes into the buffer of a file that the runner has opened is lost
 without a ``flush``.
 """
@@ -71,7 +71,7 @@ class Ending:
 
     @property
     def has_threads(self) -> bool:
-        """Whether there is anybody to wait for."""
+        """Whether there is a thread to wait for."""
         if len(_threads) > 1 and _awaited():
             return True
         return len(_thread_hooks) != self._thread_hooks
@@ -88,7 +88,7 @@ class Ending:
         modules: list[Any] = [sys.modules.get(name) for name in _EXECUTORS]
         hooks = [module._python_exit for module in modules if module is not None]
         hooks += _thread_hooks[self._thread_hooks :]
-        # They join their threads without a bound, so that is for a thread of our own to do.
+        # They join their threads without a bound, so a thread of our own calls them.
         helper = threading.Thread(target=_call_all, args=(hooks[::-1],), daemon=True)
         with suppress(RuntimeError):  # a limit of the test's is reached
             helper.start()
@@ -164,7 +164,7 @@ class Ending:
 
     def _has_finalizers(self) -> bool:
         if repr(_numbers) == self._finalizers:
-            return False  # without a look at those that are inherited, which would copy their pages
+            return False  # to look at those that are inherited would copy their pages
         first = _number(self._finalizers)
         return any(info.index >= first and info.atexit for info in [*_finalizers.values()])
 
@@ -232,7 +232,7 @@ def _restore_excepthooks() -> None:
 
 
 def _count_descriptors() -> int | None:
-    """How many this process has; None if nobody can tell."""
+    """How many this process has; None if that is not known."""
     try:
         # Since Linux 6.2 (proc_pid_fd(5)); 0 before.
         return os.stat("/proc/self/fd").st_size or len(os.listdir("/proc/self/fd"))

@@ -103,7 +103,7 @@ class OwnFinalizers:
         stack = internals.setup_stack(item)
         self._order = list(stack)
         # The collection runs after every other finalizer: garbage with a __del__ that raises is
-        # noticed while pytest can still say so. Un-isolated, a later collection would do it.
+        # found while pytest can still say so. Un-isolated, a later collection would find it.
         self._own: list[Callable[[], object]] = [_collect_garbage] if gc.isenabled() else []
         self._own.append(item.teardown)
         self._first_wider = len(self._own) - 1
@@ -127,7 +127,7 @@ class OwnFinalizers:
             self._adopt(self._cleanups.run, self._cleanups.node)
 
     def set_traps(self, come_back: Callable[[FrameType], object]) -> None:
-        """In a copy of the child: whatever pytest would run next of all this is a trap."""
+        """In a copy of the child: each finalizer that pytest would run next is a trap."""
         fixtures = internals.definitions_of(self._item)
         internals.set_traps(self._item, [self._own], fixtures, come_back)
 

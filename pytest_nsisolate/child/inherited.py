@@ -9,7 +9,7 @@ immediately", and a test that counts its objects finds none.
 Consequence: in the child the first call of one of the two ends the freezing, and is answered like
 any other. A test that asks is rare, and pays with the pages of its next full collection.
 
-What still fails: a function that somebody has taken out of :mod:`gc` before the clone
+What still fails: a function that the suite has taken out of :mod:`gc` before the clone
 (``from gc import get_objects``) sees what the child has made, and nothing else.
 """
 
@@ -32,7 +32,7 @@ _FINISHERS: Final = (
     ("shelve", "Shelf"),
 )
 
-#: The runner's files, when they are frozen no more; kept, so that no other object gets their ids.
+#: The runner's files, once they are not frozen; kept, so that no other object gets their ids.
 _files: list[Any] = []
 _thawed = [False]
 
@@ -78,7 +78,7 @@ def _get_objects(*arguments: Any, **named: Any) -> list[Any]:
 
 def _get_referrers(*objects: Any) -> list[Any]:
     _thaw()
-    # Not this call, which refers to them as well.
+    # Without this call, which refers to them as well.
     return [found for found in _TELLING["get_referrers"](*objects) if found is not objects]
 
 

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
 """What a test leaves running when its tear-down has ended, and what becomes of the test then.
 
-Fact: what a test has not ended dies with its namespace, and nobody is told of it. Elsewhere it
-would live on: the shutdown that did not work, the daemon that lost its parent.
+Fact: what a test has not ended dies with its namespace, and the user does not hear of it. Elsewhere
+it would live on: the shutdown that did not work, the daemon that lost its parent.
 
 Consequence: the test's own process looks round after every finalizer and hook of the tear-down, and
 before the report of that phase goes out, so that what it finds is a warning or an error of that
-phase. Nearly every test is told by one ``kill(-1, 0)`` that it is alone.
+phase. Nearly every test learns by one ``kill(-1, 0)`` that it is alone.
 
 What is no leftover: a zombie, which runs no more; a thread that is a daemon, or that ends within
 :data:`.ending.THREAD_SECONDS`; the fork server and the resource tracker
-of :mod:`multiprocessing`, which end with the process that uses them. What has been told to end and
-is about to gets :data:`GRACE_MS`.
+of :mod:`multiprocessing`, which end with the process that uses them. A process that has been told
+to end gets :data:`GRACE_MS` for that.
 
-What still fails: where ``/proc`` cannot be read any more (a test has covered it, or its root is
-another one) nobody can be named, and a zombie counts; without a PID namespace nobody is found then.
+What still fails: where ``/proc`` cannot be read any more (a test has covered it, or has another
+root) no process can be named, and a zombie counts; without a PID namespace none is found then.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class LeftoverCheck:
         self._init = init
 
     def look(self, threads: Sequence[str] = ()) -> str:
-        """Who is alive, as text for people; empty if nobody is, or nobody wants to know.
+        """What is alive, as text for people; empty if nothing is, or with ``leftovers="ignore"``.
 
         :param threads: the names of those that have been waited for, and have not ended.
         """
@@ -173,7 +173,7 @@ class LeftoverCheck:
     # Looking --------------------------------------------------------------------------------------
 
     def _see(self) -> list[Left] | None:
-        """Those alive; None if there is nobody, an empty list if somebody cannot be seen."""
+        """Those alive; None if there are none, an empty list if there are some that are unseen."""
         try:
             pids = _everybody() if self._own_pid else self._descendants()
             seen = [found for found in map(_read, sorted(pids)) if found is not None]
@@ -212,7 +212,7 @@ class LeftoverCheck:
 
 
 def describe_threads(names: Sequence[str], policy: Leftovers) -> str:
-    """What is said of threads that have not ended when they had been waited for."""
+    """The text about threads that have been waited for and have not ended."""
     count = f"{len(names)} thread{'s' if len(names) > 1 else ''}"
     listed = ", ".join(_printable(name) for name in names[:_MOST_PROCESSES])
     return (

@@ -7,9 +7,9 @@ pytest that returns through all of them goes on with the next test: two sessions
 Consequence: the child goes back up through the set-up hooks, because their second halves belong to
 the phase, but only as far as our ``pytest_runtest_makereport``, the outermost. There
 :meth:`Child.end_phase` takes over, runs call and teardown itself and ends the process by
-``posix._exit`` in a ``finally``. (``os._exit`` may be somebody's patch: coverage's saves data, and
-so does a test's own mock.) What the runner has left for its exit, and the reporters, never run;
-what the test has, does (:mod:`.ending`). Whatever slips past that meets :meth:`Child.barrier` round
+``posix._exit`` in a ``finally``. (``os._exit`` may be a patch: coverage's, which saves data, or a
+test's own mock.) What the runner has left for its exit, and the reporters, never run; what the test
+has left does (:mod:`.ending`). An exception that gets past that meets :meth:`Child.barrier` round
 the protocol and round the loop.
 
 A process that the test forks may come back from the test body too (:mod:`.strays`): it is told
@@ -98,7 +98,7 @@ class Child:
         self._records_warnings = config.pluginmanager.hasplugin("warnings")
         self._carries = bool(item.ihook.pytest_nsisolate_carry.get_hookimpls())
         after_fork.wake_openssl()
-        # A fork reseeds :mod:`random`; who seeded it wants the same numbers here as anywhere.
+        # A fork reseeds :mod:`random`; a suite that seeded it wants the same numbers here too.
         self._randomness = random.getstate()
         self.terminal = ChildTerminal(config, turns)
         #: Sees to it that a copy of this process does not come back.
@@ -106,7 +106,7 @@ class Child:
         #: Whether a phase's hooks are at work; reports that are made then are those of subtests.
         self.in_phase = True
         self._pauses = bool(config.getoption("--nsisolate-pause"))
-        #: A failure that nobody has looked at in a pause.
+        #: A failure for which no pause has been held yet.
         self._failed = False
         self._has_failed = False
 
@@ -158,7 +158,7 @@ class Child:
             post_mortem.begin(lambda data: self.outgoing.send(Kind.VIEW, data))
         self.outgoing.writer.send_encoded(Kind.READY, b"{}")
         if self.connection is not None:
-            # Now, when nobody waits for this child to be ready: somebody may have to click.
+            # Now, when the runner does not wait for READY any more: the user may have to click.
             self._undebugged = self.connection.attach()
 
     def hear_report(self, report: pytest.TestReport) -> None:
@@ -226,8 +226,8 @@ class Child:
     def look_round(self, error: BaseException | None) -> None:
         """The last hook of the tear-down has ended: what is alive now is left over.
 
-        A test that has failed is not told off again: often it was the failure that kept it from
-        ending what it had started. The report gets a section then.
+        A test that has failed does not fail again for that: often its failure kept it from ending
+        what it had started. The report gets a section then.
 
         :param error: of the phase, which keeps it.
         """

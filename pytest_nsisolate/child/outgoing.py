@@ -2,7 +2,7 @@
 """What the child tells the runner: reports, what belongs to the session, views, and how it ends.
 
 A report crosses as pytest itself would send it to another process. Most phases only say "passed":
-that costs a few comparisons and a frame that is written already. What each frame means to the
+that costs a few comparisons and a frame that was built before. What each frame means to the
 runner is in :mod:`pytest_nsisolate.runner.incoming`.
 """
 
@@ -50,7 +50,7 @@ class Outgoing:
         self.writer: FrameWriter | None = None
         #: Whether a failure may come of the test's limits.
         self.limited = False
-        #: What is asked if the test fails.
+        #: Looks at the world if the test fails.
         self.post_mortem: PostMortem | None = None
         self._mute = False
         self._subtest_error: BaseException | None = None
@@ -68,7 +68,7 @@ class Outgoing:
         :raises OSError: from write(2); EMSGSIZE for a frame that is too large.
         """
         assert self.writer is not None, "only the child sends"
-        if not self._mute:  # a copy that warns, say: it has nobody to tell
+        if not self._mute:  # a copy that warns, say: the runner does not hear it
             self.writer.send(kind, data)
 
     def abandon(self) -> int:
@@ -120,7 +120,7 @@ class Outgoing:
         self._send_with_view(frame, report, error, subtest=True)
 
     def hand_over_section(self, when: str, key: str, content: str) -> None:
-        """``Item.add_report_section``: the files have been emptied, and a hook may hang now."""
+        """``Item.add_report_section``: send it, as the files are empty now and a hook may hang."""
         if not content:
             return
         item = self._item
@@ -148,7 +148,7 @@ class Outgoing:
         config = self._item.config
         try:
             data = config.hook.pytest_report_to_serializable(config=config, report=report)
-        except Exception:  # an attribute that a hook has added raises when it is looked at
+        except Exception:  # an attribute that a hook has added raises when it is read
             report = reports.harmless(report)
             data = config.hook.pytest_report_to_serializable(config=config, report=report)
         return reports.pack(report, data, config)
@@ -220,7 +220,7 @@ class Outgoing:
 
 def wish_to_end(error: BaseException) -> dict[str, object] | None:
     """What an EXIT frame says of an exception that ends the session; None for any other."""
-    kind = type(error)  # asked instead of the exception, which may raise at being looked at
+    kind = type(error)  # not isinstance(): an exception may raise when it is asked
     if issubclass(kind, pytest.exit.Exception):
         asked: Any = error
         return {"kind": "exit", "reason": asked.msg, "status": asked.returncode}

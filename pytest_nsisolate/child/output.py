@@ -128,7 +128,7 @@ class Redirection:
 
 
 def forget_moved(config: pytest.Config) -> None:
-    """In the runner, after the clone: the child reports that text, nobody else may."""
+    """In the runner, after the clone: only the child reports that text."""
     for capture in internals.global_captures(config):
         capture.tmpfile.seek(0)
         capture.tmpfile.truncate()
@@ -186,7 +186,7 @@ def flush_streams() -> None:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
-            pass  # closed or broken by the test; there is nobody to tell
+            pass  # closed or broken by the test; there is nowhere to say so
 
 
 def _streams(output: Output) -> tuple[int, int]:

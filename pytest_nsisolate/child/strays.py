@@ -7,10 +7,10 @@ raise, or be left by a KeyboardInterrupt, ``sys.exit`` or ``pytest.exit``, which
 take for the end of a phase but for that of the session: then it tears everything down, and ends
 with status 0.
 
-Consequence: whoever calls code of the suite looks afterwards whether it is still the process that
-has called (:meth:`Copies.leave_if_stray`, :func:`caught`). Between two of its calls pytest goes
-through lists of finalizers, and through ``unittest``'s clean-up; in a copy the next entry of each
-of these is a trap, set by an at-fork hook
+Consequence: after each call of the suite's code we look whether this is still the process that
+called (:meth:`Copies.leave_if_stray`, :func:`caught`). Between two of our calls pytest goes through
+lists of finalizers, and through ``unittest``'s clean-up; in a copy the next entry of each of these
+is a trap, set by an at-fork hook
 (:func:`~pytest_nsisolate.integrations.pytest.set_traps`). A stray runs no finalizer, no second half
 of a hook, tells nothing, and ends with :data:`~pytest_nsisolate.process.outcome.EXIT_STRAY`.
 
@@ -105,7 +105,7 @@ class Spot:
             frame = frame.f_back  # now: a generator's is None when it has ended
 
     def is_below(self, frame: FrameType) -> bool:
-        """Whether that frame was waiting then for what is below it: it has been come back to."""
+        """Whether that frame called what has forked, so the copy has returned to it."""
         return frame in self._frames
 
 

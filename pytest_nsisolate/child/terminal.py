@@ -2,13 +2,13 @@
 """Whose turn it is to write to the terminal, where both sides do.
 
 Fact: with ``-s``, live logs, ``--setup-show`` and at a debugger's prompt the child writes to the
-terminal itself, between lines of the runner's reporter. That one remembers where on the line it
+terminal itself, between lines of the runner's reporter. The reporter remembers where on the line it
 stands, and live logs remember whether they have shown their title: in memory, which is the
 child's own after the clone.
 
 Consequence: at the end of a phase such a child says how it leaves the terminal, and goes on when
 it is given the word: by then the runner has written what it has to say of the phase. A prompt asks
-for the word too, whatever the options, so that nobody else writes below it.
+for the word too, whatever the options, so that the runner writes nothing below it.
 
 What still fails: what ``capsys.disabled()`` shows in a fixture's tear-down may come before the
 letter of the test, unless one of these options is given. To wait would cost every test.
@@ -123,7 +123,7 @@ class ChildTerminal:
         self._send = send
 
     def leave(self) -> None:
-        """In a process that the test has forked: nobody is to be asked for the word."""
+        """In a process that the test has forked: do not ask for the word any more."""
         self._send = None
 
     def say_done(self) -> None:
@@ -158,9 +158,9 @@ class ChildTerminal:
             self._send(Kind.RESUME, {})
 
     def watch(self, debugger: Any) -> None:
-        """``pytest_enter_pdb``: nobody's budget runs while somebody types.
+        """``pytest_enter_pdb``: the budget does not run while you type.
 
-        That hook speaks once, but a debugger comes back: at its own breakpoints, and on Ctrl-C.
+        The hook is called once, but a debugger comes back: at its own breakpoints, and on Ctrl-C.
         """
         original = getattr(debugger, "interaction", None)
         if not callable(original):

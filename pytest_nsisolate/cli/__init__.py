@@ -7,6 +7,6 @@
 :mod:`.held`                    those tests
 :mod:`.relay`                   the wire between the user's terminal and a pseudo-terminal
 :mod:`.terminal`                the user's terminal, and signals that can be polled for
-:mod:`.command`                 the last that a process does before it is the command
+:mod:`.command`                 the last steps of a process before it becomes the command
 ==============================  =================================================================
 """

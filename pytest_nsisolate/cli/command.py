@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a process does last before it is the command: its terminal, then the program.
+"""The last steps of a process before it becomes the command: its terminal, then the program.
 
-Fact: a terminal's name is looked up in the ``/dev/pts`` that a process sees, and there may be one
-of its own: a terminal that was opened outside has no name then, and ``tty`` says that it is none.
+Fact: a terminal's name is looked up in the ``/dev/pts`` that a process sees, which may be a private
+one: a terminal that was opened outside has no name then, and ``tty`` says that it is none.
 Consequence: the process that is to have the terminal opens it, and sends the master out.
 """
 
@@ -24,7 +24,7 @@ TIMED_OUT: Final = 124
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 
-#: To this a shell adds the number of the signal that has ended a command.
+#: A shell adds to this the number of the signal that has ended a command.
 BY_SIGNAL: Final = 128
 
 #: Python ignores these, and what is ignored stays so over execve(2).
@@ -34,7 +34,7 @@ _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 def take_terminal(channel: socket.socket) -> None:
     """Open a pseudo-terminal like the one that is standard input, and make it one's own.
 
-    Of the standard streams it takes the place of those that are terminals; the others stay.
+    It replaces the standard streams that are terminals; the others stay.
     Only a leader of a session that has no terminal can do this.
 
     :param channel: over which the master goes to the runner.
@@ -55,9 +55,9 @@ def take_terminal(channel: socket.socket) -> None:
 
 
 def execute(command: Sequence[str], name: str = "run", *, directory: str | None = None) -> NoReturn:
-    """Become the command, which is looked for in ``PATH``; what fails is said as shells say it.
+    """Become the command, which is looked for in ``PATH``; a failure is said as shells say it.
 
-    :param name: who says it.
+    :param name: the subcommand that says it.
     :param directory: where it starts; None: here.
     """
     for number in _IGNORED_BY_PYTHON:
@@ -73,7 +73,7 @@ def execute(command: Sequence[str], name: str = "run", *, directory: str | None 
         _give_up(NOT_FOUND, f"{name}: {command[0]}: command not found")
     except OSError as error:
         if "/" not in command[0] and shutil.which(command[0], os.F_OK) is None:
-            # What is refused is a folder of PATH, which the user may not enter.
+            # The refusal is of a folder of PATH, which the user may not enter.
             _give_up(NOT_FOUND, f"{name}: {command[0]}: command not found")
         _give_up(NOT_EXECUTABLE, f"{name}: {command[0]}: {os.strerror(error.errno or 0)}")
 

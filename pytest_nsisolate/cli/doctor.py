@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """``python -m pytest_nsisolate doctor`` and ``--nsisolate-doctor``: what this host gives.
 
-One child tries the processes alone, one each namespace with all that makes it usable, and a last
-one everything together, because limits and masks show themselves only in company. A refusal is
-put into the row of its step; what would come after it was not tried, and the report says so
+One child tries the processes alone, one for each namespace tries all that makes it usable, and a
+last one tries everything together, because some limits and masks show themselves only then. A
+refusal is put into the row of its step; the steps after it were not tried, and the report says so
 instead of guessing.
 
 What ``limits=`` and ``pid1.fail`` would use is tried too. It is no part of a default request, and
@@ -152,7 +152,7 @@ def _rows(
 ) -> Iterator[Line]:
     """The steps of one namespace: those before the refused one worked, those after are unknown.
 
-    :param works_without_user: it was tried again, and then all of them worked.
+    :param works_without_user: it was tried again without a user namespace, and all of them worked.
     """
     if refusal is None:
         yield from (Line(namespace, call, WORKS) for call in steps)

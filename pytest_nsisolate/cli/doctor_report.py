@@ -15,7 +15,7 @@ WORKS: Final = "ok"
 WITHOUT_USER: Final = "only without user"
 NOT_TRIED: Final = "not tried"
 
-#: Of the JSON. It grows when a member goes or changes its meaning, not when one is added.
+#: The version of the JSON: higher when a member goes or changes its meaning, not for a new one.
 VERSION: Final = 1
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Tests that are held open by ``--nsisolate-pause``, as another process of the same user sees them.
 
-Nothing that can be forged is believed: a name in the list of sockets is only a hint, the kernel
+We believe nothing that can be forged: a name in the list of sockets is only a hint, the kernel
 says who listens there, and the test itself comes as a pidfd from its runner.
 """
 
@@ -51,14 +51,14 @@ class Visit:
 
     @property
     def is_over(self) -> bool:
-        """Whether the pause has been ended, by whomever."""
+        """Whether the pause is over."""
         waiter = select.poll()
         waiter.register(self.connection, select.POLLIN)
         return bool(waiter.poll(0))
 
 
 def listed() -> dict[int, set[int]]:
-    """Numbers of held tests, with the user ids under which they are offered, as anybody may say."""
+    """Numbers of held tests, with the user ids under which they are offered; unchecked."""
     found: dict[int, set[int]] = {}
     for entry in proc_net.unix("/proc/net"):
         if match := _LISTED.fullmatch(entry.path):

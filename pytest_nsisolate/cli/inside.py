@@ -6,8 +6,8 @@ Fact: setns(2) into a mount namespace leaves a process at the root of that names
 have another root. A path of the test's ``/proc/PID/root`` can only be looked up from outside.
 Consequence: both directories are opened before, and entered after.
 
-The user ids are those of whoever enters, as they are mapped there. A program inside gets no more
-capabilities than one that the test starts: the bounding set is the test's.
+The user ids are the visitor's, as they are mapped there. A program inside gets no more capabilities
+than one that the test starts: the bounding set is the test's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pytest_nsisolate.kernel.originals import (
 )
 from pytest_nsisolate.process.supervisor import kill_descendants
 
-#: What the process that has joined says then.
+#: What the second process says once it has joined.
 ENTERED: Final = b"entered"
 
 #: Seconds between the hang-up and the kill of a command whose pause is over.
@@ -81,7 +81,7 @@ def look(pid: int, pidfd: int) -> Place:
         cwd = os.open(f"/proc/{pid}/cwd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         with open(f"/proc/{pid}/status", "rb") as status:
             bounding = int(proc.status(status.read())["CapBnd"], 16)
-        signal.pidfd_send_signal(pidfd, 0)  # all that was this process, and no other
+        signal.pidfd_send_signal(pidfd, 0)  # it is alive: all of that was of this process
     names = frozenset(name for name, inode in theirs.items() if own.get(name) != inode)
     return Place(pidfd, names, root, cwd, bounding)
 
@@ -98,7 +98,7 @@ def join(place: Place, *, at_terminal: bool) -> PseudoTerminal | None:
         try:
             os.chroot(".")
         except PermissionError:
-            # Nobody's root is another one then, unless the test has made a namespace of its own.
+            # The test has no other root then, unless it has made a namespace of its own.
             if not os.path.samestat(os.stat("/"), os.stat(".")):
                 raise
     try:

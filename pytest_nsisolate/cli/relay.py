@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Between the user's terminal and the master of a pseudo-terminal, until a process has ended.
 
-Fact: whoever types ends, stops and quits programs by keys that the terminal's line discipline
-turns into signals. While the user's terminal is raw all keys are bytes; the pseudo-terminal's own
-line discipline makes the signals, for its own foreground group. So job control, Ctrl-C and Ctrl-D
-are those of the shell inside, with nothing to be done for them here.
+Fact: you end, stop and quit programs by keys that the terminal's line discipline turns into
+signals. While the user's terminal is raw all keys are bytes; the pseudo-terminal's own line
+discipline makes the signals, for its own foreground group. So job control, Ctrl-C and Ctrl-D are
+those of the shell inside, and nothing has to be done for them here.
 
-Fact: a terminal that nobody reads takes a few kilobytes and then blocks whoever writes. Writing in
-one direction while the other is full is a deadlock. What we do: nothing here blocks; what cannot be
+Fact: a terminal that is not read takes a few kilobytes and then blocks its writers. Writing in one
+direction while the other is full is a deadlock. What we do: nothing here blocks; what cannot be
 written yet is kept, and no more is read in that direction until it has gone.
 
-Fact: a process that has ended may have written just before, and its terminal says EIO only when
-nobody has it open any more, which a daemon can delay for ever. What we do: after the end, what can
-be read without waiting is read, and then it is over.
+Fact: a process that has ended may have written just before, and its terminal says EIO only when no
+process has it open any more, which a daemon can delay for ever. What we do: after the end, read
+what can be read without waiting, and then stop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CHUNK: Final = 1 << 12
 #: More than this is not read before it has gone.
 _WAITING: Final = 1 << 16
 
-#: Seconds after which a terminal that nobody has open is looked at again: somebody may open it.
+#: Seconds after which a terminal that no process has open is looked at again: one may open it.
 _NOBODY: Final = 0.1
 
 #: _IOW('T', 0x36, int): a signal for the foreground group of a pseudo-terminal (ioctl_tty(2)).
@@ -145,7 +145,7 @@ class _Wire:
         master = select.POLLOUT if self._typed else 0
         if not self._over:
             poller.register(self._ended, select.POLLIN)
-            # Nothing is typed for those who have gone.
+            # Once the process has ended, nothing is typed for it.
             if len(self._typed) < _WAITING:
                 poller.register(self._terminal.fd, select.POLLIN)
         if self._shown:
@@ -220,7 +220,7 @@ def _read(fd: int) -> bytes | None:
         return os.read(fd, _CHUNK)
     except BlockingIOError:
         return None
-    except OSError:  # EIO: nobody has this terminal open
+    except OSError:  # EIO: no process has this terminal open
         return b""
 
 

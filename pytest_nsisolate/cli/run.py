@@ -2,8 +2,8 @@
 """``python -m pytest_nsisolate run``: a command as PID 1 of fresh namespaces.
 
 What a test gets by its marker a command gets by the options of the same names, by the same
-machinery: the process in the middle sees to it that nothing outlives this one, even if it is
-killed. Where standard input is a terminal the command has one of its own; what is no terminal it
+machinery: the supervisor sees to it that nothing outlives this process, even if it is killed. Where
+standard input is a terminal the command has one of its own. A stream that is no terminal it
 inherits as it is, so that a pipe or a file gets every byte unchanged.
 """
 
@@ -131,7 +131,7 @@ def main(args: argparse.Namespace) -> int:
 def _say(text: str) -> None:
     """To standard error, if there is one.
 
-    Unbuffered: with nobody there to read it the exit status would be the interpreter's 120.
+    Unbuffered: without a reader the exit status would be the interpreter's 120.
     """
     if sys.stderr is not None:
         with suppress(OSError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One command in its namespaces, from the first fork until nothing of it is left.
 
-Fact: a process that is PID 1 gets no signal that it has no handler for (pid_namespaces(7)), so a
-Ctrl-C that is passed on to it may do nothing at all.
+Fact: PID 1 gets no signal that it has no handler for (pid_namespaces(7)), so a Ctrl-C that is
+passed on to it may do nothing at all.
 Consequence: the third signal that asks for the end ends everything by SIGKILL.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.request.model import IsolationRequest
 
-#: Signals that ask for the end; at the third one nobody is asked any more.
+#: Signals that ask for the end; at the third one the command is not asked any more.
 _ASKING: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 _PATIENCE: Final = 3
 
@@ -47,7 +47,7 @@ _HANGUP_SECONDS: Final = 2.0
 
 
 class LostError(NsisolateError):
-    """The command has gone on its way into the namespaces, and nobody could say why."""
+    """The command was lost on its way into the namespaces, without a reason."""
 
 
 class Session:
@@ -57,7 +57,7 @@ class Session:
     :param root: the folder that is its root; real, and checked (:func:`roots.problem`).
     :param directory: where it starts, seen from inside.
     :raises IsolatedRefusal: when this host denies a namespace.
-    :raises LostError: when it has gone on the way.
+    :raises LostError: when it was lost on the way.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Session:
                 return End.ENDED
 
     def _deliver(self, child: ChildProcess, number: int) -> bool:
-        """A signal for this process is one for the command; False when it was asked enough."""
+        """Pass a signal for this process on to the command; False when it was asked enough."""
         if number in _ASKING:
             self._asked.append(number)
             if len(self._asked) >= _PATIENCE:
@@ -240,7 +240,7 @@ class Session:
 
 
 def _end_of(child: ChildProcess) -> int:
-    """The pidfd of PID 1; of the process in the middle where that was lost."""
+    """The pidfd of PID 1; of the supervisor where that was lost."""
     end = child.end
     return end.forked_pidfd if end.pid1_pidfd is None else end.pid1_pidfd
 

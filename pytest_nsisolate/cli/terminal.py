@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a command has from its user: a terminal, with its mode and its size, and signals.
 
-The mode has to be given back. Signals can be polled for, like everything else that is waited for.
+The mode has to be given back. You can poll for signals, as for everything else that is waited for.
 """
 
 from __future__ import annotations
@@ -134,10 +134,10 @@ def _noted(number: int, frame: FrameType | None) -> None:
 
 
 def stop_here() -> None:
-    """What an unhandled Ctrl-Z does; returns when somebody has this process go on."""
+    """What an unhandled Ctrl-Z does; returns when this process is told to go on."""
     handler = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     try:
-        # Has no effect in an orphaned process group, where nobody could undo it.
+        # Has no effect in an orphaned process group, where no shell could undo it.
         signal.raise_signal(signal.SIGTSTP)
     finally:
         signal.signal(signal.SIGTSTP, handler)

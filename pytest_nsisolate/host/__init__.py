@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What this host is, as far as reading a few files tells.
+"""What this host is, as far as a few files tell.
 
 Fact: the kernel has no call that says "you may"; what a process may do follows from its
 capabilities, its user namespace, sysctls, a seccomp filter and a security module together, and
 only trying it for real decides (:mod:`pytest_nsisolate.process.host_check`). But trying costs
-forks, and the header of a run is printed before anybody knows whether one test is isolated.
+forks, and the header of a run is printed before we know whether any test is isolated.
 
 Consequence: here is only what is cheap, below 2 ms and without a fork: who the runner is, and what
 tells one cause of a refusal from another. The mode is chosen by capability, never by uid: uid 0 in

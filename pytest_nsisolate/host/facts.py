@@ -3,7 +3,7 @@
 
 Each answer is one small file of ``/proc`` or ``/sys``, read when asked: sysctls and mounts can
 change while a run lasts, and most runs never ask. A file that cannot be read is no answer, never
-an error: an explanation is owed to the user even where half of ``/proc`` is masked.
+an error: the user needs an explanation even where half of ``/proc`` is masked.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def place() -> str | None:
 
 
 def pretender() -> str | None:
-    """Who answers the runner's system calls in the kernel's place, or None.
+    """The program that answers the runner's system calls in the kernel's place, or None.
 
     fakeroot and pseudo do it in libc (LD_PRELOAD), proot as a tracer (ptrace(2)). The ids that they
-    make up are nobody's for the kernel, and mounts and namespaces are not what they seem.
+    make up do not exist for the kernel, and mounts and namespaces are not what they seem.
     """
     preloaded = os.environ.get("LD_PRELOAD", "")
     for name in ("fakeroot", "pseudo"):

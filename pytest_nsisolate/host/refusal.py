@@ -15,13 +15,13 @@ REFUSED: Final = "isolation refused: "
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Not a line of the test ran (law 2).
+    """A step that this host has denied; no line of the test has run (law 2).
 
     :param step: the call, as in :class:`~pytest_nsisolate.errors.StepError`.
     :param namespace: the namespace that it serves, or None.
     :param errno: its error number (errno(3)).
     :param detail: a path or a sentence that narrows it down; may be empty.
-    :param late: but for this: what watches over the test was refused something, and by then the
+    :param late: the exception to that: what watches over the test was refused something when the
         test had begun. That is never a reason to skip it.
     :param filtered: whether ``unshare(0)`` was refused too; None where that was not tried.
     :param cause: what about this host makes the kernel refuse; empty before it is looked up
@@ -62,7 +62,7 @@ class Refusal:
 
 
 class RefusedError(NsisolateError):
-    """A process could not be started; what users see of it is made where they wait for it.
+    """A process could not be started; the code that waits for it makes of this what users see.
 
     :param refusal: with its cause and its remedy.
     """

@@ -3,7 +3,7 @@
 
 Fact: it traces, and speaks with the editor over TCP, by threads of its own. A fork inherits the
 tracing and not the threads, and at a breakpoint it waits for ever. pydevd's own ``os.fork`` makes a
-new connection in the copy, but an isolated test is in another network, where nobody listens.
+new connection in the copy, but an isolated test is in another network, where the editor is not.
 
 Consequence: the runner makes the connection just before the clone, and the child inherits it; a
 connected socket belongs to the network in which it was made. The editor takes it for one more
@@ -65,7 +65,7 @@ def is_helper(thread: threading.Thread) -> bool:
 
 
 def mute() -> None:
-    """In a fork: no tracing, and no debugger that somebody could wait for."""
+    """In a fork: no tracing, and no debugger for which code could wait."""
     if not is_active():
         return
     constants: Any = sys.modules["_pydevd_bundle.pydevd_constants"]
@@ -83,7 +83,7 @@ def mute() -> None:
 class Connection:
     """The editor's end of one child. Made by :func:`connect`.
 
-    :raises OSError: if nobody listens.
+    :raises OSError: if the editor does not listen.
     """
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ def connect() -> Connection | None:
         return None
     try:
         return Connection()
-    except Exception as error:  # nobody listens, or a version that is made in another way
+    except Exception as error:  # the editor is gone, or a version that is made in another way
         give_up(f"{type(error).__name__}: {error}")
         return None
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Waiting for a child in an event loop, by its descriptors and without a thread.
 
-Fact: a descriptor that is closed leaves an epoll(7) without a word, and whoever ends the child
-closes all of them.
+Fact: a descriptor that is closed leaves an epoll(7) without a word, and ending the child closes all
+of them.
 
-Consequence: each that waits has an eventfd(2) among what it waits for, which is written then.
+Consequence: each waiter also waits for an eventfd(2), which is written then.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pytest_nsisolate.kernel.originals import os, select, threading
 
 
 class Waiters:
-    """Who waits for one child.
+    """Those that wait for one child.
 
-    :param lock: held by who closes the child's descriptors.
+    :param lock: held while the child's descriptors are closed.
     """
 
     def __init__(self, lock: threading.RLock) -> None:
@@ -28,18 +28,18 @@ class Waiters:
         self._over = False
 
     def wake(self) -> None:
-        """The descriptors are closed: nobody waits for them any more, or begins to."""
+        """The descriptors are closed: every wait for them ends, and no other begins."""
         with self._lock:
             self._over = True
             for bell in self._bells:
                 os.eventfd_write(bell, 1)
 
     async def readable(self, descriptors: Iterable[int], seconds: float | None) -> None:
-        """Until one of these can be read from, :meth:`wake`, or so many seconds are over.
+        """Wait until one of these can be read, :meth:`wake` is called, or the time is over.
 
         :raises RuntimeError: outside of an event loop of asyncio or trio.
         """
-        # One descriptor for all of them, and one that no other reader of the loop can have taken.
+        # One descriptor for all of them, which no other reader of the loop can have taken.
         with select.epoll() as any_of:
             bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             try:
@@ -66,7 +66,7 @@ async def _readable(descriptor: int, seconds: float | None) -> None:
 
 
 def _trio() -> Any:
-    """The module, if this is one of its tasks."""
+    """The module, if this code runs in one of its tasks."""
     trio: Any = sys.modules.get("trio")
     if trio is None:
         return None

@@ -2,13 +2,13 @@
 """Namespaces that stay open for several functions and commands.
 
 Fact: namespaces live as long as a process is in them, and a process can be put into those of
-another one: all at once by setns(2) with a pidfd, but for the PID namespace, into which only later
-children are born.
+another one: into all at once by setns(2) with a pidfd, except the PID namespace, into which only
+later children are born.
 
 Consequence: a keeper is PID 1 of the new namespaces; it holds nothing of the caller's, reaps
-orphans, and does nothing else. Each function is a fork of the caller, as of any call, whose
+orphans, and does nothing else. Each function is a fork of the caller, as in any call; its
 supervisor joins the keeper's namespaces and forks the function's process there. When the keeper is
-killed the kernel kills everything in its PID namespace, whatever has become a daemon there.
+killed the kernel kills everything in its PID namespace, daemons too.
 
 What still fails: a timeout ends the function's process, not those that it has started; these live
 until the box is closed. The host's processes are not in the box, but it sees the host's files.
@@ -42,11 +42,11 @@ T = TypeVar("T")
 #: What ``subprocess.run`` takes as a command.
 Command = Sequence[str | bytes | os.PathLike[str]]
 
-#: Of what a failed command has written, a message shows the end.
+#: What a message shows of a failed command's output, from its end.
 _MOST_LINES: Final = 40
 _MOST_CHARACTERS: Final = 4000
 
-#: Between two calls of :attr:`Box.meanwhile`.
+#: Seconds between two calls of :attr:`Box.meanwhile`.
 _LOOK_SECONDS: Final = 0.02
 
 #: Characters of a command that name it in a message.
@@ -58,8 +58,8 @@ class Box:
 
     Everything in it ends when it is closed.
 
-    :param furnish: called by its PID 1 when the namespaces stand, before anybody else is in them;
-        a :class:`~pytest_nsisolate.errors.StepError` refuses the box.
+    :param furnish: called by its PID 1 when the namespaces stand, before any other process is in
+        them; a :class:`~pytest_nsisolate.errors.StepError` refuses the box.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Box:
         named = request.namespaces | {"pid"}
         self._tasks: list[Task[Any]] = []
         self._closed = False
-        #: Called now and then while somebody waits for a function or a command.
+        #: Called now and then while the caller waits for a function or a command.
         self.meanwhile: Callable[[], None] | None = None
         launcher = self._caller.launcher
         with launcher.lock:
@@ -139,7 +139,7 @@ class Box:
         return task
 
     def begin(self, function: Function) -> Task[Any]:
-        """As :meth:`start`, of what ends with the box and need not be asked for its result."""
+        """As :meth:`start`, of a task that ends with the box and need not be awaited."""
         __tracebackhide__ = True
         task = self._task(function)
         with self._caller.launcher.lock:
@@ -159,11 +159,11 @@ class Box:
     ) -> subprocess.CompletedProcess[Any]:
         """Run a program in the box and wait for its end, as :func:`subprocess.run` does.
 
-        What it leaves running may hold its output for as long as it likes: that is waited for by
-        nobody. An exception that tells of its end has the last lines that it wrote as notes.
+        It does not wait for what the program leaves running, which may hold its output. An
+        exception about its end has the last lines that it wrote as notes.
 
         :param args: the program and its arguments, as a list.
-        :param check: a status other than 0 is a :class:`subprocess.CalledProcessError`.
+        :param check: a status other than 0 raises :class:`subprocess.CalledProcessError`.
         :param input: its standard input; without, there is nothing to read.
         :param text: whether ``input`` and the output are text, or bytes.
         :param timeout: seconds; then it is killed, and :class:`subprocess.TimeoutExpired`.
@@ -226,12 +226,12 @@ class Box:
 
     @property
     def processes(self) -> frozenset[int]:
-        """Everybody who holds it open or runs in it is one of these, or below one of them."""
+        """Each process that holds it open or runs in it is one of these, or below one of them."""
         children = [self.child, *(task.child for task in self._tasks if not task.over)]
         found = {pid for child in children for pid in (child.end.forked, child.end.pid1)}
         return frozenset(pid for pid in found if pid is not None)
 
-    #: What a custody does with a box that nobody has closed.
+    #: What the end of a test or fixture does with a box that is still open.
     end = close
 
     def __enter__(self) -> Box:
@@ -262,7 +262,7 @@ class Box:
         with self._caller.launcher.lock:
             if self._closed or self.child.wait(0):
                 raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
-            # Whoever closes the box gives the number of its pidfd away.
+            # Closing the box frees the number of its pidfd for another file.
             keeper = self.child.end.pid1_pidfd
             return Task(self._home, function, self._request, keeper)
 
@@ -295,7 +295,7 @@ def _keep(furnish: Callable[[], None] | None, writer: FrameWriter) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class _Streams:
-    """What a command reads and writes: files of the caller's, which outlive whoever writes.
+    """What a command reads and writes: files of the caller's, which outlive each writer.
 
     Not pipes, whose end a daemon would hold back.
 
@@ -363,7 +363,7 @@ def listed(args: Command) -> list[str | bytes]:
 
 
 def in_one_line(command: list[str | bytes]) -> str:
-    """A command as one would type it; a long one shortened."""
+    """A command as you would type it; a long one shortened."""
     line = " ".join(join(os.fsdecode(part) for part in command).split())
     return line if len(line) <= _MOST_NAMED else f"{line[:_MOST_NAMED]}..."
 

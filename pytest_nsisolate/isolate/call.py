@@ -47,7 +47,7 @@ _TOO_LARGE: Final = "and more than one child may send at once"
 class Function:
     """What is called, and how its answer crosses.
 
-    :param trusted: by pickle, whatever it does when it is read (law 7 waived by name).
+    :param trusted: by pickle, whatever that runs when it is read (law 7 waived by name).
     :param command: the command that it runs, if that is what it is there for.
     """
 
@@ -102,7 +102,7 @@ class Call:
     :param files: where streams in memory and the fault handler write.
     :param own_pid: whether "am I alone?" has an answer there.
     :param number: of this call in its caller; two children get different random numbers.
-    :param custody: who answers for the tasks that the function starts.
+    :param custody: ends the tasks that the function starts and does not await.
     """
 
     def __init__(

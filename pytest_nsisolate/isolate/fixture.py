@@ -92,7 +92,7 @@ def make(config: pytest.Config, run: Run) -> Isolate:
 
 
 def custody_of(made: Isolate) -> Unawaited:
-    """Who is registered for this value of the fixture."""
+    """The register of tasks and boxes behind this value of the fixture."""
     return made._home.unawaited
 
 
@@ -118,8 +118,8 @@ class Isolate:
     def using(self, *, trusted: bool | None = None, **keywords: Unpack[IsolateKeywords]) -> Isolate:
         """The same with other namespaces, by the keywords of the marker.
 
-        :param trusted: the value crosses by pickle: whatever the function returns, and at the risk
-            of what a child that was taken over has made of it.
+        :param trusted: the value crosses by pickle: the function may return anything, at the risk
+            of what a child that was taken over makes of it.
         :param keywords: those of the marker but ``inside`` and ``leftovers``; they add to earlier
             ones.
         :raises TypeError: for an unknown keyword.
@@ -168,7 +168,7 @@ class Isolate:
         return box
 
     def furnished(self, name: str, furnish: Callable[[], None] | None = None) -> Box:
-        """As :meth:`open`, of a box that its maker answers for.
+        """As :meth:`open`, of a box that its maker closes.
 
         :param name: for messages.
         :param furnish: see :class:`Box`.

@@ -6,7 +6,7 @@ function that ``isolate`` runs, a process that one of these forks. Numbers do no
 runner and child may both be 1.
 
 Consequence: an at-fork hook does. Each process makes its own state when it calls for the first
-time; what it has inherited belongs to somebody else, and a lock perhaps to a thread that is not
+time; what it has inherited belongs to another process, and a lock perhaps to a thread that is not
 there.
 """
 
@@ -78,7 +78,7 @@ class PerProcess:
             return self._caller
 
     def helpers(self) -> dict[int, str]:
-        """Processes that this one's calls keep beside their functions, and what to call them."""
+        """Processes that calls of this one keep beside their functions, and what to call them."""
         if self._of is not here():  # it has not called yet
             return {}
         tasks = [*self._caller.tasks]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The caller's side of a call by ``isolate``: launch, listen, judge, bury.
+"""The caller's side of a call by ``isolate``: launch, listen, judge, reap.
 
 A value counts when the stream has ended with its completion record (law 1), and the child is
-reaped before anybody sees the value. Nothing here waits without a bound, but for a function that
-was given none. A task belongs to the process that has started it (:mod:`.per_process`).
+reaped before the caller sees the value. Nothing here waits without a bound, except for a function
+that was given none. A task belongs to the process that has started it (:mod:`.per_process`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: A function that logs without end is not listened to without end.
+#: Seconds for which frames are read in one go: a function may log without end.
 _LOOK_SECONDS = 0.1
 
 _FATAL = "Fatal Python error"
@@ -61,7 +61,7 @@ class Task(Generic[T]):
     """A function at work in a child. Made by ``isolate.start``.
 
     ``await task`` waits under asyncio or trio, without a thread, and gives what :meth:`result`
-    gives; if the waiting is cancelled the child goes on.
+    gives. If you cancel the wait, the child goes on.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Task(Generic[T]):
 
     @property
     def settled(self) -> bool:
-        """Somebody has asked what became of it, or has ended it."""
+        """Whether the caller has asked for its result, or has ended it."""
         return self._asked
 
     def result(self, timeout: float | None = None) -> T:
@@ -205,7 +205,7 @@ class Task(Generic[T]):
         self.end()
 
     def end(self) -> None:
-        """As :meth:`kill`, but somebody is still to be told."""
+        """As :meth:`kill`, but it still counts as not awaited."""
         if not self.over and self._home is here():
             self.child.kill()
             while not self.over:
@@ -239,7 +239,7 @@ class Task(Generic[T]):
             raise RuntimeError(f"{self!r} belongs to the process that has started it")
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
-        """Nobody will ask again after an exception, of Ctrl-C or of another plugin's timer."""
+        """End the child if this raises (Ctrl-C, another plugin's timer): no caller asks again."""
         if self.over:
             return None
         try:
@@ -260,7 +260,7 @@ class Task(Generic[T]):
             return
         try:
             self._take(frame)
-        except Exception as error:  # of the wrong shape, or what somebody's log handler makes of it
+        except Exception as error:  # of the wrong shape, or raised by a log handler of the suite's
             self.child.lose(f"its stream is broken: {error!r}")
 
     def _take(self, frame: Frame) -> None:
@@ -325,7 +325,7 @@ class Task(Generic[T]):
             case outcome.TimedOut(seconds=seconds, diagnosis=diagnosis):
                 found = _without_caller(diagnosis)
                 if self._command:
-                    # The stacks are those of what waits for it.
+                    # The stacks are those of the code that waits for it.
                     found = "".join(found.rpartition(WORLD)[1:])
                 what = f"the exit of {self.name}" if self.child.inbox.ending else self.name
                 self._error = IsolatedTimeout(what, seconds, found)
@@ -359,5 +359,5 @@ def _without_caller(stacks: str) -> str:
 def _write(stream: Any, text: str) -> None:
     try:
         stream.write(text)
-    except ValueError:  # closed meanwhile: where its successor goes is the best that is left
+    except ValueError:  # closed meanwhile: the stream that has replaced it has to do
         sys.stdout.write(text)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Who answers for a task that nobody awaits: the fixture or the test that has started it.
+"""A task that is never awaited is an error of the fixture or the test that has started it.
 
 Fact: ``isolate`` is of session scope and knows no test, but what a test starts must not outlive it,
 and what a wider fixture starts must.
 
 Consequence: these hooks, registered when a run first uses ``isolate``, know which fixture is being
 set up. A task started there is looked at when that fixture is torn down, any other one at the end
-of its test. A task that is still at work then, or of which nobody has asked what became, is ended,
-and is an error; unless the test has failed anyway.
+of its test. A task that is still at work then, or whose result has not been asked for, is ended,
+and is an error, unless the test has failed anyway.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Awaitable(Protocol):
 
 
 class Unawaited:
-    """The charges of this process."""
+    """The tasks and boxes of this process that are still to be awaited."""
 
     def __init__(self) -> None:
         self._fixtures: list[pytest.FixtureRequest] = []
@@ -46,7 +46,7 @@ class Unawaited:
         self._failed = False
 
     def take(self, charge: Awaitable) -> None:
-        """Something was started, here and now."""
+        """Register what has just been started."""
         if self._fixtures:
             # Registered before the fixture's own finalizer, so it runs after that.
             self._fixtures[-1].addfinalizer(partial(_fail_unless_settled, [charge]))
@@ -57,14 +57,14 @@ class Unawaited:
     def settle_loose(self) -> None:
         """At the end of a test, or of a function that runs in a child.
 
-        :raises NotAwaitedError: naming what nobody has awaited.
+        :raises NotAwaitedError: naming what was not awaited.
         """
         loose, self._loose = self._loose, []
         if names := _settle(loose):
             raise NotAwaitedError(names)
 
     def forget(self) -> None:
-        """In a copy of the process: the charges are the original's."""
+        """In a copy of the process: these tasks and boxes are the original's."""
         self._fixtures = []
         self._loose = []
 

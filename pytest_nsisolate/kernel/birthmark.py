@@ -28,7 +28,7 @@ def leave() -> None:
 
 
 def is_original() -> bool:
-    """Where fork(2) has returned 0: whether this is the process that has called it all the same."""
+    """Where fork(2) has returned 0: whether this is, all the same, the process that called it."""
     page = _page()
     return page is not None and page[0] == 1
 

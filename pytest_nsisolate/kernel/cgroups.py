@@ -2,17 +2,17 @@
 """Control groups that bound memory and processes, version 2 and version 1 (cgroups(7)).
 
 Fact: with version 2 only a group that has no process of its own hands controllers to its children,
-so a process cannot make a bounded group below the one that it is in without leaving that first.
-What we do: the runner stays where it is. From its own group upwards the first one that hands out
-the controller and lets us make a child is taken; below a user's systemd that is its slice. With
+so a process cannot make a bounded group below its own without leaving its own first.
+What we do: the runner stays where it is. From its own group upwards we take the first one that
+hands out the controller and lets us make a child; below a user's systemd that is its slice. With
 version 1 a child of the runner's own group will do.
 
 Fact: a group is removed when nothing is in it (rmdir, EBUSY before), and a runner that is killed
 removes nothing.
-What we do: a group is named by the runner, by its PID namespace, number and start time, and the
-next run that comes to the same place removes the groups of runners that are gone.
+What we do: a group's name holds the runner's PID namespace, number and start time. The next run
+that comes to the same place removes the groups of runners that are gone.
 
-Fact: the kernel checks the rights of who has opened ``cgroup.procs``, not of who writes to it.
+Fact: the kernel checks the rights of the process that opened ``cgroup.procs``, not of the writer.
 What we do: the runner opens it, and the child writes ``0``, itself, before it runs code of a user.
 
 What still fails: in a container the runner's group is at the top and cannot be left; with version 2
@@ -34,7 +34,7 @@ from pytest_nsisolate.kernel.originals import open, os, re, select
 #: How long a group may stay busy after its last process was seen to end, in seconds.
 _BUSY_SECONDS: Final = 1.0
 
-#: Those that bound something that a test may have.
+#: The controllers that we use.
 CONTROLLERS: Final = ("memory", "pids")
 
 _PREFIX: Final = "nsisolate"
@@ -160,7 +160,7 @@ def make(place: Place, serial: int) -> Group:
 
 
 def sweep() -> None:
-    """Remove the groups that runners of this PID namespace have left that are gone."""
+    """Remove the groups of runners of this PID namespace that are gone."""
     pattern = re.compile(rf"{_PREFIX}-{_pid_namespace()}-(\d+)-(\d+)-\d+")
     for folder in {place.folder for name in CONTROLLERS for place in places(name)}:
         for entry in _directories(folder):
@@ -247,7 +247,7 @@ def _folders_v2(controller: str) -> Iterator[str]:
         folder = None if path is None else _reached(mount.root, mount.point, path)
         while folder is not None and folder.startswith(mount.point):
             handed_out = _read(f"{folder}/cgroup.subtree_control").decode().split()
-            # Who moves a process needs the right to write here too, cgroups(7).
+            # To move a process takes the right to write here too, cgroups(7).
             if controller in handed_out and os.access(f"{folder}/cgroup.procs", os.W_OK):
                 yield folder
                 return

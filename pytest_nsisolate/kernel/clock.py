@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Seconds that nobody can stop.
+"""Seconds that no test can stop.
 
 Fact: freezegun and its kin put a clock that stands still in the place of ``time.monotonic``, and of
 every module's name for it. A budget read from it would never be over, and no wait would end.

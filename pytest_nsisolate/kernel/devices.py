@@ -5,12 +5,12 @@ Fact: the nodes in ``/dev`` belong to uid 0 of the host, and a user namespace do
 under the host's root a test could write to its disks, to ``/dev/mem`` and into its kernel's log,
 and make files there that stay.
 Consequence: what is dangerous there is an open list, so it is not covered piece by piece.
-What we do: a new tmpfs has the few nodes that do no harm. Nobody can make a node in a user
-namespace (mknod(2): EPERM), so they are the host's, bound on empty files; terminals are a new
-devpts, whose numbers are its own. Where it will cover ``/dev`` itself it is built over ``/proc``,
-for that is always there and nothing looks at it meanwhile, and then moved: the host's nodes can
-be named until the end.
-The group of terminals is whose the process is: ``gid=5`` is EINVAL where that id is not mapped.
+What we do: a new tmpfs has the few nodes that do no harm. In a user namespace no node can be made
+(mknod(2): EPERM), so they are the host's, bound on empty files; terminals are a new devpts, whose
+numbers are its own. A tmpfs that will cover ``/dev`` itself is built over ``/proc`` and then moved,
+so that the host's nodes can be named until the end: ``/proc`` is always there, and nothing looks
+at it meanwhile.
+Terminals have the group of the process: ``gid=5`` is EINVAL where that id is not mapped.
 
 What still fails: a terminal of the host's that is inherited works by its descriptor, but has no
 name any more (``os.ttyname`` raises). There is no ``/dev/log``: the host's log is not the test's.

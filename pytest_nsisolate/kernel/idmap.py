@@ -2,7 +2,7 @@
 """Which ids of the outer user namespace appear inside as which (user_namespaces(7)).
 
 Fact: a map of more than one id may be written only by a process with CAP_SETUID (CAP_SETGID)
-over the outer namespace; a process without may map its own id alone, and its group only after
+over the outer namespace. Another process may map its own id alone, and its group only after
 it gave up setgroups(2). After ``unshare(CLONE_NEWUSER)`` the ids read 65534 until they are mapped.
 What we do: the maps are made in the runner, before the unshare; a runner with the capabilities
 writes those of its child, over exactly the ids that it has itself, else the child writes its own.

@@ -2,7 +2,7 @@
 """The session keyring: keys of the runner's login that a test must not have.
 
 Fact: a login gives its processes a session keyring (pam_keyinit(8), systemd), and forks and
-namespaces keep it: whoever possesses it reads, changes and revokes the keys in it (keyrings(7)).
+namespaces keep it: its possessor reads, changes and revokes the keys in it (keyrings(7)).
 Consequence: a Kerberos ticket, a file system's key or a container's secret would be in reach.
 What we do: each child joins a new and empty one, which takes 3 microseconds. To ask first whether
 there is one to leave would change the runner: the kernel installs one when it is asked.
@@ -49,8 +49,8 @@ def preload() -> None:
 def leave_session_keyring() -> None:
     """Join a new and empty session keyring (keyctl_join_session_keyring(3)).
 
-    :raises StepError: ``join a new session keyring``; EDQUOT when too many keys are left of
-        others for longer than a quarter of a second.
+    :raises StepError: ``join a new session keyring``; EDQUOT when too many keys of others are
+        left for longer than a quarter of a second.
     """
     join = _join()
     if join is None:

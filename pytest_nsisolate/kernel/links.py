@@ -9,7 +9,7 @@ opened. No process has to live in a network to have it changed.
 Fact: one message makes a whole cable: both ends with names and hardware addresses, each in its own
 namespace, one of them up and in a bridge. The other one cannot be up yet (ENOTCONN).
 What we do: the few messages are written here, as bytes. pyroute2's would take the time of a third
-host for each, and its import 0.2 s in a run that has nothing else to ask it.
+host for each, and its import 0.2 s in a run that does not need it otherwise.
 
 Fact: a kernel destroys the links of a namespace some time after its last holder is gone.
 What we do: what has to be gone at once is deleted by its number.
@@ -103,7 +103,7 @@ def inside(netns: int) -> Iterator[None]:
 
 
 def new_network() -> int:
-    """A descriptor of a new network namespace in which nobody is; it lives as long as that.
+    """A descriptor of a new, empty network namespace, which lives as long as the descriptor.
 
     :raises OSError: as unshare(2) and setns(2).
     """
@@ -213,7 +213,7 @@ class Links:
     # Addresses and routes ------------------------------------------------------------------------
 
     def add_address(self, index: int, address: IpAddress, length: int) -> None:
-        """An address of a link, usable at once: nobody is asked whether it is taken."""
+        """An address of a link, usable at once: there is no check for duplicates."""
         body = _ADDRESS.pack(_family(address), length, _IFA_F_NODAD, 0, index)
         body += _attribute(_IFA_LOCAL, address.packed) + _attribute(_IFA_ADDRESS, address.packed)
         self._ask(_NEWADDR, body, _CREATE | _REPLACE)
@@ -280,7 +280,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 def stop_offloading(netns: int, name: str) -> None:
     """From now on this link sends packets as they would be on a cable (ethtool's ioctl).
 
-    Else one "packet" of TCP may have 64 KB, and a checksum that nobody has computed yet.
+    Else one "packet" of TCP may have 64 KB, and a checksum that is not computed yet.
 
     :raises OSError: EPERM without CAP_NET_ADMIN over the namespace.
     """

@@ -27,7 +27,8 @@ a rename from one to another is EXDEV.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from stat import S_IMODE, S_ISGID
 from typing import Final
@@ -40,6 +41,7 @@ from pytest_nsisolate.kernel.readonly import SAFE
 from pytest_nsisolate.kernel.syscalls import (
     MNT_DETACH,
     MS_BIND,
+    MS_MOVE,
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
@@ -95,7 +97,8 @@ class Survey:
     """How the host's root is taken apart; made in the runner.
 
     :param places: directories with an overlay of their own.
-    :param folders: directories that are a part of the skeleton, ``/`` itself left out.
+    :param folders: directories that are a part of the skeleton, ``/`` itself left out: those that
+        have mounts below, and those that are empty or cannot be looked into.
     :param through: paths that are bound as they are.
     :param sealed: paths that are bound read-only.
     """
@@ -135,9 +138,7 @@ def survey(points: Mapping[str, Mounted], through: Iterable[str], hidden: Iterab
         with failing(step, "mount"):
             entries = _entries(folder or "/")
             if entries is None:
-                found.folders.remove(folder)
-                found.sealed.append(folder)
-                continue
+                continue  # it is empty inside, too
             for entry in entries:
                 path = f"{folder}/{entry.name}"
                 if path in left_out:
@@ -147,11 +148,12 @@ def survey(points: Mapping[str, Mounted], through: Iterable[str], hidden: Iterab
                 elif path in points and points[path].fstype in _PSEUDO:
                     found.sealed.append(path)
                 elif entry.is_symlink():
-                    found.links.append((os.readlink(path), path))
+                    with suppress(FileNotFoundError):
+                        found.links.append((os.readlink(path), path))
                 elif not entry.is_dir(follow_symlinks=False):
                     if entry.is_file(follow_symlinks=False):
                         found.files.append(path)
-                elif any(point.startswith(f"{path}/") for point in reachable):
+                elif any(point.startswith(f"{path}/") for point in reachable) or _is_empty(path):
                     found.folders.append(path)
                     waiting.append(path)
                 else:
@@ -172,12 +174,29 @@ def _is_there(point: str) -> bool:
     return True
 
 
+def status_of(path: str) -> os.stat_result | None:
+    """None for what has gone since: a directory that is taken apart may be a busy one."""
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _is_empty(path: str) -> bool:
+    """Nothing is in it that an overlay could show; one that cannot be looked into counts."""
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except (PermissionError, FileNotFoundError):
+        return True
+
+
 def _entries(folder: str) -> list[os.DirEntry[str]] | None:
-    """By name; None where this user cannot look."""
+    """By name; None where this user cannot look, or where it is gone."""
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         return None
 
 
@@ -287,10 +306,10 @@ class OverlayRoot:
 
 
 def _copy(source: str, path: str) -> None:
-    """A file of the skeleton; one that this user cannot read is not there."""
+    """A file of the skeleton; one that this user cannot read, or that has gone, is not there."""
     try:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):
         return
     try:
         status = os.fstat(fd)
@@ -322,7 +341,7 @@ def plan_overlays(
     whole_proc: bool,
     stays: Iterable[str],
     owners: Owners,
-    contents: Iterable[Content],
+    contents: Sequence[Content],
 ) -> OverlayRoot:
     """The calls that make the new root, worked out in the runner.
 
@@ -330,7 +349,7 @@ def plan_overlays(
     :param whole_proc: the child mounts a ``/proc``, and shall be able to mount another.
     :param stays: real paths that stay the host's, outermost only.
     :param contents: at real paths; those in no place are put into the skeleton.
-    :raises StepError: ``take PATH apart``, for what has gone meanwhile.
+    :raises StepError: ``take / apart``.
     """
     folders = [Folder(name, 0o755) for name in (_SKELETON, UPPER, _WORK, _GIVEN, LAYER, _NEW)]
     given = _Given(found, owners)
@@ -342,25 +361,26 @@ def plan_overlays(
         folders.append(Folder(f"{UPPER}/0", mode(root, "/"), owner(root)))
         folders.append(Folder(f"{_WORK}/0", 0o700))
         for path in found.folders:
-            status = os.stat(path)
-            folders.append(Folder(_SKELETON + path, mode(status, path), owner(status)))
+            if (status := status_of(path)) is not None:
+                folders.append(Folder(_SKELETON + path, mode(status, path), owner(status)))
         mounts = [_overlay(_NEW, "/", 0, [_SKELETON], 0)]
         for number, path in enumerate(found.places, 1):
-            status = os.stat(path)
+            if (status := status_of(path)) is None:
+                continue
             folders.append(Folder(_SKELETON + path, 0o755))
             folders.append(Folder(f"{UPPER}/{number}", mode(status, path), owner(status)))
             folders.append(Folder(f"{_WORK}/{number}", 0o700))
             lower = [f"{_GIVEN}/{number}"] if number in given.used else []
             if path in owners.layered:
                 lower.append(LAYER + path)
-            if path not in owners.layered or os.access(path, os.R_OK | os.X_OK):
-                lower.append(path)
+            lower.append(path)
             flags = points[path].flags if path in points else 0
             mounts.append(_overlay(_NEW + path, path, number, lower, flags))
         small: list[str] = []
         big: list[str] = []
         for path in found.files:
-            (small if os.stat(path).st_size <= _COPIED else big).append(path)
+            if (status := status_of(path)) is not None:
+                (small if status.st_size <= _COPIED else big).append(path)
     folders += given.folders
     targets = []
     for path in (*found.through, *found.sealed, *big):
@@ -369,9 +389,12 @@ def plan_overlays(
         else:
             targets.append(Content(_SKELETON + path, b""))
     mounts += _binds(found, big, stays, whole_proc=whole_proc)
+    # On / the tmpfs would hide the old root from its own unmounting, and be unmounted instead.
+    aside = syscalls.prepare_mount(".", "/proc", None, MS_MOVE)
+    mounts.append(Step("move the tmpfs", "mount", aside))
     return OverlayRoot(
         places=tuple(found.places),
-        stage=Step("mount tmpfs on /", "mount", _tmpfs(size)),
+        stage=Step("mount tmpfs on /", "mount", _tmpfs(_with_room(size, small, contents))),
         folders=tuple(folders),
         links=tuple((to, _SKELETON + path) for to, path in found.links),
         copies=tuple((path, _SKELETON + path) for path in small if path not in given.replaced),
@@ -379,8 +402,6 @@ def plan_overlays(
         mounts=tuple(mounts),
         exchange=(
             Step("pivot_root", "mount", syscalls.prepare_pivot_root(".", ".")),
-            # On the new root stands the old one, and on that one the tmpfs.
-            Step("unmount the tmpfs", "mount", syscalls.prepare_umount2(".", MNT_DETACH)),
             Step("unmount the old root", "mount", syscalls.prepare_umount2(".", MNT_DETACH)),
         ),
     )
@@ -447,10 +468,10 @@ def _binds(
             yield Step("mount proc", "pid", call)
         yield _bind(path)
     for path in (*found.sealed, *big):
-        yield _bind(path)
         attribute = syscalls.MOUNT_ATTR_RDONLY
-        call = syscalls.prepare_mount_setattr(_NEW + path, attribute, recursive=True)
-        yield Step(f"make {path} read-only", "mount", call)
+        seal = syscalls.prepare_mount_setattr(_NEW + path, attribute, recursive=True)
+        both = _Lasting(_bind(path).call, path, seal)
+        yield Step(f"bind {path} read-only", "mount", both)
     for path in stays:
         if not found.is_bound(path):
             yield _bind(path)
@@ -466,12 +487,46 @@ def _overlay(target: str, path: str, number: int, lower: list[str], flags: int) 
     layers = ":".join(map(_escaped, lower))
     options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={_WORK}/{number},userxattr"
     call = syscalls.prepare_mount("overlay", target, "overlay", flags, options)
-    return Step(f"mount overlay on {path}", "mount", call)
+    return Step(f"mount overlay on {path}", "mount", _Lasting(call, path))
+
+
+@dataclass(frozen=True, slots=True)
+class _Lasting:
+    """A call about a path of the host's, which may be gone since: then it is no error.
+
+    :param then: another call, if the first one has worked.
+    """
+
+    call: Callable[[], int]
+    path: str
+    then: Callable[[], int] | None = None
+
+    def __call__(self) -> int:
+        """
+        :raises OSError: of the call.
+        """
+        try:
+            self.call()
+        except FileNotFoundError:
+            if os.path.exists(self.path):
+                raise
+            return 0
+        return 0 if self.then is None else self.then()
 
 
 def _escaped(path: str) -> str:
     """As an option of overlay has it (Documentation/filesystems/overlayfs.rst)."""
     return re.sub(r"([\\:,])", r"\\\1", path)
+
+
+def _with_room(size: str, files: Iterable[str], contents: Iterable[Content]) -> str:
+    """A size for what the test writes, and for what is on the tmpfs already."""
+    if not size.isdecimal():
+        return size
+    sizes = [status.st_size for path in files if (status := status_of(path)) is not None]
+    sizes += [len(content.content or b"") for content in contents]
+    page = os.sysconf("SC_PAGE_SIZE")
+    return str(int(size) + sum(-(-length // page) * page for length in sizes))
 
 
 def _tmpfs(size: str) -> Callable[[], int]:

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
 """The packets of one link, by a socket of packets with a ring in memory (packet(7)).
 
-Fact: the kernel copies each packet into the ring by itself, whether anybody looks or not, until the
+Fact: the kernel copies each packet into the ring by itself, with or without a reader, until the
 ring is full; it counts what it could not place (PACKET_STATISTICS).
-What we do: version 2 of the ring, whose slots have a size. One packet is one slot, so that a ring
-of which nobody has taken anything yet keeps as many packets as it has slots. In version 3 a block
-goes to its reader after some time, however little is in it.
+What we do: version 2 of the ring, whose slots have a size. One packet is one slot, so an unread
+ring keeps as many packets as it has slots. In version 3 a block goes to its reader after some time,
+however little is in it.
 
-Fact: the kernel takes a VLAN tag out of the packet and tells it beside it.
+Fact: the kernel takes a VLAN tag out of the packet and reports it beside the packet.
 What we do: it is put back.
 """
 
 from __future__ import annotations
 
+import errno
 from _socket import socket as c_socket
 from struct import Struct, pack, unpack
 from typing import Final, NamedTuple
@@ -34,10 +35,18 @@ _BLOCK: Final = 1 << 16
 
 #: status, length, kept, where it begins, seconds, nanoseconds, tag and its type; at 42 the way.
 _HEADER: Final = Struct("=IIIHHIIHH")
+_BEGINNING: Final = Struct("=IIIH")
 _WAY: Final = 42
 _READY: Final = 1
 _TAGGED: Final = 0x10
 _FREE: Final = bytes(4)
+
+
+#: What sending may meet: the other side is down or gone, or has no room.
+UNDELIVERABLE: Final = (
+    *(errno.ENETDOWN, errno.ENXIO, errno.ENODEV, errno.EMSGSIZE),
+    *(errno.ENOBUFS, errno.EAGAIN),
+)
 
 
 class Seen(NamedTuple):
@@ -55,12 +64,12 @@ class Seen(NamedTuple):
 
 
 class PacketRing:
-    """What passes one link from now on, and a way to send something there.
+    """The packets that pass one link from now on, and a way to send some there.
 
     :param netns: a descriptor of the link's network namespace.
     :param name: the link.
     :param slots: packets that it holds; a multiple of 32.
-    :param outgoing: what the link sends is among them.
+    :param outgoing: include what the link sends.
     :raises OSError: EPERM without CAP_NET_RAW, ENOMEM, EAFNOSUPPORT in a kernel without packet(7).
     """
 
@@ -90,6 +99,7 @@ class PacketRing:
         memory = self._memory
         if memory is None:
             memory = self._memory = mmap.mmap(self.socket.fileno(), self._size)
+            self._view = memoryview(memory)
         found: list[Seen] = []
         at, size = self.position, self._size
         while len(found) < most:
@@ -112,14 +122,51 @@ class PacketRing:
         self.position = at
         return found
 
+    def pass_on(self, target: PacketRing, most: int) -> tuple[int, int]:
+        """Send what has come to another link, as it is and straight out of the ring.
+
+        :param most: packets.
+        :returns: how many have come, and how many of them could not be sent.
+        """
+        self.read(0)
+        memory, view, send = self._memory, self._view, target.socket.send
+        assert memory is not None
+        at, size, come, failed = self.position, self._size, 0, 0
+        begins = _BEGINNING.unpack_from
+        while come < most:
+            status, length, kept, start = begins(memory, at)
+            if not status & _READY:
+                break
+            if status & _TAGGED:
+                self.position = at
+                data: bytes | memoryview = self.read(1)[0].data
+            else:
+                data = view[at + start : at + start + kept]
+            come += 1
+            try:
+                if length > kept:
+                    raise OSError(errno.EMSGSIZE, "")
+                send(data)
+            except OSError as error:
+                if error.errno not in UNDELIVERABLE:
+                    raise
+                failed += 1
+            memory[at : at + 4] = _FREE
+            at += _SLOT
+            if at == size:
+                at = 0
+        self.position = at
+        return come, failed
+
     def lost(self) -> int:
-        """Packets for which there was no slot, since this was asked last."""
+        """Packets for which there was no slot, since the last call."""
         _, dropped = unpack("=II", self.socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
         return int(dropped)
 
     def close(self) -> None:
         """Give everything back."""
         if self._memory is not None:
+            self._view.release()
             self._memory.close()
             self._memory = None
         self.socket.close()

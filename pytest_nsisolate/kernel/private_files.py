@@ -5,12 +5,12 @@ Fact: a file can be bound over another, and its own mount need not be in sight f
 What we do: they are made on a tmpfs that is mounted on ``/`` and reached by ``/..`` (see
 :mod:`pytest_nsisolate.kernel.overlays`), and bound over their targets. Then the tmpfs is unmounted.
 
-Fact: root may open any file, whatever its mode; a device on a mount without devices nobody may.
-What we do: what is hidden is covered by a whiteout, the device 0:0, which needs no right to make. A
+Fact: root may open any file, whatever its mode, but no device on a mount that is ``nodev``.
+What we do: a hidden file is covered by a whiteout, the device 0:0, which needs no right to make. A
 directory is covered by an empty one.
 
-What still fails: what has been bound over cannot be removed or replaced by a rename (EBUSY), and a
-path that the host does not have cannot be made there.
+What still fails: a file that has been bound over cannot be removed or replaced by a rename (EBUSY),
+and a path that the host does not have cannot be made there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pytest_nsisolate.kernel.syscalls import MNT_DETACH, MS_BIND, MS_NODEV, MS_N
 class PrivateFiles:
     """What is bound over the host's files; made in the runner by :func:`plan_private_files`.
 
-    :param inside: contents that are put into a directory which has been hidden.
+    :param inside: contents for a directory that has been hidden.
     """
 
     stage: Step = field(repr=False, compare=False)

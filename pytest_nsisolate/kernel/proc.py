@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What the files of ``/proc`` about processes and mounts say (proc(5)).
 
-The parsers take the bytes of a file, and their callers read it: what it means that there is no such
-file is for each of them to say. The few functions that read raise what the kernel answers.
+The parsers take the bytes of a file, and their callers read it: each caller decides what a missing
+file means. The few functions that read raise what the kernel answers.
 
 Fact: the kernel separates by blanks and newlines, and escapes these in a name or a path at most. A
 carriage return, a form feed or a no-break space stands there as it is.
@@ -24,7 +24,7 @@ _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
 class Stat(NamedTuple):
-    """A process, as ``/proc/PID/stat`` tells of it (proc_pid_stat(5)).
+    """A process, as ``/proc/PID/stat`` describes it (proc_pid_stat(5)).
 
     :param name: its first 15 bytes.
     :param state: one letter.
@@ -79,7 +79,7 @@ def status(content: bytes) -> dict[str, str]:
 
 
 def arguments(content: bytes) -> list[bytes]:
-    """Of ``/proc/PID/cmdline``: none of a zombie and of a thread of the kernel's."""
+    """Of ``/proc/PID/cmdline``; a zombie and a thread of the kernel's have none."""
     return content.removesuffix(b"\0").split(b"\0") if content else []
 
 
@@ -104,7 +104,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """All below a process, each before those below it; what has ended is passed over."""
+    """All below a process, each before those below it; without those that have ended."""
     ahead = [pid]
     while ahead:
         parent = ahead.pop()
@@ -136,7 +136,7 @@ def name_of(pid: int) -> str:
 def descriptors(pid: int | str) -> Iterator[tuple[str, str]]:
     """The open descriptors of a process, and what each leads to (proc_pid_fd(5)).
 
-    :raises OSError: when it is gone, or somebody else's.
+    :raises OSError: when it is gone, or another user's.
     """
     folder = f"/proc/{pid}/fd"
     for number in os.listdir(folder):
@@ -148,11 +148,11 @@ def descriptors(pid: int | str) -> Iterator[tuple[str, str]]:
 
 
 def check_own() -> None:
-    """Whether ``/proc`` shows the processes of this PID namespace; nothing, if it does.
+    """Make sure that ``/proc`` shows the processes of this PID namespace.
 
     Below the ``/proc`` of an isolated test lies that of the namespace around it. After the test's
     own ``umount -l /proc`` the numbers there are the host's, and its PID 1 would be taken for the
-    test. So whoever looks a process up by its number asks here first.
+    test. So call this before you look up a process by its number.
 
     :raises OSError: ENOENT if there is none, ESTALE if it is another PID namespace's.
     """

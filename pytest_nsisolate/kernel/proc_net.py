@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The tables of a network as files of ``/proc/PID/net`` (proc_pid_net(5)).
 
-They can be read from outside: that is the network of process PID, whoever looks.
+They can be read from outside: they show the network of process PID to every reader.
 
 Fact: the name of a Unix socket may have any byte in it, a newline too, and that file has them as
 they are. Consequence: a line begins where a line's columns begin; the rest belongs to the name
@@ -65,7 +65,7 @@ class UnixEntry(NamedTuple):
     """A Unix socket (unix(7)).
 
     :param kind: SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
-    :param inode: None as long as nobody has accepted it.
+    :param inode: None until the connection has been accepted.
     :param path: empty where it has none; of an abstract one it begins with ``@``.
     """
 

@@ -118,8 +118,8 @@ def forbid_core_files(*, for_good: bool) -> None:
 
     The limit is one byte and not zero: with zero a helper still gets the dump (core(5)).
 
-    :param for_good: lower the hard limit as well, which nobody raises again but with
-        CAP_SYS_RESOURCE against the first user namespace (setrlimit(2)).
+    :param for_good: lower the hard limit as well; to raise it again takes CAP_SYS_RESOURCE
+        against the first user namespace (setrlimit(2)).
     :raises StepError: ``setrlimit(RLIMIT_CORE)``.
     """
     soft, hard = _core_limit()
@@ -228,7 +228,7 @@ def _limit_bounding(mask: int) -> None:
 
 @functools.cache
 def _every_capability() -> int:
-    """The mask of those that this kernel knows, which may be more than we have names for."""
+    """The mask of those that this kernel knows; it may know more than we have names for."""
     try:
         with open("/proc/sys/kernel/cap_last_cap", "rb") as file:
             last = int(file.read())
@@ -247,5 +247,5 @@ def alone() -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False  # EPERM: there is somebody; any other: a filter, and nobody can tell
+        return False  # EPERM: there is another one; any other errno: a filter, so it is unknown
     return False

@@ -15,12 +15,12 @@ remounts all that is listed gets EINVAL there: bubblewrap with ``--unshare-pid -
 What we do: nothing is mounted on them. Where ``/proc/sys`` is protected they are read-only.
 
 Fact: flags that a mount had when it was copied into a new user namespace are locked there, and a
-remount has to repeat them; mount_setattr(2) changes nothing but the flag it is told.
+remount has to repeat them; mount_setattr(2) changes only the flag that it is given.
 What we do: mount_setattr; without it (Linux < 5.12) remounts with every flag that can be locked.
 
 What still fails: where ``/proc/sys`` was read-only before, without a PID namespace its net part
-is so too. To bind the host's own files in ``/proc/sys/kernel`` one by one instead, read-only, would
-leave those of IPC writable; there are 96, and all mounts would take 1.8 ms instead of 0.5.
+is read-only too. To bind the host's own files in ``/proc/sys/kernel`` read-only, one by one, would
+leave those of IPC writable; but there are 96, and all mounts would take 1.8 ms instead of 0.5.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def protect_proc(own: frozenset[str], below: tuple[str, ...]) -> Iterator[Step]:
 
 
 class SysctlWays(NamedTuple):
-    """To write one sysctl of the child's own when all is furnished, and leave it read-only.
+    """The calls around writing one sysctl of the child's own, which is left read-only.
 
-    :param seal: after it was written, where ``/proc/sys`` is not protected.
-    :param unlock: before, where it is.
-    :param lock: after it was written, there.
+    :param seal: after the write, where ``/proc/sys`` is not protected.
+    :param unlock: before the write, where it is protected.
+    :param lock: after the write, where it is protected.
     """
 
     seal: tuple[Step, ...] = ()
@@ -112,7 +112,7 @@ class SysctlWays(NamedTuple):
 
 def sysctl_ways(path: str) -> SysctlWays:
     """The calls for this sysctl, prepared in the runner."""
-    # A mount on such a name after all; but one that is read-only asks nobody to remount it.
+    # A mount on such a name after all; but it is read-only, so no program has to remount it.
     seal = (_bind_onto_itself(path), *read_only(path))
     return SysctlWays(seal, (_writable("/proc/sys"),), tuple(read_only("/proc/sys")))
 
@@ -144,7 +144,7 @@ def _own_sysctls(own: frozenset[str]) -> tuple[str, ...]:
 
 @functools.cache
 def _writable_in_proc() -> tuple[str, ...]:
-    """Entries of ``/proc``, but processes and ``sys``, where root can change the machine.
+    """Entries of ``/proc`` where root can change the machine, without processes and ``sys``.
 
     ``sysrq-trigger``, ``irq`` and ``bus`` above all, but also what drivers put there (``acpi``,
     ``scsi``, ``dynamic_debug``).

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Limits that a process sets for itself, and ``kernel.pid_max`` of its PID namespace.
 
-Fact: RLIMIT_NPROC does not bind the host's root, nor who holds CAP_SYS_RESOURCE or CAP_SYS_ADMIN
-outside, whatever user namespace they are in; and who that is cannot be read inside a container.
+Fact: RLIMIT_NPROC binds neither the host's root nor a process with CAP_SYS_RESOURCE or
+CAP_SYS_ADMIN outside, whatever its user namespace; inside a container you cannot read which it is.
 What we do: the runner asks the kernel once, by a child with a limit of 0 that tries to fork.
 
 Fact: since Linux 6.14 each PID namespace has its own ``kernel.pid_max``; before, the same file is
@@ -57,7 +57,7 @@ RESOURCES: Final = {
 class Rlimit:
     """One call of setrlimit(2), made in the child.
 
-    :param most: the runner's own hard limit, which nobody may raise; None for infinity.
+    :param most: the runner's own hard limit, which the child cannot raise; None for infinity.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Rlimit:
 
 
 def least_processes() -> int:
-    """How many a ``pid_max`` bounds at least; the kernel wants 8 numbers for each processor."""
+    """The lowest number that a ``pid_max`` can bound; the kernel wants 8 for each processor."""
     processors = os.sysconf("SC_NPROCESSORS_CONF")
     return max(RESERVED_PIDS + 1, _PIDS_PER_PROCESSOR * processors) - 1
 

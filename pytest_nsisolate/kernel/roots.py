@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A folder as the root of everything that a child sees.
 
-Fact: chroot(2) is left by whoever may call it again; pivot_root(2) exchanges the root mount itself,
-and when the old one is unmounted there is no way back to it but an open descriptor or the current
-directory. Both stacked on one point need no folder for the old one (pivot_root(2), "."), so
+Fact: a process that may call chroot(2) again can leave its root by it. pivot_root(2) exchanges the
+root mount itself; when the old one is unmounted only an open descriptor or the current directory
+leads back. With both stacked on one point the old one needs no folder (pivot_root(2), "."), so
 nothing is made in the new root.
 What we do: the folder is bound onto itself, because only a mount can be a root, and the child's
 ``/proc`` and ``/sys``, which are fresh and protected by now, are bound into it. Its ``/dev`` is a
@@ -69,6 +69,16 @@ class RootPlan:
     def close(self) -> None:
         """Nothing is held."""
 
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    def written(self) -> None:
+        """It is in the folder."""
+
 
 def problem(path: str) -> tuple[str, str] | None:
     """Why this folder cannot be a root, and what to do about it; None if it can.
@@ -116,7 +126,7 @@ def plan_root(path: str, *, own: frozenset[str], more_devices: tuple[str, ...] =
 
 
 def _whole_proc(path: str) -> Iterator[Step]:
-    """One that nobody can reach, for those who want to mount another in a user namespace."""
+    """One that no path reaches; with it a user namespace below may mount another."""
     place = f"{path}/proc"
     yield Step("bind /proc", "pid", syscalls.prepare_mount("/proc", place, None, MS_BIND))
     yield Step("mount proc", "pid", syscalls.prepare_mount("proc", f"{place}/sys", "proc", SAFE))

@@ -2,16 +2,16 @@
 """A filter that hands system calls to a process outside (seccomp(2), seccomp_unotify(2)).
 
 Fact: a filter stays for good, in every thread and in all that is forked or executed from then on,
-and a process has at most one whose calls somebody answers (EBUSY).
+and a process has at most one whose calls another process answers (EBUSY).
 Consequence: it cannot be made for one call and changed for the next. It hands over every call but
 those that never fail; which of them fails is decided outside, each time.
 
-Fact: a thread that waits for an answer goes on with EINTR if it gets a signal, which calls that
-never do so would then show to programs. What we do: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux
-5.19): from the moment that the call has been read outside, only a deadly signal wakes it.
+Fact: a thread that waits for an answer goes on with EINTR if it gets a signal. Programs would then
+see EINTR of calls that never fail so. What we do: SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux
+5.19): once the call has been read outside, only a deadly signal wakes the thread.
 
 What still fails: a signal in the moment before that; programs of another architecture (i386, x32),
-whose calls nobody sees.
+whose calls are not handed over.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ _ARCHITECTURE_AT: Final = 4
 _FIRST_ARGUMENT_AT: Final = 16
 _X32: Final = 0x40000000
 
-#: What these do does not fail, or cannot: the end of a process, locks, clocks, numbers, signals'
-#: masks. They are many, and nobody is asked about them.
+#: Calls that do not fail, or cannot: the end of a process, locks, clocks, numbers, signals'
+#: masks. They are many, and are not handed over.
 NEVER_ASKED: Final = frozenset(
     """
     arch_prctl clock_gettime exit exit_group futex futex_wait futex_waitv futex_wake getcpu getegid
@@ -73,7 +73,7 @@ class _Program(ctypes.Structure):
 
 
 def refusal() -> OSError | None:
-    """What this kernel has against such a filter, without a filter; None where it takes it."""
+    """Why this kernel refuses such a filter, found out without one; None if it takes it."""
     call = numbers().get("seccomp")
     if call is None:
         return OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -89,7 +89,7 @@ def refusal() -> OSError | None:
 
 
 def handing_over(not_asked: Iterable[int], *, told_by: int | None = None) -> list[Instruction]:
-    """The filter that hands over every call of this machine but these.
+    """The filter that hands over every call of this machine except these.
 
     :param not_asked: their numbers.
     :param told_by: a descriptor over which the listener itself is sent: a sendmsg by it passes.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The four signals that the plugin gives a meaning, and the names of all.
 
-They are real-time ones, because nobody else uses these, and the highest but one another, far from
+They are real-time ones, because programs rarely use these, and the highest below SIGRTMAX, far from
 those that libc keeps for itself (signal(7)). Of two that are pending the lower one is taken first.
 """
 
@@ -13,7 +13,7 @@ from pytest_nsisolate.kernel.originals import signal
 
 
 def release_signal() -> int:
-    """At which an init lets the test go on; higher than the next, so that a late init is right."""
+    """At which an init lets the test go on; higher than the next, so it is taken after that."""
     return signal.SIGRTMAX - 1
 
 

@@ -40,6 +40,7 @@ MNT_DETACH: Final = 2
 
 AT_FDCWD: Final = -100
 AT_RECURSIVE: Final = 0x8000
+AT_EMPTY_PATH: Final = 0x1000
 OPEN_TREE_CLONE: Final = 1
 OPEN_TREE_CLOEXEC: Final = 0o2000000
 MOVE_MOUNT_F_EMPTY_PATH: Final = 4
@@ -123,6 +124,14 @@ def prepare_mount_setattr(
     return by_number(_SYS_MOUNT_SETATTR, *where, flags, attributes, size, path=path)
 
 
+def make_tree_read_only(fd: int) -> None:
+    """mount_setattr(2) of a whole detached tree; Linux 5.12."""
+    attributes = pack("=QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
+    flags = ctypes.c_ulong(AT_EMPTY_PATH | AT_RECURSIVE)
+    size = ctypes.c_ulong(len(attributes))
+    by_number(_SYS_MOUNT_SETATTR, ctypes.c_long(fd), b"", flags, attributes, size)()
+
+
 def close_range(first: int, last: int) -> None:
     """close_range(2): every descriptor from the first to the last; Linux 5.9."""
     by_number(_SYS_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))()
@@ -155,7 +164,7 @@ def supports_mount_setattr() -> bool:
 
 def capget() -> tuple[int, int, int]:
     """capget(2) of the calling thread: effective, permitted, inheritable, as bit masks."""
-    # One buffer for all: it is read before anybody else can have the GIL.
+    # One buffer for all: it is read before another thread can have the GIL.
     if function("capget")(_CAPABILITY_HEADER, _CAPABILITY_BUFFER) < 0:
         raise last_error()
     e, p, i, e_high, p_high, i_high = _CAPABILITY_DATA.unpack(_CAPABILITY_BUFFER)
@@ -174,7 +183,7 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
 def unblock_signals(tid: int) -> None:
     """Empty the signal mask of a thread of another process (ptrace(2), PTRACE_SETSIGMASK).
 
-    Nobody may be tracing it already. It stops for a moment and goes on.
+    It must not be traced already. It stops for a moment and goes on.
 
     :raises OSError: EPERM if tracing is not allowed; :class:`TimeoutError` if the thread does
         not stop within 0.3 s (it sleeps uninterruptibly). Then it is killed, because a thread

@@ -30,7 +30,7 @@ from pytest_nsisolate.wire.frames import FrameWriter, Kind
 #: What becomes of a lone surrogate in the text of a log: it is kept, as in a ``StringIO``.
 LOG_ERRORS: Final = "surrogatepass"
 
-#: Every step of the machinery must be over within this many seconds.
+#: Each step of the machinery must be over within this many seconds.
 STEP_SECONDS: Final = 10.0
 
 #: What travels on the control socket: a letter and a number (see :data:`Letter`).
@@ -125,8 +125,8 @@ class RunnerEnd:
     :param direct: there is no supervisor.
     :param pid1_pidfd: of PID 1, once its number is known.
     :param pid1: that number.
-    :param owed_signal: was to be sent to PID 1 before that.
-    :param open: the channels are; closed for good as soon as nothing more is wanted of the child.
+    :param owed_signal: to be sent to PID 1 as soon as its number is known.
+    :param open: the channels are open; closed for good once the child is not needed any more.
     :param word: what this child alone waits at, where it has that for itself.
     """
 
@@ -156,7 +156,7 @@ class RunnerEnd:
         return (self.control, self.frames, *files, *(fd for fd in pidfds if fd is not None))
 
     def tell(self, letter: Letter, number: int = 0) -> None:
-        """Send one message; a peer that is gone is noticed by its pidfd, not here.
+        """Send one message; that a peer is gone is seen by its pidfd, not here.
 
         :raises StepError: when it cannot be sent.
         """
@@ -231,7 +231,7 @@ class Link:
     collecting: bool
 
     def tell(self, letter: Letter, number: int = 0) -> None:
-        """One message to the runner; whether it is alive is told by its pidfd, not here."""
+        """One message to the runner; whether it is alive is seen by its pidfd, not here."""
         try:
             os.write(self.control, MESSAGE.pack(letter, number))
         except (BrokenPipeError, ConnectionResetError):
@@ -268,7 +268,7 @@ class Link:
 
 
 def refuse(writer: FrameWriter, error: StepError) -> None:
-    """Tell the runner which step failed, and where it may matter whether by a filter."""
+    """Tell the runner which step failed, and, where that matters, whether a filter refused it."""
     frame: dict[str, object] = {"step": error.step, "namespace": error.namespace}
     frame |= {"errno": error.errno, "detail": error.detail}
     if error.errno == errno.EPERM:

@@ -4,10 +4,10 @@
 Fact: a daemon that the test left may hold the writing end of the pipe for hours, so EOF says
 nothing; and a process that was killed may have closed the pipe before it is dead.
 
-Consequence: the end of a child is what the supervisor says on its own socket (the exact wait
-status), or the supervisor's pidfd. Every wait is a ``poll`` over descriptors with a deadline on the
-runner's clock (a time namespace moves the child's). What can still be read from the pipe is read
-after the end, without blocking, and only then judged.
+Consequence: a child has ended when the supervisor says so on its own socket (with the exact wait
+status), or when the supervisor's pidfd does. Every wait is a ``poll`` over descriptors with a
+deadline on the runner's clock (a time namespace moves the child's). After the end the runner reads
+what is left in the pipe, without blocking, and only then judges.
 
 The kill is SIGKILL to PID 1 by pidfd: the kernel kills its namespace. The supervisor sees it and
 reports; if it does not within the machinery's deadline, it is killed too and PID 1 dies by
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pytest_nsisolate.kernel.idmap import IdMaps
     from pytest_nsisolate.process.limits import Bound, HeldLimits
+    from pytest_nsisolate.process.plan import OwnRoot
     from pytest_nsisolate.wire.frames import Frame
 
 #: Steps that a kill may take.
@@ -39,7 +40,7 @@ _PATIENCE: Final = 2
 
 
 class ChildProcess:
-    """One child from its first fork to its burial, as the runner sees it.
+    """One child from its first fork to its reaping, as the runner sees it.
 
     :param end: the runner's descriptors; this object owns them and reaps the supervisor.
     :param maps: written for the child when it asks, if the runner is the one to do it.
@@ -61,6 +62,8 @@ class ChildProcess:
     ) -> None:
         self.end = end
         self.limits = limits
+        #: What made its root another; this object releases it.
+        self.root: OwnRoot | None = None
         if limits is not None:
             limits.launched()
         self.init = init
@@ -77,7 +80,7 @@ class ChildProcess:
         self.meanwhile: Callable[[ChildProcess, float | None], None] | None = None
         #: The raw wait status of what was forked, once it is reaped by :meth:`reap`.
         self.forked_status: int | None = None
-        #: Nothing is held of it any more.
+        #: This object holds nothing of it any more.
         self.reaped = False
         if end.direct and maps is not None:
             self.inbox.write_maps(end.forked)
@@ -118,12 +121,12 @@ class ChildProcess:
                 if not job_control.Job(self).pass_on():
                     raise
             except BaseException:
-                # Another plugin's timer, say: nobody will ask for this child again.
+                # Another plugin's timer, say: the runner will not ask for this child again.
                 self.kill()
                 raise
 
     def get_ready(self) -> None:
-        """Until the child stands in its namespaces and is known by number, or has ended."""
+        """Wait until the child stands in its namespaces and its number is known, or it ends."""
         while self.outcome is None and (not self.inbox.ready or self.end.pid1 is None):
             self._step()
         while self.end.pid1 is None and self.outcome == outcome.Finished(alone=True):
@@ -144,34 +147,34 @@ class ChildProcess:
         return True
 
     def wait_aside(self, seconds: float) -> bool:
-        """:meth:`wait`, and the budget does not count it: the child does something for us."""
+        """:meth:`wait`, not counted by the budget: the child does something for us."""
         with self.deadline.resting():
             return self.wait(seconds)
 
     def catch_up(self) -> None:
-        """Too late, but nobody has looked for a while: what was said in time counts, read now."""
+        """The time is over, but the runner has not read for a while: what came in time counts."""
         if self.seconds_left != 0:
             return
         now = monotonic()
         while self.outcome is None:
             whole = self.inbox.reader.at_boundary
-            # A frame that has begun is waited for; who talks without end is not listened to for it.
+            # Wait for a frame that has begun, but not for a child that sends without end.
             left = now + (LAST_WORDS_SECONDS if whole else STEP_SECONDS) - monotonic()
             if left <= 0 or not self.pump(0 if whole else left):
                 return
             self._look()
 
     def listen(self) -> None:
-        """Take in what has come, without waiting, and end it if its budget is over.
+        """Take in what has come, without waiting, while no caller waits for a frame.
 
-        Of a child that nobody asks for a frame.
+        A child whose budget is over is ended.
         """
         if self.outcome is None and self.pump(0):
             self._look()
         self._come_late()
 
     def watched(self) -> tuple[int, ...]:
-        """What becomes readable when there may be an answer; another set after each look."""
+        """What becomes readable when there may be an answer; the set may differ after each look."""
         return tuple(self.inbox.watched)
 
     @property
@@ -191,7 +194,7 @@ class ChildProcess:
         while inbox.pid1_status is None and not inbox.lost_sight:
             self.end.send_signal(signal.SIGKILL)
             if self.end.forked_pidfd not in inbox.watched:
-                # Its end has been seen: who could tell more has told it, and it is here by now.
+                # Its end has been seen: all that could be told of it has arrived by now.
                 inbox.lost_sight = not self.pump(0)
                 continue
             if self.end.pid1_pidfd is None:
@@ -205,19 +208,19 @@ class ChildProcess:
         self._conclude()
 
     def lose(self, reason: str) -> None:
-        """Nothing that the child has said counts any more: end it, whatever it was about to say."""
+        """Nothing that the child says counts any more: end it now."""
         self.outcome = outcome.Broken(reason)
         self.inbox.deaf = True
         self.inbox.frames.clear()
         self.kill()
 
     def let_go(self) -> None:
-        """Nothing more is wanted from the child: close every descriptor but its pidfd."""
+        """The child is not needed any more: close every descriptor but its pidfd."""
         if self.end.open:
             self.end.open = False
             if self.end.pid1_pidfd is None:
-                # The test was over before its number had been read: the supervisor waits for a
-                # word, and no EOF will come, because it holds a copy of this end as well.
+                # The test was over before its number had been read: the supervisor waits for an
+                # answer, and no EOF will come, because it holds a copy of this end as well.
                 self.end.tell(b"G")
             self.end.close_channels()
 
@@ -253,6 +256,8 @@ class ChildProcess:
                 self.inbox.fault_supervisor.dismiss()
             if self.limits is not None:
                 self.limits.release()
+            if self.root is not None:
+                self.root.release()
 
     def _end_and_reap(self) -> None:
         if self.end.pid1_pidfd is None:
@@ -268,7 +273,7 @@ class ChildProcess:
         self.forked_status = reaping.reap(self.end.forked, over=over)
 
     def limits_met(self) -> list[Bound]:
-        """The limits that have brought about its end, as far as can be told."""
+        """The limits that have ended it, as far as is known."""
         if self.limits is None:
             return []
         return self.limits.met_by_end(self.outcome, pid=self.end.forked, init=self.init)
@@ -293,7 +298,7 @@ class ChildProcess:
             expire(self)
 
     def _look(self) -> None:
-        """What has come may have been the last of it."""
+        """Take in what has come; it may have been the last."""
         if self.outcome is not None:
             return  # its stream was broken, and it is gone: judged already
         inbox = self.inbox
@@ -320,7 +325,7 @@ class ChildProcess:
             self.kill()
 
     def _conclude(self) -> None:
-        """It is dead, or given up: hear the rest, and judge."""
+        """It is dead, or given up: read the rest, and judge."""
         inbox = self.inbox
         inbox.read_rest()
         if inbox.doomed:

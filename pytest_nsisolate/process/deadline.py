@@ -2,7 +2,7 @@
 """How long a child may go on: a deadline on the runner's clock that can be stopped.
 
 The child's own clock is no use, because a time namespace moves it. The clock stands still while
-somebody types at a prompt inside, and while the runner itself is stopped (Ctrl-Z).
+you type at a prompt inside, and while the runner itself is stopped (Ctrl-Z).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 from pytest_nsisolate.kernel.clock import monotonic
 
-#: Seconds for what a test has left for the end of its process; its threads have their own.
+#: Seconds for what a test has left for the end of its process; its threads have their own bound.
 EXIT_SECONDS: Final = 10.0
 
 
@@ -41,13 +41,13 @@ class Deadline:
         return None if self._until is None else self._until - monotonic()
 
     def pause(self) -> None:
-        """Somebody is typing inside."""
+        """The user has a prompt inside."""
         if not self.paused:
             self.paused = True
             self._kept, self._until = self.left, None
 
     def resume(self) -> None:
-        """Nobody is any more."""
+        """The prompt is over."""
         self.paused = False
         if self._kept is not None:
             self.set(self._kept)
@@ -55,7 +55,7 @@ class Deadline:
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """While this lasts nothing is counted, unless a limit is set anew."""
+        """While this lasts no time is counted, unless a limit is set anew."""
         kept, self._until = self.left, None
         try:
             yield

@@ -6,9 +6,9 @@ itself. A watchdog thread in the child would see it, but would also make the tes
 ``unshare(CLONE_NEWUSER)`` fail.
 
 Consequence: the fault handler dumps all stacks from a signal handler, in C and without the GIL,
-into a memfd of the runner's. The signal is a real-time one that nobody uses; SIGCONT follows. If
-nothing comes, the runner attaches with ptrace, empties the signal mask of the main thread and lets
-go, so that the pending signal is delivered.
+into a memfd of the runner's. The signal is a rarely used real-time one; SIGCONT follows. If nothing
+comes, the runner attaches with ptrace, empties the signal mask of the main thread and lets go, so
+that the pending signal is delivered.
 
 What still fails: where the test has taken that very signal, or ptrace is not allowed, there are no
 Python stacks. Then the kernel's view of each thread stands in: state, wchan, system call, masks.
@@ -148,7 +148,7 @@ def _table(processes: list[Seen]) -> str:
 def _world(test: Seen, processes: list[Seen]) -> str:
     table = _table(processes)
     try:
-        from pytest_nsisolate.view.postmortem import (  # nobody else here needs them
+        from pytest_nsisolate.view.postmortem import (  # only a timeout needs them
             outside,
             unreaped,
         )
@@ -162,7 +162,7 @@ def _world(test: Seen, processes: list[Seen]) -> str:
 
 
 def _inherited_zombies(test: Seen, processes: list[Seen]) -> Iterator[Seen]:
-    """Those that PID 1, the test, cannot have started: somebody else began their session."""
+    """Those that PID 1, the test, cannot have started: another process began their session."""
     for seen in processes:
         mine = seen.parent == test.pid == 1 and seen.state == "Z"
         if mine and seen.session not in (test.session, seen.pid):

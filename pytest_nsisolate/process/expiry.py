@@ -24,8 +24,8 @@ def expire(child: ChildProcess) -> None:
     if inbox.done is not None:
         child.kill()
         return
-    # The evidence wakes a test that had stopped itself, or that waits in a C function: what it
-    # says then is too late, and its next phase empties the files.
+    # The diagnosis wakes a test that had stopped itself, or that waits in a C function: what it
+    # sends then is too late, and its next phase empties the files.
     inbox.deaf = True
     child.captured = child.end.output.lost_text()
     if not inbox.ready:

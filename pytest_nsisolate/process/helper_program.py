@@ -62,12 +62,12 @@ def end(pid: int, pidfd: int) -> None:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         os.waitpid(pid, 0)
     except (ProcessLookupError, ChildProcessError):
-        pass  # somebody in the runner waits for every child
+        pass  # code in the runner waits for every child
     os.close(pidfd)
 
 
 def _environment() -> dict[str, str]:
-    """What its interpreter may need to start, as LD_LIBRARY_PATH, and nothing that changes it."""
+    """Variables that its interpreter may need to start (LD_LIBRARY_PATH); none that changes it."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -6,12 +6,12 @@ and a filter no; Ubuntu's AppArmor grants the user namespace and refuses the id 
 grants both and refuses ``/proc``.
 
 Consequence: before the first isolated test of each kind an ordinary launch goes the whole way and
-runs nothing (:meth:`~pytest_nsisolate.process.launcher.Launcher.start`), so what predicts a launch
-cannot drift from it. It costs about 5 ms, once per kind and run.
+runs nothing (:meth:`~pytest_nsisolate.process.launcher.Launcher.start`), so the check cannot drift
+from a launch. It costs about 5 ms, once per kind and run.
 
 Where the user namespace was only implied and the runner has the capabilities to do without it, a
-refused request is tried again without. That also answers a container with CAP_SYS_ADMIN and a
-masked ``/proc``: there the user namespace stands, but only without it ``/proc`` can be mounted.
+refused request is tried again without. That also serves a container with CAP_SYS_ADMIN and a
+masked ``/proc``: there the user namespace works, but ``/proc`` can only be mounted without it.
 
 What still fails: a limit that is reached later (max_net_namespaces, pids.max) is not foreseen; the
 launch itself reports that, by the same table.
@@ -152,8 +152,8 @@ class HostCheck:
     def try_cgroups(self) -> tuple[tuple[cgroups.Place, ...], Refusal | None]:
         """Make, join and remove a cgroup for each controller.
 
-        Who may do that is decided by the owner of the directory, by a read-only mount, and by the
-        common ancestor of the old and the new one (cgroups(7)); no file says it.
+        That depends on the owner of the directory, on read-only mounts, and on the common
+        ancestor of the old and the new group (cgroups(7)); no file says it.
 
         :returns: the places where that worked, and the first refusal of the others.
         """
@@ -180,7 +180,7 @@ class HostCheck:
 
 
 def _may_pass(verdict: Verdict) -> bool:
-    """Refused for want of something that the next test may have: asked again then."""
+    """Whether it is refused for want of something that the next test may have; then ask again."""
     refusal = verdict.refusal or verdict.user_refusal
     return refusal is not None and refusal.errno in _TRANSIENT
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What a child and its supervisor have said, and the descriptors on which they say it.
 
-The inbox waits, reads, and answers the supervisor; it ends no child. What calls for that it notes
-(:attr:`Inbox.doomed`), and :class:`~pytest_nsisolate.process.child_process.ChildProcess` acts on it
-after each look into the inbox.
+The inbox waits, reads, and answers the supervisor; it ends no child. If a child has to be ended it
+says so (:attr:`Inbox.doomed`), and :class:`~pytest_nsisolate.process.child_process.ChildProcess`
+acts on it after each look into the inbox.
 
 A system call that fails here is named where it is made. What a signal handler of the suite raises
 meanwhile stays as it is (:func:`~pytest_nsisolate.process.channel.raised_by_handler`).
@@ -39,7 +39,7 @@ _HINT: Final = "Look into dmesg, and for a filter (seccomp) or a limit around th
 
 
 class Inbox:
-    """All that has been heard of one child, and its clock, which goes by that.
+    """All that one child has said, and its clock, which depends on it.
 
     :param end: the runner's descriptors.
     :param maps: written for the child when it asks, if the runner is the one to do it.
@@ -62,17 +62,17 @@ class Inbox:
         self._limits = limits
         self._blind = False
         self.reader = FrameReader(end.nonce)
-        #: What the child has said, and was not asked for yet.
+        #: What the child has said, and no caller has taken yet.
         self.frames: deque[Frame] = deque()
         #: Nothing that the child says from now on counts.
         self.deaf = False
-        #: What counts all the same, while there is a list for it: the coverage of a late child.
+        #: Frames that count all the same, while this is a list: the coverage of a late child.
         self.last_words: list[Frame] | None = None
         #: A Ctrl-C has been passed on, and the child has said nothing since.
         self.unanswered = False
-        #: Somebody may be looking at it in an editor: no time is too long.
+        #: An editor may be debugging it: no time is too long.
         self.patient = False
-        #: Seconds that it has for what it is at.
+        #: Seconds that it has for what it is doing.
         self.allowed = self._budget = budget
         self.ready = False
         self._ready_at = 0.0
@@ -83,7 +83,7 @@ class Inbox:
         self.held = False
         self.test_status: int | None = None
         self.pid1_status: int | None = None
-        #: What was forked has ended, or is not heard any more, and nobody will tell a status.
+        #: What was forked has ended, or is not heard any more, and no status will come.
         self.lost_sight = False
         #: Reaped by :meth:`pump`, or by others before.
         self.forked_reaped = False
@@ -139,7 +139,7 @@ class Inbox:
         return True
 
     def read_rest(self) -> None:
-        """What is still in the pipe; the writers are dead, or nobody whom we wait for."""
+        """What is still in the pipe; its writers are dead, or we do not wait for them."""
         try:
             os.set_blocking(self._end.frames, False)
             # After the end of the stream there is nothing more to come.
@@ -188,7 +188,7 @@ class Inbox:
                 self.ending = True
             elif frame.kind is Kind.REFUSED:
                 found = outcome.read_refusal(frame.data)
-                # That the runner was gone follows from what it has run into itself.
+                # It found the runner gone: the cause is what the runner met itself.
                 if self.refused is None or found.errno not in (ESRCH, ECONNRESET):
                     self.refused = found
             elif frame.kind is Kind.FAULTS:
@@ -273,7 +273,7 @@ class Inbox:
         try:
             idmap.write_maps(self._maps, pid)
         except StepError as error:
-            # What the child said before it ended is the cause: its ids cannot be mapped any more.
+            # The cause is what the child said before it ended: its ids cannot be mapped any more.
             self.refused = self.refused or Refusal.of(error)
             self.doomed = True
         else:
@@ -358,7 +358,7 @@ class Inbox:
             self._limits.note_use(self._end.forked)
         status = reaping.reap(self._end.forked, over=True)
         if status is None:
-            self.lost_sight = True  # somebody in the runner waits for every child
+            self.lost_sight = True  # code in the runner waits for every child
         else:
             self.pid1_status = status
 

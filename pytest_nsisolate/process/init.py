@@ -13,7 +13,7 @@ What it does: it blocks every signal and takes them one by one; SIGCHLD means re
 anything else is passed on to the test. When the test ends it reports the exact wait status and
 exits, and the kernel kills what is left.
 
-A Ctrl-Z is answered when the test stands still. Runner and test read the same terminal: one that
+A Ctrl-Z is answered when the test stands still. Runner and test read the same terminal: a test that
 was about to stop took the line that was typed for the shell, in 3 of 70 runs on a busy machine.
 """
 
@@ -66,7 +66,7 @@ def _serve(test: int, control: int) -> NoReturn:
         found = signal.sigwaitinfo(signals)
         number = found.si_signo
         if number != signal.SIGCHLD:
-            # 0 is a sender outside; one of the test's own means just this signal.
+            # 0 is a sender outside; a sender inside means this signal itself.
             if number in meant and not (inside and found.si_pid):
                 number = meant[number]
                 asked = number == signal.SIGSTOP

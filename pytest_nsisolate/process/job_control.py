@@ -4,14 +4,15 @@
 Fact: the terminal stops the runner's process group only. A child that had a debugger open would go
 on reading, and what is typed for the shell would be carried out by the debugger.
 
-Consequence: while it has a child, a runner that has a terminal takes SIGTSTP itself: it stops the
-child, then itself, and lets the child go on after it; itself only when the child stands still, for
+Consequence: while it has a child, a runner that has a terminal takes SIGTSTP itself. It stops the
+child, then itself, and afterwards lets the child go on. It waits until the child stands still, for
 a process that is about to stop still takes a line from the terminal. Before a prompt it makes sure
-that it is in the foreground, as the kernel would have it do by SIGTTIN (termios(3)). A Ctrl-C does
-not reach the child either, so the runner passes it on, and gives the child some time to tear down.
+that it is in the foreground, as the kernel would by SIGTTIN (termios(3)). A Ctrl-C does not reach
+the child either, so the runner passes it on, and gives the child some time to tear down.
 
-What still fails: a runner that is stopped by SIGSTOP; a task of ``isolate`` while nobody waits for
-it; and a test that reads the terminal itself (``input()``) when the runner is in the background.
+What still fails: a runner that is stopped by SIGSTOP; a task of ``isolate`` that is not being
+waited for; and a test that reads the terminal itself (``input()``) when the runner is in the
+background.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 #: Seconds that the child has for its teardown after a Ctrl-C.
 INTERRUPT_GRACE: Final = 2.0
 
-#: How long a Ctrl-Z waits at most until the child stands still.
+#: Seconds that a Ctrl-Z waits at most until the child stands still.
 _HOLD_SECONDS: Final = 2.0
 
 _TURN_SECONDS: Final = 0.001
@@ -79,7 +80,7 @@ class Job:
             self._child.kill()
 
     def pass_on(self) -> bool:
-        """Ctrl-C while the child is at work: whether it has been the child's own affair."""
+        """Ctrl-C while the child is at work: whether the child alone has to deal with it."""
         child = self._child
         if child.deadline.paused:
             child.end.send_signal(signal.SIGINT)
@@ -140,7 +141,7 @@ class Job:
 
 @contextmanager
 def stopping_with(hold: Callable[[], None], release: Callable[[], None]) -> Iterator[None]:
-    """While this lasts, Ctrl-Z holds the child too; unless somebody else takes care of it."""
+    """While this lasts, Ctrl-Z holds the child too; unless other code handles SIGTSTP."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTSTP) is not signal.SIG_DFL
@@ -149,7 +150,7 @@ def stopping_with(hold: Callable[[], None], release: Callable[[], None]) -> Iter
         return
 
     def stop(*_: object) -> None:
-        # Whoever presses it twice wants one stop; a Ctrl-C may come while the child is held.
+        # Pressed twice, it is one stop; a Ctrl-C may come while the child is held.
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
         try:
             hold()

@@ -2,19 +2,19 @@
 """The first fork: ``runner -fork-> supervisor -fork-> PID 1``.
 
 Fact: libc's locks and the interpreter's are only in order after ``os.fork``. A raw ``clone`` from a
-runner with threads inherits locks that nobody will release (it hung in up to one of five tries),
+runner with threads inherits locks that are never released (it hung in up to one of five tries),
 and so does libc's ``fork`` called through ctypes, which leaves the GIL unrepaired.
 
 Consequence: the fork is ``os.fork``. Everything that the child needs is worked out before it, in a
 :class:`~pytest_nsisolate.process.plan.LaunchPlan`; the child looks nothing up and imports
 nothing.
 
-The short way: a runner with one task, in the kernel's own count, has nobody who could hold a lock.
-Then one ``clone`` with all the flags makes PID 1 directly, which saves a third of the cost of a
-test; the watchdog (:mod:`pytest_nsisolate.process.watchdog`) sees to the end of such a child. Where
-that clone is refused, the long way is taken, because it can tell which namespace it was. Never
-taken without a PID namespace, with a time namespace (offsets are written between unshare and fork),
-or when somebody else waits for the runner's children.
+The short way: in a runner with one task, by the kernel's own count, no other thread can hold a
+lock. Then one ``clone`` with all the flags makes PID 1 directly, which saves a third of the cost of
+a test; the watchdog (:mod:`pytest_nsisolate.process.watchdog`) sees to the end of such a child.
+Where that clone is refused, the long way is taken, because it can tell which namespace it was. The
+short way is never taken without a PID namespace, with a time namespace (offsets are written between
+unshare and fork), or when other code waits for the runner's children.
 
 What still fails: a library that starts a thread in an at-fork hook does so here too
 (:mod:`pytest_nsisolate.process.supervisor` says what happens then), and ``pthread_atfork`` handlers
@@ -102,7 +102,7 @@ def launch(
 
 
 def has_one_task() -> bool:
-    """Whether nobody else is in this process, by the kernel's own count (proc(5)); if it tells."""
+    """Whether this process has one thread, by the kernel's own count (proc(5)), if it tells."""
     try:
         return len(os.listdir("/proc/self/task")) == 1
     except OSError:
@@ -175,7 +175,7 @@ def _pidfd(pid: int, *descriptors: int) -> int:
 
 
 def _abandon(pid: int, *descriptors: int) -> None:
-    """End a child that nobody has taken on; a PID 1 below it has PDEATHSIG."""
+    """End a child that was not registered; a PID 1 below it has PDEATHSIG."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
         reaping.reap(pid, over=reaping.ask_after(pid))

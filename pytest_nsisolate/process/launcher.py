@@ -3,7 +3,7 @@
 
 One launcher serves one process. It knows what this process may do here, asks the host check,
 makes the plan, forks, keeps a list of what it has started, and gives back what was made for a
-process that was not born. Whatever is refused on the way is a
+process that was not born. Each refusal on the way is a
 :class:`~pytest_nsisolate.host.refusal.RefusedError` with its cause and its remedy.
 
 Everything is made, and most of it imported, at the first launch that needs it.
@@ -102,7 +102,7 @@ class Launcher:
     # The way in ----------------------------------------------------------------------------------
 
     def admit(self, request: IsolationRequest) -> IsolationRequest:
-        """What this host gives of a request: everything, but perhaps an implied user namespace.
+        """What this host gives of a request: everything, except perhaps an implied user namespace.
 
         :raises RefusedError: if it refuses.
         """
@@ -122,6 +122,7 @@ class Launcher:
         join: int | None = None,
         root: str | None = None,
         limits: HeldLimits | None = None,
+        looks: bool = False,
     ) -> Iterator[Launch]:
         """A launch, to be carried out in this block by :meth:`Launch.fork`.
 
@@ -134,6 +135,7 @@ class Launcher:
         :param root: the folder that will be the child's root; real, and checked
             (:func:`~pytest_nsisolate.kernel.roots.problem`).
         :param limits: what holds limits that the request does not have.
+        :param looks: with a root of its own, the child is to see the host's files as they were.
         :raises RefusedError: for every step that fails on this side.
         """
         from pytest_nsisolate.process.channel import Output
@@ -151,7 +153,7 @@ class Launcher:
                         held = self.limit_mechanisms.enforce(
                             request.limits, request.namespaces, init=request.init
                         )
-                    plan = self._plan(request, join, root)
+                    plan = self._plan(request, join, root, looks=looks)
                     own = plan.root
                     plan = replace(plan, lean=lean, limits=held)
                 under_way = Launch(self, plan, files, shared)
@@ -189,9 +191,9 @@ class Launcher:
                 writer = launch.fork(born.append, budget=budget, measured=measured)
         except BaseException:
             for child in born:
-                # A Ctrl-C that has waited for the end of the fork: nobody will ask for this child.
-                # When it is known by its number the supervisor reaps it; else it would be an
-                # orphan, and a zombie for ever where this process is PID 1.
+                # A Ctrl-C that has waited for the end of the fork: no caller gets this child.
+                # Once its number is known the supervisor reaps it; else it would be an orphan,
+                # and a zombie for ever where this process is PID 1.
                 try:
                     child.get_ready()
                 finally:
@@ -208,7 +210,9 @@ class Launcher:
         except StepError as error:
             raise RefusedError(self.explained(Refusal.of(error), request.user)) from None
 
-    def _plan(self, request: IsolationRequest, join: int | None, root: str | None) -> LaunchPlan:
+    def _plan(
+        self, request: IsolationRequest, join: int | None, root: str | None, *, looks: bool
+    ) -> LaunchPlan:
         from pytest_nsisolate.process import plan
 
         wanted, maps, world = request.namespaces, None, None
@@ -220,7 +224,7 @@ class Launcher:
             # A root of its own has a minimal /dev in any case.
             shown = root is None and not request.has_host_powers
             world = self._mounts(request, request.devices if shown else None)
-            new_root = self._own_root(request, world)
+            new_root = self._own_root(request, world, looks=looks)
             if root is not None:
                 from pytest_nsisolate.kernel import roots
 
@@ -249,14 +253,16 @@ class Launcher:
             writable = stays(request, self._in_use)
         return self.mount_plans.plan(request.namespaces, devices, writable)
 
-    def _own_root(self, request: IsolationRequest, world: MountPlan) -> OwnRoot | None:
+    def _own_root(
+        self, request: IsolationRequest, world: MountPlan, *, looks: bool
+    ) -> OwnRoot | None:
         if not request.has_own_files:
             return None
         if self._roots is None:
             from pytest_nsisolate.process.root import Roots
 
             self._roots = Roots(self, self._in_use)
-        return self._roots.plan(request, world, self.mount_plans.generation)
+        return self._roots.plan(request, world, self.mount_plans.generation, looks=looks)
 
     # What is held here, for children and of them ------------------------------------------------
 
@@ -294,10 +300,12 @@ class Launcher:
             self.sharing.dismiss_watchdog()
 
     def held(self) -> tuple[int, ...]:
-        """What the next child must not have: what is held of others, and of the mounts."""
+        """Descriptors that the next child must not have: of other children, and of the mounts."""
         self._children = [child for child in self._children if not child.reaped]
         own: tuple[int, ...] = () if self._roots is None else self._roots.descriptors()
         own += () if self._mount_plans is None else (self._mount_plans.watched,)
+        roots = (child.root for child in self._children if child.root is not None)
+        own += tuple(fd for root in roots for fd in root.descriptors())
         return (*own, *(fd for child in self._children for fd in child.descriptors()))
 
     def take_on(self, child: ChildProcess) -> None:
@@ -368,10 +376,13 @@ class Launch:
             self.born = True
             if plan.root is not None:
                 plan.root.launched()
+                child.root = plan.root
             self._launcher.take_on(child)
             take_on(child)
 
         held = self._launcher.held()
+        if plan.root is not None:
+            held += plan.root.descriptors()
         writer = launch.launch(plan, self.files, self._shared, held, register)
         self.born = True
         return writer

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Which mechanism holds each limit of a test, and afterwards, which of them it has met.
+"""Which mechanism holds each limit of a test.
 
 Fact: no mechanism is everywhere. A group needs a cgroup file system that the runner may write to;
 RLIMIT_NPROC does not bind root; a ``pid_max`` of one's own needs Linux 6.14 and is at least 301.
 
 Consequence: before each launch the runner goes through the mechanisms in a fixed order and takes
-the first one that works, tried for real. Where none is left the test is refused, with what was
-wrong with each: a limit that does not hold is worse than none.
+the first one that works, tried for real. Where none works the test is refused, with what was wrong
+with each: a limit that does not hold is worse than none.
 
 ``pid_max`` needs no group and works without any right, so it comes first; but a namespace that has
 given out the number 300 has 299 numbers fewer (:mod:`.kernel.rlimits`). Below twice that many
 processes it comes last.
 
 What still fails: RLIMIT_AS and the limits of processor time, files and file sizes are each
-process's own; a test that starts others has so much for each. Memory that the runner had before
+process's own; a test that starts others has as much for each. Memory that the runner had before
 counts in none of them.
 """
 
@@ -168,10 +168,10 @@ class LimitMechanisms:
         inherited = rlimits.address_space() if name == "memory" else 0
         before = rlimits.hard_limit(resource)
         soft = value + inherited
-        # PID 1 does not hear of the soft limit, and anybody else gets a second to react.
+        # PID 1 does not hear of the soft limit; another process gets a second to react.
         hard = soft + 1 if name == "cpu" and init else soft
         if before is not None:
-            # Somebody has set a tighter one: it holds, and nobody may raise it.
+            # The runner's own limit is tighter: it holds, and cannot be raised.
             soft, hard = min(soft, before), min(hard, before)
             if soft <= inherited and inherited:
                 raise StepError(step, None, errno.ENOMEM, "the runner's own limit is used up")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The limits of one attempt: the child puts them into force, the runner asks what became of them.
+"""The limits of one attempt: the child puts them into force, the runner asks which it has met.
 
 Fact: the kernel tells of a limit in three ways. A group counts how often it was met; a signal ends
 the process; or a call fails with an error number, which the test may catch, or turn into anything.
@@ -185,7 +185,7 @@ _SIGKILL: Final = 9
 _SIGXCPU: Final = 24
 _SIGXFSZ: Final = 25
 
-#: RLIMIT_CPU goes by ticks, each for whoever happens to run, ``/proc`` by the time that was really
-#: used: on a busy machine 0.8 s of it were a second. PID 1 is killed by nobody inside.
+#: RLIMIT_CPU counts ticks, each for the process that happens to run, ``/proc`` the time that was
+#: really used: on a busy machine 0.8 s of it were a second. No process inside can kill PID 1.
 _PROBABLY: Final = 0.5
 _SURELY: Final = 0.9

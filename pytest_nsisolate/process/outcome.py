@@ -20,7 +20,7 @@ from pytest_nsisolate.kernel.signals import signal_name
 class Finished:
     """The child said that set-up, call and teardown ran.
 
-    :param alone: nothing else was alive in its PID namespace, so nobody needs to wait for its end.
+    :param alone: nothing else was alive in its PID namespace, so the runner need not await its end.
     """
 
     alone: bool
@@ -95,7 +95,7 @@ def from_wait_status(status: int) -> Crashed | Exited:
 def of_end(status: int | None, *, whole: bool) -> Crashed | Exited | Broken:
     """The outcome of a child that has ended without a completion record.
 
-    :param status: the raw wait status of the test, None if nobody could tell.
+    :param status: the raw wait status of the test, None if it is not known.
     :param whole: its last frame had come to its end.
     """
     if status is None:

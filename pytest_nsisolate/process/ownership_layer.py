@@ -15,7 +15,7 @@ may wait for. A mount that is attached nowhere lives as long as a descriptor of 
 namespace that it is in can clone it, so it serves one test.
 What we do: the tree is on a tmpfs that a short-lived child fills and leaves as such a descriptor.
 The test's PID 1 attaches it in its own namespace, clones it there, and sends the clone back for the
-next test (:class:`Baton`). Nothing is on the disk, no process waits, and with the runner the kernel
+next test. Nothing is on the disk, no process waits, and with the runner the kernel
 frees it.
 
 What still fails: files outside of these that are edited in place, and ids other than one. Each
@@ -24,33 +24,38 @@ worker of pytest-xdist makes a tree. Where a child dies on its way in, the tree 
 
 from __future__ import annotations
 
-import array
 import errno
 import sys
-from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from stat import S_IMODE, S_ISREG
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from pytest_nsisolate.errors import StepError, failing
+from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.kernel import overlays, syscalls
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.libc import step_error
-from pytest_nsisolate.kernel.originals import open, os, posix, select, socket
+from pytest_nsisolate.kernel.originals import open, os, posix
 from pytest_nsisolate.process.channel import STEP_SECONDS, refuse
+from pytest_nsisolate.process.passage import Passage
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.launcher import Launcher
 
-#: The deepest directories of a host that has more are left as they are, and those that are not
-#: reached in time.
+#: Directories of a host that has more are left as they are: first the deepest ones that are no
+#: part of the system.
 _MOST: Final = 60_000
-_SECONDS: Final = 8.0
+
+#: More time is a refusal. A disk that is read for the first time is slow.
+_SECONDS: Final = 60.0
+
+#: First parts of paths that programs are installed to.
+_SYSTEM: Final = frozenset({"boot", "etc", "lib", "lib32", "lib64", "libx32", "run", "usr", "var"})
 
 #: Below these, files are copied: what programs edit in place.
 _EDITED: Final = ("/etc/", "/var/log/")
@@ -68,50 +73,17 @@ _ALL_LOOK: Final = 0o555
 _LEAF: Final = 2
 
 
-class Baton:
-    """The layer on its way through one child: here for this test, and back for the next."""
+def attach(tree: int) -> int:
+    """In the child, on the tmpfs of its root: attach the tree, and clone it for the next test.
 
-    def __init__(self, layer: OwnershipLayer, tree: int) -> None:
-        self._layer = layer
-        self._tree = tree
-        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ours, self._theirs = ours.detach(), theirs.detach()
-
-    def put_in_place(self) -> None:
-        """In the child, on the tmpfs of its root: attach the tree, and send a clone of it back.
-
-        :raises StepError: naming the call.
-        """
-        try:
-            syscalls.move_mount(self._tree, overlays.LAYER)
-            clone = syscalls.open_tree(
-                overlays.LAYER, syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
-            )
-            # The C type: the class built on it touches twice as many pages in the child.
-            channel = socket.SocketType(fileno=self._theirs)
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, clone.to_bytes(4, sys.byteorder))
-            channel.sendmsg([b"l"], [rights])
-            channel.close()
-            os.close(clone)
-            os.close(self._tree)
-        except OSError as error:
-            raise step_error("attach the ownership layer", "mount", error) from error
-
-    def passed_on(self) -> None:
-        """In the launching process: the child has it now."""
-        os.close(self._tree)
-        os.close(self._theirs)
-        self._layer.await_from(self._ours)
-
-    def keep(self) -> None:
-        """In the launching process: there is no child."""
-        os.close(self._theirs)
-        os.close(self._ours)
-        self._layer.put(self._tree)
-
-    def descriptors(self) -> tuple[int, ...]:
-        """What is the launching process's alone."""
-        return (self._ours,)
+    :returns: a descriptor of the clone.
+    :raises OSError: when the kernel refuses it.
+    """
+    syscalls.move_mount(tree, overlays.LAYER)
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+    clone = syscalls.open_tree(overlays.LAYER, flags)
+    os.close(tree)
+    return clone
 
 
 class OwnershipLayer:
@@ -127,102 +99,78 @@ class OwnershipLayer:
         self._launcher = launcher
         self._same = same
         self._trees: list[int] = []
-        self._awaited: list[int] = []
-        self._out: Baton | None = None
+        #: Give the tree of a child that has it, or None.
+        self._lent: list[Callable[[], int | None]] = []
 
-    def take(self) -> Baton:
-        """The tree, for the next child.
+    def take(self) -> int:
+        """A descriptor of the tree, for the next child; the caller owns it.
 
         :raises RefusedError: when it cannot be made.
         """
-        while not self._trees and self._awaited:
-            tree = _received(self._awaited.pop())
+        while not self._trees and self._lent:
+            tree = self._lent.pop()()
             if tree is not None:
                 self._trees.append(tree)
-        tree = self._trees.pop() if self._trees else self._make()
-        try:
-            with failing("socketpair", None):
-                self._out = Baton(self, tree)
-        except StepError:
-            self.put(tree)
-            raise
-        return self._out
+        return self._trees.pop() if self._trees else self._make()
 
     def put(self, tree: int) -> None:
-        """It was not needed."""
+        """It was not needed, or has come back."""
         self._trees.append(tree)
-        self._out = None
 
-    def await_from(self, channel: int) -> None:
-        """It will come back here."""
-        self._awaited.append(channel)
-        self._out = None
+    def lend(self, back: Callable[[], int | None]) -> None:
+        """A child has it, which will give it back."""
+        self._lent.append(back)
+
+    def end_loan(self, back: Callable[[], int | None]) -> None:
+        """The child ends: now or never."""
+        if back in self._lent:
+            self._lent.remove(back)
+            if (tree := back()) is not None:
+                self.put(tree)
 
     def descriptors(self) -> tuple[int, ...]:
         """What is not the child's that is launched now."""
-        out = () if self._out is None else self._out.descriptors()
-        return (*self._trees, *self._awaited, *out)
+        return tuple(self._trees)
 
     def close(self) -> None:
         """Let the kernel free it."""
-        for fd in (*self._trees, *self._awaited):
-            os.close(fd)
+        for tree in self._trees:
+            os.close(tree)
         self._trees.clear()
-        self._awaited.clear()
+        self._lent.clear()
 
     def _make(self) -> int:
-        with failing("socketpair", None):
-            ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        passage = Passage()
+        builder = _Builder(self.places, same=self._same, passage=passage)
+        request = IsolationRequest(frozenset({"user", "pid", "mount"}))
         try:
-            builder = _Builder(self.places, same=self._same, channel=theirs.fileno())
-            request = IsolationRequest(frozenset({"user", "pid", "mount"}))
             child = self._launcher.start(request, lambda _: builder, budget=_SECONDS + STEP_SECONDS)
-            try:
-                while child.next_frame() is not None:
-                    pass
-            finally:
-                child.end_and_reap()
-            theirs.close()
-            tree = _received(ours.detach())
+        except BaseException:
+            passage.cancel()
+            raise
+        passage.passed_on()
+        try:
+            while child.next_frame() is not None:
+                pass
+            trees = passage.collect(1)
+            if trees:
+                return trees.pop()
         finally:
-            ours.close()
-            theirs.close()
-        if tree is not None:
-            return tree
+            child.end_and_reap()
+            passage.close()
         refusal = child.outcome
         if not isinstance(refusal, Refusal):
             refusal = Refusal("make the ownership layer", "mount", errno.EPIPE, str(refusal))
         raise RefusedError(self._launcher.explained(refusal))
 
 
-def _received(channel: int) -> int | None:
-    """The tree that comes by this socket; None: it is lost. Closes the socket."""
-    connection = socket.SocketType(fileno=channel)
-    try:
-        poller = select.poll()
-        poller.register(channel, select.POLLIN)
-        if not poller.poll(STEP_SECONDS * 1000):
-            return None
-        size = socket.CMSG_SPACE(4)
-        _, rights, _, _ = connection.recvmsg(1, size, socket.MSG_CMSG_CLOEXEC)
-    except OSError:
-        return None
-    finally:
-        connection.close()
-    found = array.array("i")
-    for level, kind, data in rights:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return found[0] if found else None
-
-
 class _Builder:
     """The body of the child that makes the tree."""
 
-    def __init__(self, places: frozenset[str], *, same: bool, channel: int) -> None:
+    def __init__(self, places: frozenset[str], *, same: bool, passage: Passage) -> None:
         self._places = sorted(places)
         self._same = same
-        self._channel = channel
+        self._passage = passage
 
     def __call__(self, writer: FrameWriter) -> NoReturn:
         try:
@@ -242,34 +190,43 @@ class _Builder:
             os.umask(0)
             os.chdir("/..")
             self._fill()
-            tree = syscalls.open_tree(".", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
-            channel = socket.SocketType(fileno=self._channel)
-            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, tree.to_bytes(4, sys.byteorder))
-            channel.sendmsg([b"l"], [rights])
-            channel.detach()
+            flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+            self._passage.send(syscalls.open_tree(".", flags))
         except OSError as error:
             raise step_error("make the ownership layer", "mount", error) from error
 
     def _fill(self) -> None:
         """Breadth first: where there are too many, the deepest are left out."""
-        until = monotonic() + _SECONDS
         ids = Ids.here()
-        waiting: deque[tuple[str, os.stat_result]] = deque()
+        until = monotonic() + _SECONDS
+        system: list[str] = []
+        others: list[str] = []
         for place in self._places:
+            (system if place.split("/", 2)[1] in _SYSTEM else others).append(place)
             # Above a place are directories of the skeleton, which have their own owners.
             os.makedirs("." + os.path.dirname(place), exist_ok=True)
+        self._fill_below(others, ids, self._fill_below(system, ids, _MOST, until), until)
+
+    def _fill_below(self, places: list[str], ids: Ids, left: int, until: float) -> int:
+        """
+        :returns: how many directories may follow.
+        """
+        waiting: deque[tuple[str, os.stat_result]] = deque()
+        for place in places:
             with suppress(OSError):  # it is gone
                 waiting.append((place, os.stat(place)))
-        left = _MOST
-        while waiting and left and monotonic() < until:
+        while waiting and left:
             path, status = waiting.popleft()
             left -= 1
+            if monotonic() > until:
+                raise StepError("make the ownership layer", "mount", errno.ETIMEDOUT)
             os.mkdir("." + path, self._mode(status, path))
             if not _may_look(status, path):
                 # Else it could not be listed inside, by its own owner.
                 os.setxattr("." + path, _OPAQUE, b"y")
             elif status.st_nlink != _LEAF or f"{path}/".startswith((*_EDITED, _LOCKED)):
                 self._enter(path, ids, waiting)
+        return left
 
     def _enter(self, path: str, ids: Ids, waiting: deque[tuple[str, os.stat_result]]) -> None:
         """Copy what has to be, and find the directories whose owners have no numbers inside."""

@@ -6,7 +6,7 @@ those between two tests; but reading ``/proc/self/mountinfo`` for each test touc
 last clone has made expensive.
 
 Consequence: such a plan is kept until ``poll`` on an open mountinfo says that something was mounted
-or unmounted (proc_pid_mountinfo(5)), or until one of the paths that must stay reachable is another.
+or unmounted (proc_pid_mountinfo(5)), or until one of the paths that must stay reachable changes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.limits import HeldLimits
+    from pytest_nsisolate.process.root import Written
 
 _EVERY: Final = (1 << 64) - 1
 
@@ -42,10 +43,10 @@ class LaunchPlan:
     :param sheltered: the host's powers are not for the test: it leaves the runner's session
         keyring, and can never write a core file.
     :param cwd: where the test starts; entered again by path where mounts cover something.
-    :param lean: the processes beside the test keep no descriptor that is not theirs: somebody may
-        wait for the end of what a caller has passed on.
+    :param lean: the processes beside the test keep no descriptor that is not theirs: another
+        process may wait for the end of a pipe that the caller has passed on.
     :param join: a pidfd: no new namespaces, but those of this process; the test is not PID 1.
-    :param root: what makes the child's root another.
+    :param root: what gives the child another root.
     :param limits: what holds those of the test.
     """
 
@@ -72,7 +73,7 @@ class LaunchPlan:
 
     @property
     def made(self) -> object | None:
-        """What tells which mounts are made; None: none are."""
+        """Identifies the mounts that are made; None: none are."""
         return self.mounts if self.root is None else self.root.mounts
 
     @property
@@ -100,12 +101,21 @@ class OwnRoot(Protocol):
     def close(self) -> None:
         """In the launching process: there will be no child."""
 
+    def release(self) -> None:
+        """In the launching process: the child has been reaped."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """In the launching process: what no child must have."""
+
+    def written(self) -> Written | None:
+        """In the launching process: how to look at what the test has written, if that is known."""
+
 
 class InUse(Protocol):
     """Paths that must stay reachable, whatever private mounts cover."""
 
     def mark(self) -> tuple[object, ...]:
-        """Another one as soon as the paths may be others; cheap, asked for each launch."""
+        """Changes as soon as the paths may have changed; cheap, asked for each launch."""
 
     def paths(self) -> Iterable[str]:
         """The paths, absolute or not, in any order."""

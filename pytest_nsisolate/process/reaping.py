@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """How the runner waits for the end of what it has forked, and reaps it: always bounded.
 
-The wait is a ``poll`` on the pidfd. Where that is refused the child is asked after in turns
-(waitid(2) with ``WNOHANG``), because a child that nobody reaps stays as a zombie until the runner
+The wait is a ``poll`` on the pidfd. Where that is refused the runner asks again and again
+(waitid(2) with ``WNOHANG``), because a child that is not reaped stays as a zombie until the runner
 ends.
 """
 
@@ -46,7 +46,7 @@ def obstacle(pid1: int | None) -> str:
 
 
 def end(pidfd: int) -> None:
-    """SIGKILL; nothing to a child that somebody has reaped already."""
+    """SIGKILL; nothing to a child that has been reaped already."""
     with suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
@@ -54,7 +54,7 @@ def end(pidfd: int) -> None:
 def reap(pid: int, *, over: bool) -> int | None:
     """Reap a child that has ended, or leave it: one that cannot end is not waited for.
 
-    :returns: its raw wait status (wait(2)); None if it was left, or if another has reaped it.
+    :returns: its raw wait status (wait(2)); None if it was left, or reaped by other code.
     :raises StepError: ``waitpid``.
     """
     try:
@@ -63,7 +63,7 @@ def reap(pid: int, *, over: bool) -> int | None:
         if not reaped and over and ask_after(pid):
             reaped, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
-        # Somebody else has: SIGCHLD is ignored in this runner, or the suite waits for any child.
+        # Reaped elsewhere: SIGCHLD is ignored in this runner, or the suite waits for any child.
         return None
     except OSError as error:
         if raised_by_handler(error):

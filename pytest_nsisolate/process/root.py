@@ -20,10 +20,11 @@ from stat import S_IMODE, S_ISDIR
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import covered, overlays, private_files
+from pytest_nsisolate.kernel import covered, overlays, private_files, syscalls
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os
-from pytest_nsisolate.process.ownership_layer import Baton, Ids, OwnershipLayer, mode_for_others
+from pytest_nsisolate.process.ownership_layer import Ids, OwnershipLayer, attach, mode_for_others
+from pytest_nsisolate.process.passage import Passage
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
@@ -42,47 +43,144 @@ _MOST_PLANS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """How to look at what a test has written to its overlays.
+
+    :param tmpfs: a directory descriptor of the tmpfs that holds it.
+    :param host: one of the host's root, read-only; None: the paths of this process are the host's.
+    :param places: see :class:`~pytest_nsisolate.kernel.overlays.OverlayRoot`.
+    :param one_id: one user and one group exist in the test's world, so that owners tell nothing.
+    """
+
+    tmpfs: int
+    host: int | None
+    places: tuple[str, ...]
+    one_id: bool
+
+
+#: What this process has of its own root, if there is one; it is of every process below, too.
+_here: list[Written] = []
+
+
+def written_here() -> Written | None:
+    """In a test with ``root="overlay"``: what it has written."""
+    return _here[-1] if _here else None
+
+
 class OverlaidRoot:
     """What one child does for ``root="overlay"``.
 
-    :param baton: of the ownership layer, where one is needed.
+    :param layer: the ownership layer, where one is needed.
     :param files: what is bound over paths that no overlay has.
+    :param looks: the child is to see the host's files as they were.
     """
 
-    overlays: overlays.OverlayRoot
-    baton: Baton | None
-    files: private_files.PrivateFiles | None
+    def __init__(
+        self,
+        plan: overlays.OverlayRoot,
+        layer: OwnershipLayer | None,
+        files: private_files.PrivateFiles | None,
+        *,
+        one_id: bool,
+        looks: bool,
+    ) -> None:
+        self._plan = plan
+        self._files = files
+        self._one_id = one_id
+        self._looks = looks
+        self._layer = layer
+        self._tree = None if layer is None else layer.take()
+        try:
+            self._passage = Passage()
+        except StepError:
+            self._put_back()
+            raise
 
     @property
     def mounts(self) -> object:
         """The overlays, and what is bound besides."""
-        return self.overlays if self.files is None else self.files
+        return self._plan if self._files is None else self._files
+
+    # In the child ---------------------------------------------------------------------------------
 
     def enter(self) -> None:
         """In the child; it stands in ``/`` then.
 
         :raises StepError: naming the call and the path.
         """
-        if self.files is not None:
-            self.files.apply()
+        if self._files is not None:
+            self._files.apply()
+        host = _host_as_it_is() if self._looks else None
         directories: list[tuple[int, str]] = []
-        self.overlays.enter(lambda: directories.extend(self._settle()))
+        self._plan.enter(lambda: directories.extend(self._settle(host)))
         _leave(directories)
 
-    def _settle(self) -> list[tuple[int, str]]:
-        if self.baton is not None:
-            self.baton.put_in_place()
-        return _open_directories()
+    def _settle(self, host: int | None) -> list[tuple[int, str]]:
+        try:
+            tmpfs = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if self._tree is None:
+                self._passage.send(tmpfs)
+            else:
+                clone = attach(self._tree)
+                self._passage.send(tmpfs, clone)
+                os.close(clone)
+        except OSError as error:
+            raise step_error("hand over the root", "mount", error) from error
+        if host is None:
+            os.close(tmpfs)
+        else:
+            _here.append(Written(tmpfs, host, self._plan.places, self._one_id))
+        return [entry for entry in _open_directories() if entry[0] not in (tmpfs, host)]
+
+    # In the launching process ---------------------------------------------------------------------
 
     def launched(self) -> None:
-        """In the launching process, when there is a child."""
-        if self.baton is not None:
-            self.baton.passed_on()
+        """There is a child, which has everything."""
+        self._passage.passed_on()
+        if self._layer is not None and self._tree is not None:
+            os.close(self._tree)
+            self._tree = None
+            self._layer.lend(self._get_back)
 
     def close(self) -> None:
-        """In the launching process, when there will be no child."""
-        if self.baton is not None:
-            self.baton.keep()
+        """There will be no child."""
+        self._put_back()
+        self._passage.cancel()
+
+    def written(self) -> Written | None:
+        """What the test has written, until :meth:`release`; None if it never came so far."""
+        found = self._passage.collect(2)
+        return Written(found[0], None, self._plan.places, self._one_id) if found else None
+
+    def release(self) -> None:
+        """The child has been reaped."""
+        if self._layer is not None:
+            self._layer.end_loan(self._get_back)
+        self._passage.close()
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What is the launching process's alone."""
+        return (self._passage.ours,)
+
+    def _put_back(self) -> None:
+        if self._layer is not None and self._tree is not None:
+            self._layer.put(self._tree)
+            self._tree = None
+
+    def _get_back(self) -> int | None:
+        found = self._passage.collect(2)
+        return found.pop() if len(found) > 1 else None
+
+
+def _host_as_it_is() -> int:
+    """A descriptor of all the host's mounts, read-only and attached nowhere."""
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
+    try:
+        tree = syscalls.open_tree("/", flags)
+        syscalls.make_tree_read_only(tree)
+    except OSError as error:
+        raise step_error("keep a view of the host", "mount", error) from error
+    return tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +206,16 @@ class PrivateFilesOnly:
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def descriptors(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    def written(self) -> None:
+        """It is the host's."""
 
 
 def _open_directories() -> list[tuple[int, str]]:
@@ -153,12 +261,13 @@ class Roots:
         self._own_ids: Ids | None = None
 
     def plan(
-        self, request: IsolationRequest, mounts: MountPlan, generation: int
+        self, request: IsolationRequest, mounts: MountPlan, generation: int, *, looks: bool
     ) -> OverlaidRoot | PrivateFilesOnly | None:
         """What the child of this request does for its files; None: nothing.
 
         :param mounts: what it mounts before.
         :param generation: another one as soon as something is mounted or unmounted here.
+        :param looks: the child is to see the host's files as they were, beside its own.
         :raises StepError: for what this host does not have, or has in use.
         :raises RefusedError: when the ownership layer cannot be made.
         """
@@ -193,7 +302,9 @@ class Roots:
                 contents=wishes.contents(surveyed.survey, bound),
             )
         files = self._bound(wishes, (through, stay), bound)
-        return OverlaidRoot(plan, self._baton(layered, same=same), files)
+        layer = self._layer(layered, same=same)
+        one_id = ids is not None and not self._launcher.host.privileged
+        return OverlaidRoot(plan, layer, files, one_id=one_id, looks=looks)
 
     def _surveyed(self, through: tuple[str, ...], hidden: tuple[str, ...]) -> _Surveyed:
         surveyed = self._surveys.get((through, hidden))
@@ -226,7 +337,7 @@ class Roots:
     def _needed(self) -> tuple[str, ...]:
         return tuple(sorted({os.path.realpath(path) for path in self._in_use.paths()}))
 
-    def _baton(self, layered: frozenset[str], *, same: bool) -> Baton | None:
+    def _layer(self, layered: frozenset[str], *, same: bool) -> OwnershipLayer | None:
         if not layered:
             return None
         layer = self._layers.get(same)
@@ -234,7 +345,7 @@ class Roots:
             if layer is not None:
                 layer.close()
             layer = self._layers[same] = OwnershipLayer(self._launcher, layered, same=same)
-        return layer.take()
+        return layer
 
     def _ids(self, request: IsolationRequest) -> Ids | None:
         """Which of this process's world exist in the child's; None: there is no other world."""
@@ -296,14 +407,15 @@ class _Surveyed:
     def not_of(self, ids: Ids) -> frozenset[str]:
         """Places whose owner or group is none of these."""
         if ids not in self._strange:
-            with failing("look at /", "mount"):
-                found = [path for path in self.survey.places if not ids.have(os.stat(path))]
-            self._strange[ids] = frozenset(found)
+            found = ((path, overlays.status_of(path)) for path in self.survey.places)
+            self._strange[ids] = frozenset(
+                path for path, status in found if status is not None and not ids.have(status)
+            )
         return self._strange[ids]
 
     def _look(self) -> list[int]:
-        with failing("look at /", "mount"):
-            return [os.stat(path).st_mtime_ns for path in ("/", *self.survey.folders)]
+        found = (overlays.status_of(path) for path in ("/", *self.survey.folders))
+        return [0 if status is None else status.st_mtime_ns for status in found]
 
 
 class _Wishes:

@@ -36,7 +36,7 @@ class Sharing:
     def preload(self) -> None:
         """Import and look up what no child is to import or look up.
 
-        What explains a refusal too: where no descriptor is left, nothing can be imported any more.
+        With what explains a refusal: where no descriptor is left, no import works any more.
 
         :raises StepError: ``import prctl``.
         """

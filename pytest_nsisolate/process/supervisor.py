@@ -20,7 +20,7 @@ One namespace per ``unshare`` call: that costs nothing and a refusal names its t
 
 What still fails: where an at-fork hook of the test suite starts a thread (OpenTelemetry's does),
 NEWUSER is EINVAL here. Then, and only then, PID 1 is made by one raw ``clone`` with all the flags;
-the locks that it may inherit are this process's own, and nobody else has run here.
+the locks that it may inherit are this process's own, and no other code has run here.
 """
 
 from __future__ import annotations

@@ -51,13 +51,13 @@ class Watchdog:
         return not poller.poll(0)
 
     def dismiss(self) -> None:
-        """End it and reap it; nobody is in its care any more."""
+        """End it and reap it; it has no child to watch any more."""
         helper_program.end(self.pid, self.pidfd)
         os.close(self.socket)
 
 
 def spawn(runner_pidfd: int) -> Watchdog | None:
-    """Start a watchdog for the process behind this pidfd; None where that cannot be done."""
+    """Start a watchdog for the process behind this pidfd; None where that is impossible."""
     if not sys.executable:
         return None
     try:

@@ -18,7 +18,7 @@ from pytest_nsisolate.request.wording import short, suggestion
 #: The values of ``root=`` that are words, with the host's own files first.
 ROOTS: Final = ("host", "overlay", "readonly")
 
-#: What no root of a test takes from the host: each test has its own.
+#: Folders of which each test has its own, whatever its root is.
 _OWN: Final = ("/proc", "/sys", "/dev")
 
 _PERCENT: Final = re.compile(r"(\d{1,3})%", re.ASCII)
@@ -113,7 +113,7 @@ def _content(path: str, value: object) -> bytes | Path:
 
 
 def _listed(value: object) -> tuple[object, ...]:
-    # A lone path is one path: nobody means its letters.
+    # A lone path is one path, not a list of letters.
     if isinstance(value, str | os.PathLike):
         return (value,)
     if not isinstance(value, tuple | list | set | frozenset):

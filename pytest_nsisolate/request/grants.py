@@ -18,8 +18,8 @@ from pytest_nsisolate.request.wording import short, suggestion
 _PREFIX: Final = "cap_"
 _SHORT_NAMES: Final = tuple(name.lower().removeprefix(_PREFIX) for name in CAPABILITY_NAMES)
 
-#: The powers over the whole machine that root has without a user namespace, and that no set-up of
-#: namespaces needs: capabilities(7). CAP_SYS_ADMIN is one too, but everything needs it.
+#: The powers over the whole machine that root has without a user namespace and that no set-up of
+#: namespaces needs: capabilities(7). CAP_SYS_ADMIN is one too, but every set-up needs it.
 HOST_WIDE: Final = frozenset(
     {
         *("CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_BOOT", "CAP_SYS_TIME", "CAP_SYSLOG"),
@@ -92,7 +92,7 @@ def mask(names: frozenset[str]) -> int:
 
 
 def _names(value: object, what: str) -> tuple[str, ...]:
-    # A lone string is one name: nobody means its letters.
+    # A lone string is one name, not a list of letters.
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, tuple | list | set | frozenset) or not all(
         isinstance(name, str) and name for name in names

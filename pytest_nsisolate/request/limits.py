@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What ``limits=`` may say: how much memory, time, processes and files a test may have.
 
-The values are checked here, at collection, and in the child a failure is asked whether it tells of
-one. :mod:`pytest_nsisolate.process.limit_mechanisms` decides before each launch which mechanism
-holds them.
+The values are checked here, at collection. In the child this module finds out whether a failure is
+about one. :mod:`pytest_nsisolate.process.limit_mechanisms` decides before each launch which
+mechanism holds them.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def merged(default: Limits, said: Mapping[str, int | None]) -> Limits | None:
 
 
 def spelled(name: str, value: int) -> str:
-    """A bound as one would write it: ``"256M"``, ``"64"``."""
+    """A bound as you would write it: ``"256M"``, ``"64"``."""
     if name in _SIZES:
         for unit in ("T", "G", "M", "K"):
             if value % _UNITS[unit] == 0:
@@ -143,7 +143,7 @@ def _amount(name: str, value: object) -> int | None:
 
 
 def _count(name: str, value: object) -> int:
-    # True is 1 for Python, and nothing that somebody means as a number.
+    # True is 1 for Python, but is not meant as a number.
     if isinstance(value, bool) or not isinstance(value, int):
         what = "whole seconds" if name == "cpu" else "a whole number"
         raise LimitError(f"takes {what} for {name}, or None, not {short(value)}")
@@ -183,7 +183,7 @@ def errnos(error: BaseException) -> list[int]:
     for _ in range(_MOST_CAUSES):
         one = waiting.pop() if waiting else None
         if one is not None:
-            with suppress(Exception):  # whatever an exception makes of being looked at
+            with suppress(Exception):  # an exception's own attributes may raise
                 found.update(_number(one))
                 waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
     return sorted(found)

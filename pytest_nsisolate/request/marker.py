@@ -66,7 +66,7 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
                    runs alone (default: none)
   More in {DOCS}"""
 
-#: Of the same stem, or this plugin's name: as a marker that nothing has registered, each of them
+#: Words of the same stem, or this plugin's name: as a marker that no plugin has registered, each
 #: means ``isolated``. The first one is the marker of pytest-isolate, which registers it.
 _RELATIVES = frozenset(
     {"isolate", "isolates", "isolating", "isolation", "nsisolate", "nsisolated", "nsisolation"}
@@ -136,7 +136,7 @@ def _flag(value: object) -> bool:
 
 
 def _user(value: object) -> str:
-    # By identity: 1 == True and 0 == False, and neither is what somebody meant.
+    # By identity: 1 == True and 0 == False, but neither is meant as a boolean.
     if value is True:
         return "map"
     if value is False:
@@ -206,7 +206,7 @@ def _hostname(value: object) -> str:
 def _inside(value: object) -> frozenset[str] | bool:
     if value is True:
         return True
-    # A lone string is one name: nobody means its letters.
+    # A lone string is one name, not a list of letters.
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, tuple | list | set | frozenset) or not all(
         isinstance(name, str) and name for name in names
@@ -293,8 +293,8 @@ _CHECKS: dict[str, Callable[[object], object]] = {
 def near_misses(items: Iterable[pytest.Item]) -> dict[str, list[pytest.Item]]:
     """Markers that were meant to be ``isolated``, each with the tests that have it.
 
-    pytest only warns of a marker that it does not know, and the test would run on the host. What
-    is registered (``pytest --markers``) is somebody's, and is left alone.
+    pytest only warns of a marker that it does not know, and the test would run on the host. A
+    marker that is registered (``pytest --markers``) is meant as it is, and is left alone.
 
     :returns: one sentence for each such marker.
     """

@@ -29,7 +29,7 @@ class TimeOffsets:
     boottime: float = 0.0
 
 
-#: What cannot do without a mount namespace, and for which mount: /proc, /sys, /dev/shm.
+#: Namespaces that need a mount namespace, for /proc, /sys and /dev/shm.
 NEED_MOUNT = ("pid", "net", "ipc")
 
 
@@ -62,7 +62,7 @@ class IsolationRequest:
         of the memory.
     :param exclusive: names that no two tests at work at the same time have in common; ``"*"``: it
         runs alone.
-    :param guarded: the host refuses the user namespace, which nobody gave up by ``user=False``.
+    :param guarded: the host refuses the user namespace, which was not given up by ``user=False``.
     """
 
     namespaces: frozenset[str]
@@ -140,7 +140,7 @@ class IsolationRequest:
         return replace(changed, namespaces=wanted, named=named)
 
     def without_user_namespace(self) -> IsolationRequest:
-        """A copy for a host that refuses user namespaces. Nobody asked for the host's powers."""
+        """A copy for a host that refuses user namespaces, without the host's powers."""
         return self.replace(user="none", guarded=True)
 
 

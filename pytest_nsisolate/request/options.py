@@ -9,7 +9,7 @@ names the option or the key it came from.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from tomllib import loads
 from typing import Any, Literal, TypeAlias, cast
@@ -54,7 +54,7 @@ class Settings:
     :param namespaces: the default set, as named: nothing implied is added.
     :param missing: what becomes of a test whose namespaces this host refuses.
     :param timeout: default budget of one attempt in seconds, or None.
-    :param init: marked tests run under a init unless their marker says otherwise.
+    :param init: marked tests run under an init unless their marker says otherwise.
     :param postmortem: in the reports of which failed tests the view of PID 1 is shown.
     :param leftovers: what becomes of a test that leaves processes, unless its marker says; None:
         a warning for a marked test, nothing for an unmarked one.
@@ -65,7 +65,7 @@ class Settings:
     :param rootdir: from where a marker's relative paths are seen.
     :param pcap: of which tests with a testbed the packets are kept as a file.
     :param jobs: how many isolated tests run at the same time; see :func:`jobs_now`.
-    :param pause: a failed test is held open until somebody has looked inside.
+    :param pause: a failed test is held open until you have looked inside.
     """
 
     mode: Mode = "marked"
@@ -81,7 +81,7 @@ class Settings:
     limits: Limits = NO_LIMITS
     caps: frozenset[str] | None = None
     root: str | None = None
-    rootdir: str = ""
+    rootdir: str = field(default="", compare=False)
     pcap: Pcap = "failed"
 
 
@@ -202,7 +202,7 @@ def _source(config: pytest.Config, option: str) -> tuple[str, Any]:
         raise pytest.UsageError(f"ini key {key}: {error}") from error
 
 
-#: Lists that native TOML may have as one text.
+#: Keys of lists that native TOML may write as one text.
 _ALSO_TEXT = ("nsisolate_namespaces", "nsisolate_limits", "nsisolate_caps")
 
 
@@ -228,7 +228,7 @@ def _choice(source: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _pause(config: pytest.Config) -> bool:
-    """Nobody could end a pause without a terminal, and a run would hang for ever."""
+    """Without a terminal a pause could not be ended, and the run would hang for ever."""
     if not config.getoption("--nsisolate-pause"):
         return False
     if getattr(config.option, "dist", "no") != "no" or hasattr(config, "workerinput"):

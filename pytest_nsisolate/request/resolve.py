@@ -122,7 +122,7 @@ class _Merged:
             if self.switches.get("mount") is False:
                 said = spelled({**given, "mount": False})
                 problems.append(f"{said}: devices need a private /dev")
-        # A default set of user alone is somebody's choice; one that is emptied is not.
+        # A default set of user alone is the user's choice; one that is emptied is not.
         asked = (
             on
             or {"time", "hostname"} & self.values.keys()
@@ -205,7 +205,7 @@ def resolve(
             problems.extend(problem.problems)
             continue
         if values is None:
-            # "Whatever the module says": nothing farther reaches past an isolated(False).
+            # "Whatever the module says": no marker farther away reaches past an isolated(False).
             merged = None
         else:
             merged = merged or _Merged()
@@ -228,7 +228,7 @@ def from_keywords(keywords: Mapping[str, object], settings: Settings) -> Isolati
     merged = _Merged()
     try:
         merged.add(check_keywords(keywords, MARKER_ONLY), settings.namespaces)
-        # What a call leaves behind ends with it, unsaid.
+        # What a call leaves behind ends with it, without a word.
         return replace(merged.request(settings), leftovers="ignore")
     except MarkerProblem as found:
         said = (problem.replace(f"; {_STAY}", "") for problem in found.problems)

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_nsisolate.errors import NsisolateError
 
-#: Where to read on, in ``--help``, ``--markers`` and ``--fixtures -v``.
+#: Where to read on, as ``--help``, ``--markers`` and ``--fixtures -v`` say it.
 DOCS = "docs/reference.md of pytest-nsisolate"
 
 #: More tests of one function than this are listed side by side.

@@ -33,7 +33,7 @@ class Causes:
 
     @contextmanager
     def shown_once(self, report: Any) -> Iterator[None]:
-        """While this lasts, a report shows its cause and remedy if no other has shown them.
+        """While this lasts, a report shows its cause and remedy only if no other has shown them.
 
         The text of the failure is left as it is, and only shows less of itself.
         """
@@ -61,7 +61,7 @@ class Causes:
 def shorten_skips(reports: Iterable[Any]) -> None:
     """Shorten the reasons of skips, in the order in which the terminal is going to show them.
 
-    A reason is nothing but a text, so it is replaced.
+    A reason is only a text, so it is replaced.
     """
     reasons: dict[str, str] = {}
     for report in reports:

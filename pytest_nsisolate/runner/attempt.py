@@ -24,7 +24,7 @@ from pytest_nsisolate.process import job_control, outcome
 from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.runner import reports
+from pytest_nsisolate.runner import changed_files, reports
 from pytest_nsisolate.runner.incoming import Ended, Incoming
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.view.postmortem.at_failure import PATIENCE
@@ -47,7 +47,7 @@ class Attempt:
         self.child: ChildProcess | None = None
         #: What the child has said so far.
         self.incoming = Incoming(item, run)
-        #: Of the phase, with what is not the test's own doing.
+        #: Seconds of the phase that are not the test's own.
         self.seconds_aside = 0.0
         #: What gives this child the word; None: what all share.
         self.turns: terminal.Turns | None = None
@@ -102,7 +102,7 @@ class Attempt:
         if found.report.passed and self.incoming.faults_said > self._faults_read:
             faults = self._new_faults(child, until=self.incoming.faults_said)
             if _FATAL in faults:
-                # The child does not know, and runs the call phase; the runner's pytest will not.
+                # The child does not know, and runs the call phase; pytest in the runner will not.
                 self._call_is_void = when == "setup"
                 return self._replace(outcome.Finished(alone=False), when, faults)
         return found
@@ -143,7 +143,7 @@ class Attempt:
         return None
 
     def _complete(self, child: ChildProcess) -> None:
-        """Read on to the end, and hold the completion record against what has been reported."""
+        """Read on to the end, and compare the completion record with what has been reported."""
         while (frame := child.next_frame()) is not None:
             self._take(child, frame)
             if frame.kind is Kind.PAUSE and self._owes_word and not self.unfinished:
@@ -206,7 +206,8 @@ class Attempt:
         began = monotonic()
         found = self._await_view(child)
         self.seconds_aside += monotonic() - began
-        self.incoming.attach_view(report, found, self.request.namespaces)
+        told = changed_files.told_with(found.get("text"), child)
+        self.incoming.attach_view(report, {**found, "text": told}, self.request.namespaces)
 
     def _await_view(self, child: ChildProcess) -> dict[str, Any]:
         while child.wait_aside(PATIENCE):
@@ -221,7 +222,7 @@ class Attempt:
     # The word ---------------------------------------------------------------------------------
 
     def _take_turn(self, frame: Frame) -> None:
-        """The child has written to the terminal, and waits, or has somebody at a prompt."""
+        """The child has written to the terminal, and waits, or has the user at a prompt."""
         terminal.adopt(self.item.config, frame.data)
         self._owes_word = frame.kind is not Kind.RESUME
         shown = self.incoming.last if frame.data.get("shown") is True else None
@@ -233,7 +234,7 @@ class Attempt:
             self._give_word()
 
     def _take_hold(self, child: ChildProcess, frame: Frame) -> None:
-        """``--nsisolate-pause``: what has failed is shown first, that of tear-down when logged."""
+        """``--nsisolate-pause``: show the failure first, one of tear-down when it is logged."""
         terminal.adopt(self.item.config, frame.data)
         self._owes_word = self._holds = True
         if "teardown" not in self.incoming.phases or self.unfinished:
@@ -241,7 +242,7 @@ class Attempt:
 
     def _hold_open(self, child: ChildProcess) -> None:
         if self._holds:
-            from pytest_nsisolate.runner import hold  # nobody else needs it
+            from pytest_nsisolate.runner import hold  # only a pause needs it
 
             self._holds = False
             say = partial(internals.write_line, self.item.config)
@@ -269,8 +270,8 @@ class Attempt:
     # The end ------------------------------------------------------------------------------------
 
     def _end_by_interrupt(self, child: ChildProcess, error: KeyboardInterrupt) -> NoReturn:
-        """Ctrl-C here: shown as where it has hit the child, if that could still tell."""
-        job_control.Job(child).interrupt()  # it may have come while nobody waited for the child
+        """Ctrl-C here: shown at the line that it has hit in the child, if the child could tell."""
+        job_control.Job(child).interrupt()  # it may have come while we did not wait for the child
         if (wish := child.inbox.last_wish()) is not None:
             _end_session(wish)
         if child.debugged:
@@ -307,6 +308,8 @@ class Attempt:
                 ending=self.child.inbox.ending,
                 met=self.child.limits_met(),
             )
+            if self.incoming.post_mortem is not None:
+                changed_files.attach(report, self.child)
             if isinstance(ended, _LOST):
                 self.incoming.close_measurement(report)
         return Ended(report, reports.crash_of(report), made_here=True)

@@ -3,8 +3,8 @@
 
 Fact: there ``posix``, ``fcntl`` or psutil need not exist, and what isolates tests imports them.
 
-Consequence: nothing of that is loaded. These hooks take the place of those in :mod:`.outermost`,
-and :class:`RefusingIsolate` that of the fixture's own value.
+Consequence: nothing of that is loaded. These hooks take the place of those in :mod:`.hooks`, and
+:class:`RefusingIsolate` that of the fixture's own value.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class RefusingHooks:
 
     @pytest.hookimpl
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        # Behind those that are tried first: a mark that skips the test has its say.
+        # After those that are tried first: a mark that skips the test comes first.
         if item in self._run.requests:
             raise _RefusedError
 

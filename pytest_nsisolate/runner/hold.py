@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""``--nsisolate-pause``: a failed test stays as it is, and somebody may look inside.
+"""``--nsisolate-pause``: a failed test stays as it is, and you may look inside.
 
-Fact: to enter the namespaces of a process one needs that very process: a number may be another's
-by then, and a file with the number in it is somebody's to forge.
+Fact: to enter the namespaces of a process you need that very process: a number may be another's
+by then, and a file with the number in it can be forged.
 
 Consequence: while a test is held, its runner listens on an abstract socket (unix(7)): it leaves no
-file, it is gone with the runner, and the kernel says at both ends whose the other one is. Whoever
-connects under the runner's own user id gets a pidfd of the test. The connection is the visit: it
-ends when the visitor goes, and its other end when the pause is over.
+file, it is gone with the runner, and the kernel says at both ends whose the other one is. A visitor
+with the runner's own user id gets a pidfd of the test. The connection is the visit: it ends when
+the visitor goes, and its other end when the pause is over.
 
 What still fails: an abstract socket belongs to a network namespace, so it is found from the one
 that the runner is in, and from no other.
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 #: Before the user id and the number of a held test, in the name of its socket.
 NAME: Final = "pytest-nsisolate/held"
 
-#: What a visitor says whose going ends the pause.
+#: What a visitor says who ends the pause by leaving.
 SHELL: Final = b"shell"
 
-#: Seconds that visitors have for going when the pause is over.
+#: Seconds that visitors have to leave when the pause is over.
 FAREWELL_SECONDS: Final = 3.0
 
 _MOST_VISITORS: Final = 16
@@ -55,7 +55,7 @@ def address(uid: int, pid: int) -> bytes:
 
 
 def owner(connection: _socket.socket) -> int:
-    """The user id of whoever is at the other end, as the kernel has noted it (unix(7))."""
+    """The user id of the process at the other end, as the kernel has noted it (unix(7))."""
     size = _CREDENTIALS.size
     found = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, size)
     uid: int = _CREDENTIALS.unpack(found)[1]
@@ -77,9 +77,9 @@ class Held:
     """A test that is held open; a context manager, at whose end every visitor has gone.
 
     :param attempt: its child, which waits for a word of the runner's.
-    :param nodeid: for the visitors' eyes.
+    :param nodeid: shown to visitors.
     :param init: the child's PID 1 is an init, and the test its first child.
-    :raises OSError: when it cannot be offered to anybody.
+    :raises OSError: when no socket can be had.
     """
 
     def __init__(self, child: ChildProcess, nodeid: str, *, init: bool) -> None:
@@ -138,7 +138,7 @@ class Held:
             self._visits[connection.fileno()] = _Visit(connection)
 
     def _hear(self, fd: int) -> bool:
-        """Whether a visitor has gone with whose going the pause ends: the last one of a shell."""
+        """Whether the pause ends, because the visitor with the last shell has gone."""
         visit = self._visits[fd]
         try:
             said = visit.connection.recv(len(SHELL))
@@ -178,9 +178,9 @@ class Held:
 def hold(
     child: ChildProcess, nodeid: str, failure: str, say: Callable[[str], None], *, init: bool
 ) -> None:
-    """Hold a child that waits for the runner's word, until somebody has seen enough of it.
+    """Hold a child that waits for the runner's word, until the user has seen enough of it.
 
-    The first Ctrl-C is the end of the pause and of nothing else.
+    The first Ctrl-C ends the pause and nothing else.
 
     :param failure: why it is held, in one line.
     :param say: shows a line at the user's terminal.

@@ -4,8 +4,8 @@
 Fact: of two wrappers that are both ``tryfirst`` the one that was registered last is the outermost
 (pluggy), and conftests are registered as late as during collection.
 
-Consequence: these are registered when the run loop starts. Outside of everybody else's they can
-keep the runner's part of a phase from the other plugins, and the child from returning to pytest.
+Consequence: these are registered when the run loop starts. Outside of all others they can keep the
+runner's part of a phase from the other plugins, and the child from returning to pytest.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class OutermostHooks:
             if run.in_child is not None:
                 run.in_child.barrier(error)
             if run.current is not None and isinstance(error, KeyboardInterrupt):
-                # It may have come while nobody waited for the child.
+                # It may have come while the runner did not wait for the child.
                 job_control.Job(run.current).interrupt()
                 phases.take_coverage(item)
             raise

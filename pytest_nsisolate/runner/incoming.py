@@ -2,7 +2,7 @@
 """What the frames of a child mean in the runner.
 
 Reports, warnings, coverage, what other plugins carry, and the state of the session go where pytest
-would have put them; at the end the completion record is held against what was reported. The other
+would have put them; at the end the completion record is compared with what was reported. The other
 side is :mod:`pytest_nsisolate.child.outgoing`.
 
 Nothing here trusts the child, and nothing here waits for it: :mod:`.attempt` does.
@@ -37,7 +37,7 @@ class Ended(NamedTuple):
     """A phase as the runner knows it.
 
     :param error: what stands for the exception of a report that did not pass.
-    :param made_here: no child could tell, and nobody has heard of the exception yet.
+    :param made_here: no child could tell, and no hook has heard of the exception yet.
     """
 
     report: pytest.TestReport
@@ -112,12 +112,12 @@ class Incoming:
                 self.times = start, stop, seconds + monotonic() - began
 
     def add_captured(self, texts: reports.Sections) -> None:
-        """Text of which no report has been made yet."""
+        """Add text that is in no report yet."""
         self.captured.extend(texts)
         internals.report_sections(self._item).extend(texts)
 
     def conclude(self, files: Output) -> None:
-        """All has been said: hold the completion record against what has been reported.
+        """The stream has ended: compare the completion record with what has been reported.
 
         :param files: where the child's output went.
         :raises BrokenStream: when the two differ.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What cannot be the same in another process, where it can be noticed: one sentence at the end.
+"""What cannot be the same in another process, where we can see it: one sentence at the end.
 
 Fact: a fork takes one thread along, copies event loops, and nothing that a child leaves in memory
 comes back. A test that relies on one of these fails elsewhere and later, or passes for nothing.
@@ -54,7 +54,7 @@ _WORKER_REMARKS: Final = "nsisolate_remarks"
 
 
 class Notes:
-    """The remarks of a run: each with the tests that it is about, and with details."""
+    """The notes of a run: each with the tests that it is about, and with details."""
 
     def __init__(self) -> None:
         self._tests: dict[str, list[str]] = {}
@@ -119,7 +119,7 @@ def _threads() -> set[str]:
 
 
 def _module(thread: threading.Thread) -> str:
-    """Where that is defined which it runs; empty where it cannot be known (one of a C library)."""
+    """The module of what it runs; empty where that is not known (a thread of a C library)."""
     runs: Any = type(thread).run
     if isinstance(thread, threading.Timer):
         runs = thread.function
@@ -129,7 +129,7 @@ def _module(thread: threading.Thread) -> str:
         runs = runs.func
     try:
         module = getattr(runs, "__module__", None) or type(runs).__module__
-    except Exception:  # somebody's property
+    except Exception:  # a property that raises
         return ""
     return module if isinstance(module, str) and runs is not None else ""
 

@@ -110,7 +110,7 @@ def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
 
 def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None:
     """Higher scopes in the runner, and the clone: returns in the child, for function scope."""
-    finish(run)  # whoever repeats a test need not have logged its last attempt
+    finish(run)  # a plugin that repeats a test need not have logged its last attempt
     try:
         request = _configured(item, request, run)
         inside = fixtures.left_to_child(item, request.inside)
@@ -218,7 +218,7 @@ def _clone(
 ) -> tuple[Child, FrameWriter | None]:
     """The child's side, made before the clone, where it costs no page, and the clone.
 
-    :param debugged: somebody may be looking at it in an editor: no time is too long.
+    :param debugged: an editor may be debugging it: no time is too long.
     :param ahead_of: its item's turn is still to come, and this is the one after it.
     :returns: in the runner no writer, and the attempt has its child then.
     :raises RefusedError: when there cannot be a child.
@@ -228,7 +228,9 @@ def _clone(
     ahead = ahead_of is not False
     # A watchdog costs more than it saves one test.
     watched = ahead or run.nextitem in run.requests
-    with run.launcher.preparing(request, watchdog=watched) as launch:
+    # What it has changed is told beside what there was.
+    looks = "pid1" in getattr(item, "fixturenames", ())
+    with run.launcher.preparing(request, watchdog=watched, looks=looks) as launch:
         files = launch.files
         with failing("open what all children share", None):
             run.turns.forget()
@@ -256,7 +258,7 @@ def _clone(
             born.debugged = bool(config.getoption("usepdb", False))
             born.inbox.patient = debugged
             if job_control.has_terminal():
-                # Also while nobody waits for the child: it may be at a prompt already.
+                # Also while the runner does not wait for the child: it may be at a prompt already.
                 job = job_control.Job(born)
                 run.stopping.enter_context(job_control.stopping_with(job.hold, job.go_on))
 

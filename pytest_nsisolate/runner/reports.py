@@ -9,7 +9,7 @@ Consequence: a child's report is what ``pytest_report_to_serializable`` made of 
 not report gets one here that is legal in the same way: ``when`` is a phase, and the text says how
 it ended, what was captured, and where it stood.
 
-Nothing here trusts a child: whatever does not have the shape of a report is :class:`BrokenStream`.
+Nothing here trusts a child: what does not have the shape of a report is :class:`BrokenStream`.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def read_times(data: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def _attributes(data: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a report, but for those that would take the place of a method.
+    """The fields of a report, except those that would take the place of a method.
 
     A hook of the child's side may have put them there; as functions they cannot cross.
     """
@@ -106,7 +106,7 @@ def _attributes(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _property(entry: object) -> object:
-    """As it is, but for an int of more digits than ``str()`` writes: reporters ask for that."""
+    """As it is, except an int of more digits than ``str()`` writes: reporters call that."""
     if isinstance(entry, tuple) and len(entry) == 2:
         name, value = entry
         if type(value) is int and value.bit_length() > _MAX_BITS:

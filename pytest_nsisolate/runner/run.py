@@ -43,11 +43,11 @@ class Run:
     :param in_child: in a child, and only there: its side of things.
     :param nextitem: what pytest is going to run after the current item.
     :param request: in a child: what its test asked for.
-    :param unfinished: called when the last report has been logged: somebody is at a prompt inside.
+    :param unfinished: called when the last report has been logged: the user is at a prompt inside.
     :param budgets: seconds that another plugin's timeout gives an item.
     :param keeps_calls: another plugin reads a phase's exception after its report.
     :param home: the runner's namespaces.
-    :param notes: what cannot be the same in isolated tests, as far as it was noticed.
+    :param notes: what cannot be the same in isolated tests, as far as the run has seen it.
     :param stopping: what Ctrl-Z does while there is a current attempt.
     :param calls: what the fixture ``isolate`` keeps, once it is set up.
     :param streams: what a test must not have changed.
@@ -104,7 +104,7 @@ class Run:
             pass  # tmp_path will say so in the test that asks for it, as in plain pytest
 
     def end_own_children(self) -> None:
-        """Before code of the suite runs in the runner: whom it waits for is its own. Bounded.
+        """Before code of the suite runs in the runner: it may wait for any child. Bounded.
 
         ``os.wait()`` would block on the watchdog, and "kill all my children" would hit it.
         """
@@ -114,7 +114,7 @@ class Run:
         self.launcher.dismiss_watchdog()
 
     def measurement(self) -> Measurement | None:
-        """What coverage measures in this runner, ready for a clone; None if nobody measures."""
+        """What coverage measures in this runner, ready for a clone; None if it does not run."""
         if "coverage" not in sys.modules:
             return None
         from pytest_nsisolate.integrations import coverage

@@ -28,7 +28,7 @@ from pytest_nsisolate.kernel.originals import re
 _STACK: Final = re.compile(r'(?:^  File ".*", line .* in .*\n?)+', re.MULTILINE)
 _FRAME: Final = re.compile(r'  File "(?P<file>.*)", line (?:\d+|\?+) in (?P<name>.*)')
 
-#: Modules of ours of which one has called whatever belongs to the test.
+#: Modules of ours; one of them has called the code that belongs to the test.
 _BELOW_THE_TEST: Final = (
     *("pytest_nsisolate.child.main", "pytest_nsisolate.child.strays"),
     "pytest_nsisolate.runner.phases",
@@ -40,7 +40,7 @@ _RUNNERS: Final = (
     *("unittest", "doctest", "asyncio", "pytest_asyncio", "anyio"),
 )
 
-#: More decorators are not looked behind.
+#: Decorators that are followed at most.
 _MOST_WRAPPERS: Final = 20
 
 #: The file and the name of a function.
@@ -78,7 +78,7 @@ def _fold(
 
 
 def _paths(modules: Iterable[str]) -> Iterator[str]:
-    """Of those that are loaded; what begins with one of these belongs to it."""
+    """The paths of those that are loaded; a file whose path begins with one belongs to it."""
     for name in modules:
         path = getattr(sys.modules.get(name), "__file__", None)
         if path is not None:

@@ -35,4 +35,4 @@ def _blocks(fd: int) -> bool:
     try:
         return os.get_blocking(fd)
     except OSError:
-        return True  # closed: nobody writes there
+        return True  # closed: no process writes there

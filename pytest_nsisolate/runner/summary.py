@@ -31,7 +31,7 @@ LEFT_OUT: Final = "left out by --nsisolate=none"
 #: Under this name a worker of pytest-xdist tells the controller of a usage error.
 _WORKER_ERROR: Final = "nsisolate_usage_error"
 
-#: And under this one of what its host has not given.
+#: Under this name it tells what its host has not given.
 _WORKER_NOTES: Final = "nsisolate_notes"
 
 #: Step and cause of each refusal of the run, with the number of its tests.
@@ -110,7 +110,7 @@ def take_requests(config: pytest.Config, run: Run, items: list[pytest.Item]) -> 
 def can_isolate(config: pytest.Config, run: Run) -> bool:
     """Whether there is anything to isolate, and a way to do it; without one, it is refused."""
     if run.requests and not run.launcher.host.linux:
-        from pytest_nsisolate.runner.elsewhere import RefusingHooks  # nobody else needs it
+        from pytest_nsisolate.runner.elsewhere import RefusingHooks  # not needed on Linux
 
         config.pluginmanager.register(RefusingHooks(run), "nsisolate-elsewhere")
     return bool(run.requests) and run.launcher.host.linux
@@ -214,7 +214,7 @@ def gather(config: pytest.Config) -> None:
 
 
 def summarize(terminalreporter: Any, run: Run) -> None:
-    """The lines at the end, for all workers: left out, refused, in another way than expected."""
+    """The lines at the end, for all workers: skipped, refused, or run otherwise than expected."""
     config: pytest.Config = terminalreporter.config
     texts = [headline(getattr(report, "longrepr", None)) for report in _unlucky(terminalreporter)]
     left_out = sum(text == LEFT_OUT for text in texts)
@@ -230,7 +230,7 @@ def summarize(terminalreporter: Any, run: Run) -> None:
 
 
 def say_last_words(config: pytest.Config, run: Run) -> None:
-    """What isolated tests have written at the end of their processes: behind all else, as there."""
+    """Print what isolated tests have written at the end of their processes: last, as there."""
     words, run.last_words = run.last_words, []
     if any(map(any, words)):
         with internals.capture_disabled(config):

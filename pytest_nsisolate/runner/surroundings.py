@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a run of pytest needs of its machine while a test is somewhere else: paths, descriptors."""
+"""What a run of pytest needs of its machine while a test is elsewhere: paths, descriptors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PathsInUse:
             yield data
 
     def stays(self) -> tuple[str, ...]:
-        """The base temp: what a test writes there is for those who look later."""
+        """The base temp: you may want to see later what a test has written there."""
         base = internals.base_temp(self._config)
         return () if base is None else (base,)
 

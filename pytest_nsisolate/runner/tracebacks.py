@@ -19,7 +19,7 @@ import pluggy
 
 from pytest_nsisolate.kernel.originals import os
 
-#: Whatever is in this package may stand between pytest and a test; what users call is no machinery.
+#: Code of this package may stand between pytest and a test; what users call is no machinery.
 _PACKAGE = str(Path(__file__).parents[1])
 _FOR_USERS = str(Path(_PACKAGE, "view")) + os.sep
 _NOT_FOR_USERS = str(Path(_PACKAGE, "view", "postmortem")) + os.sep
@@ -30,7 +30,7 @@ _PLUGGY = str(Path(pluggy.__file__).parent)
 
 
 def hide_machinery(error: BaseException) -> None:
-    """Take our frames out of the tracebacks of an exception and of everything that it drags along.
+    """Take our frames out of the tracebacks of an exception and of all that it is linked to.
 
     An error that comes from one of our frames keeps them all.
     """
@@ -62,7 +62,7 @@ def _family(error: BaseException) -> Iterator[BaseException]:
 
 
 def _prune(first: TracebackType | None) -> None:
-    """In place; the first entry, which whoever caught the exception holds, stays."""
+    """In place; the first entry stays, because the code that caught the exception holds it."""
     entries = []
     entry = first
     while entry is not None:

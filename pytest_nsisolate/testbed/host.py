@@ -12,6 +12,7 @@ from pytest_nsisolate.errors import StepError, TestbedError, failing
 from pytest_nsisolate.isolate.box import in_one_line, listed
 from pytest_nsisolate.kernel import links, syscalls
 from pytest_nsisolate.kernel.libc import step_error
+from pytest_nsisolate.kernel.nftables import masquerade
 from pytest_nsisolate.kernel.originals import open, os, subprocess
 from pytest_nsisolate.testbed.fabric import write_sysctl
 from pytest_nsisolate.testbed.program import Program, Ready
@@ -331,6 +332,12 @@ class Router(Host):
         super().furnish()
         write_sysctl("net/ipv4/ip_forward", "1")
         write_sysctl("net/ipv6/conf/all/forwarding", "1", absent=True)
+        if self.outside is not None:
+            for version in {subnet.version for subnet in self.outside.subnets}:
+                try:
+                    masquerade(self.wires[self.outside].interface, version=version)
+                except OSError as error:
+                    raise step_error("add a rule of NAT", "net", error) from error
 
     @property
     def node(self) -> Node:

@@ -51,6 +51,11 @@ class Impairment:
         return bool(self.jitter or any(getattr(self, name) for name in _PROBABILITIES))
 
     @property
+    def is_something(self) -> bool:
+        """It does not leave every packet as it is."""
+        return bool(self.delay or self.rate or self.mtu or self.is_random)
+
+    @property
     def largest(self) -> float:
         """Bytes of the largest frame that passes."""
         return self.mtu + _ETHERNET if self.mtu else math.inf

@@ -13,7 +13,6 @@ same numbers.
 
 from __future__ import annotations
 
-import errno
 import sys
 from heapq import heappop, heappush
 from struct import Struct
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import gc, pickle, random, select, socket, time
+from pytest_nsisolate.kernel.packet_sockets import UNDELIVERABLE
 from pytest_nsisolate.testbed.impairment import Counts, Impairment
 from pytest_nsisolate.testbed.packets import Packet
 
@@ -42,12 +42,6 @@ _TURN: Final = 256
 _SOON: Final = 0.00005
 
 _LENGTH: Final = Struct("=I")
-
-#: What sending may meet: the other side is down or gone, or has no room.
-_UNDELIVERABLE: Final = (
-    *(errno.ENETDOWN, errno.ENXIO, errno.ENODEV, errno.EMSGSIZE),
-    *(errno.ENOBUFS, errno.EAGAIN),
-)
 
 
 class Way:
@@ -91,11 +85,7 @@ class Way:
     def is_plain(self) -> bool:
         """Packets are handed on as they are, and at once."""
         return not (
-            self.blocked
-            or self.drops
-            or self.held
-            or self.queue
-            or self.impairment != Impairment(seed=self.impairment.seed)
+            self.blocked or self.drops or self.held or self.queue or self.impairment.is_something
         )
 
     def take(self, data: bytes, now: float, functions: Mapping[int, Match]) -> None:
@@ -242,16 +232,19 @@ class Loop:
 
     def _relay(self, way: Way, source: PacketRing, target: PacketRing) -> bool:
         """Take what has come; whether there may be more."""
-        found = source.read(_TURN)
-        if not found:
-            return False
         if way.is_plain:
-            for seen in found:
-                self._send(way, target, seen.data)
-        else:
+            come, failed = source.pass_on(target, _TURN)
+            way.counts.passed += come - failed
+            way.counts.lost += failed
+            return come == _TURN
+        found = source.read(_TURN)
+        if found:
             now = monotonic()
             for seen in found:
-                way.take(seen.data, now, self._functions)
+                if seen.length > len(seen.data):
+                    way.counts.lost += 1
+                else:
+                    way.take(seen.data, now, self._functions)
             self._send_due(way, target, now)
         return len(found) == _TURN
 
@@ -278,7 +271,7 @@ class Loop:
         try:
             target.socket.send(data)
         except OSError as error:
-            if error.errno not in _UNDELIVERABLE:
+            if error.errno not in UNDELIVERABLE:
                 raise
             way.counts.lost += 1
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pytest_nsisolate.request.model import TimeOffsets
     from pytest_nsisolate.view.faults import Fault, FaultyCall
+    from pytest_nsisolate.view.files import FileEntry, Files
     from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
     from pytest_nsisolate.view.ipc import IpcObject
     from pytest_nsisolate.view.mapping import ReadOnlyMapping
@@ -32,6 +33,8 @@ __all__ = [
     "Difference",
     "Fault",
     "FaultyCall",
+    "FileEntry",
+    "Files",
     "IdExtent",
     "Interface",
     "IpcObject",
@@ -50,6 +53,7 @@ __all__ = [
 
 _MODULES: Final = {
     "faults": ("Fault", "FaultyCall"),
+    "files": ("FileEntry", "Files"),
     "identity": ("Capabilities", "IdExtent", "Limit"),
     "ipc": ("IpcObject",),
     "mapping": ("ReadOnlyMapping",),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``assert pid1.processes == (...)``: what is missing and what is too much, as tables.
+"""``assert pid1.processes == (...)``: which rows are missing and which are too many, as tables.
 
 pytest's own comparison of two tuples of dataclasses prints them whole, twice.
 """

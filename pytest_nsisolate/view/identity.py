@@ -71,7 +71,7 @@ def capability_name(text: str) -> str:
     if number >= _BITS:
         raise ValueError(f"{text!r} is no capability")
     if number < len(CAPABILITY_NAMES):
-        # No set has it by its number, so that it would be missing from each.
+        # No set has it by its number, so it would be missing from each.
         raise ValueError(f"{text!r} is written {CAPABILITY_NAMES[number]!r}")
     return f"CAP_{number}"
 
@@ -162,7 +162,7 @@ def read_clock_offsets() -> TimeOffsets:
 def read_environment(pid: int) -> Mapping[str, str]:
     """What a process was started with (``/proc/PID/environ``).
 
-    :raises OSError: if there is no such process, or it is somebody else's, or if ``/proc`` is not
+    :raises OSError: if there is no such process, or it is another user's, or if ``/proc`` is not
         that of this PID namespace.
     """
     proc.check_own()

@@ -6,7 +6,7 @@ POSIX shared memory and semaphores are files in ``/dev/shm``. POSIX message queu
 ``/dev/mqueue`` is mounted, which an isolated test has if the host has that directory.
 
 Fact: programs keep whole directories in ``/dev/shm`` (joblib does), FIFOs and symbolic links, and
-these outlive them like any other file. Consequence: all of it is listed, whatever it is.
+these outlive them like any other file. Consequence: all of it is listed, of any kind.
 
 What still fails: of a tree with more than :data:`MOST_FILES` files the rest is not seen. The
 directory where the count was reached, and those behind it, are ``unread``.
@@ -53,7 +53,7 @@ class IpcObject:
     :param kind: ``shm`` (any regular file in ``/dev/shm``), ``sem`` or ``msg``; or what else lies
         there: ``directory``, ``fifo``, ``symlink``, ``socket``, ``device``. A directory is
         ``unread`` if not all that is in it was looked at: it belongs to another file system or to
-        somebody else, or there are too many files.
+        another user, or there are too many files.
     :param id: System V's number; None for POSIX.
     :param key: System V's key; None for POSIX.
     :param name: of POSIX, with its slash; a path for a file in a directory; None for System V.

@@ -12,7 +12,7 @@ Fact: ``[::]:80`` takes what comes to ``127.0.0.1:80`` unless IPV6_V6ONLY is set
 ``/proc/net/tcp6`` does not show that option. Consequence: the kernel is asked (linux/inet_diag.h),
 and only where an answer depends on it.
 
-What still fails: a kernel without sock_diag says nothing of it, and then neither do we.
+What still fails: without sock_diag the kernel does not tell, and then neither do we.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def dump(kind: int, **fields: int) -> list[Message]:
     while True:
         found, interrupted = _ask(kind, _NLM_F_DUMP, fields, {})
         tries -= 1
-        # What changes all the time is never seen whole; then the last look has to do.
+        # A table that changes all the time is never seen whole; then the last look has to do.
         if not interrupted or not tries:
             return found
 

@@ -210,7 +210,7 @@ def route_to(address: str) -> Route | None:
 
     :returns: None if there is none, or if it says that the address cannot be reached.
     :raises ValueError: for something that is no address.
-    :raises OSError: for another answer of the kernel than that.
+    :raises OSError: for any other answer of the kernel.
     """
     parsed = ip_address(address)
     family = socket.AF_INET if parsed.version == 4 else socket.AF_INET6

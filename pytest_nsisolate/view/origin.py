@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a run to the view of one child: what only the runner knew goes with it."""
+"""Makes the view of one child, with what only the runner knew."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_view(
     helpers: Callable[[], Mapping[int, str]] = dict,
     writer: FrameWriter | None = None,
 ) -> Pid1View:
-    """In a child: its world, seen with what only the runner knew.
+    """In a child: the view of its world, with what only the runner knew.
 
     :param request: what the test asked for.
     :param home: the runner's namespaces.
@@ -60,4 +60,8 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
         pid1.preload()
     if "testbed" in asked:
         importlib.import_module("pytest_nsisolate.testbed.fixture")
+    if "terminal" in asked:
+        from pytest_nsisolate.terminal import terminal
+
+        terminal.preload()
     return namespaces.identities()

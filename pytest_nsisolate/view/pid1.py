@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pytest_nsisolate.view.assertions.files import FileAssertions
 from pytest_nsisolate.view.assertions.identity import IdentityAssertions
 from pytest_nsisolate.view.assertions.network import NetworkAssertions
 from pytest_nsisolate.view.assertions.signal import SignalAssertions
@@ -17,14 +18,15 @@ class Pid1View(
     SocketAssertions,
     NetworkAssertions,
     WorldAssertions,
+    FileAssertions,
     IdentityAssertions,
     FaultInjection,
 ):
     """The world of an isolated test, as its own process sees it.
 
-    Data are attributes that ask the kernel each time; assertions are methods whose failure says
+    Data are attributes that ask the kernel each time. Assertions are methods whose failure says
     what was expected, what was seen, and what may help. Those that take ``within`` look again until
-    it holds or so many seconds are over.
+    they hold or so many seconds are over.
     """
 
     __slots__ = ()

@@ -2,7 +2,7 @@
 """Processes, as psutil and ``/proc/PID/stat`` show them (proc(5)).
 
 Fact: some of what psutil says is wrong in a fresh world. It finds the terminal in a map of ``/dev``
-that it makes once, in whatever process asks first, so a terminal opened later has no name. It adds
+that it makes once, in the process that asks first, so a terminal opened later has no name. It adds
 the boot time in whole seconds to the start of a process. Its ``process_iter`` remembers processes
 by number, and a fresh world has the runner's numbers again. Of the arguments it makes text, in
 which a carriage return is a newline, and splits a single one at its blanks. It knows the whole of a
@@ -28,7 +28,7 @@ from pytest_nsisolate.kernel.originals import open, os, time
 class Process:
     """One process.
 
-    Two of them are equal if everything but the age is.
+    Two of them are equal if all but their ages are equal.
 
     :param pid: its number here.
     :param ppid: its parent's; 0 for PID 1, and for a parent outside.
@@ -60,7 +60,7 @@ class Process:
 
     @property
     def is_zombie(self) -> bool:
-        """Whether it has ended, and nobody has waited for it."""
+        """Whether it has ended, and its parent has not waited for it."""
         return self.state == "zombie"
 
     @property
@@ -101,7 +101,7 @@ class ProcessTree:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ProcessTree):
             return NotImplemented
-        # Depths in this order tell the shape.
+        # The depths in this order give the shape.
         return list(self.walk()) == list(other.walk())
 
     def __hash__(self) -> int:
@@ -269,9 +269,9 @@ def as_trees(processes: Iterable[Process]) -> tuple[ProcessTree, ...]:
 def orphans_of_test(processes: Iterable[Process], test: int) -> tuple[Process, ...]:
     """Children of PID 1, the test itself, that it cannot have started.
 
-    The kernel does not note who started a child of PID 1. But the leader of a session or group that
-    is neither the child nor PID 1 was somebody else, and so was the first parent of one that is
-    older than a sibling before it.
+    The kernel does not note which process started a child of PID 1. But a session or group that is
+    led by neither the child nor PID 1 shows another process, and a child that is older than a
+    sibling before it had another parent first.
     """
     processes = tuple(processes)
     adopted = [process for process in processes if process.ppid == test]
@@ -288,7 +288,7 @@ def orphans_of_test(processes: Iterable[Process], test: int) -> tuple[Process, .
 
 def _adopted_late(parent: int, by_pid: dict[int, Process]) -> set[int]:
     """Children stand in the order in which they became children (``/proc/PID/task/TID/children``):
-    an older one behind a younger one was somebody else's first."""
+    an older one behind a younger one had another parent first."""
     try:
         with open(f"/proc/{parent}/task/{parent}/children", "rb") as file:
             order = proc.children(file.read())

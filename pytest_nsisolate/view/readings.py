@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from pytest_nsisolate.child.leftovers import infrastructure
 from pytest_nsisolate.kernel import namespaces
 from pytest_nsisolate.kernel.originals import os, socket
+from pytest_nsisolate.process.root import written_here
 from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.view import identity
+from pytest_nsisolate.view.files import NO_OVERLAY, Files, read_files
 from pytest_nsisolate.view.identity import Capabilities, IdExtent, Limit
 from pytest_nsisolate.view.ipc import IpcObject, read_ipc
 from pytest_nsisolate.view.mapping import ReadOnlyMapping
@@ -34,16 +36,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an isolated test comes from, which it cannot see itself.
+    """What an isolated test cannot see itself: where it comes from.
 
     :param home: the runner's namespaces; empty if they are not known.
     :param asked: the kinds of namespaces that the test asked for.
     :param init: the one between the test and its supervisor or the kernel, if there is one.
-    :param supervisor: without a PID namespace of its own: the process that everything is below that
-        the test starts and leaves behind.
+    :param supervisor: without a PID namespace of its own: the process above everything that the
+        test starts and leaves behind.
     :param helpers: gives the processes that the fixture ``isolate`` keeps beside its functions, by
         number, and what to call them.
-    :param faults: what answers for the test's system calls; None where there is no runner to ask.
+    :param faults: answers for the test's system calls; None where there is no runner to ask.
     """
 
     home: Mapping[str, int] = field(default_factory=lambda: ReadOnlyMapping({}))
@@ -144,7 +146,7 @@ class Readings:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What a program inherits that the test starts now."""
+        """What a program that the test starts now inherits."""
         return ReadOnlyMapping(os.environ)
 
     def environment_of(self, process: Process | int) -> Mapping[str, str]:
@@ -152,7 +154,7 @@ class Readings:
 
         PID 1 has executed nothing since it was cloned, so that is what the runner was started with.
 
-        :raises OSError: if there is no such process, or it is somebody else's.
+        :raises OSError: if there is no such process, or it is another user's.
         """
         return identity.read_environment(process if isinstance(process, int) else process.pid)
 
@@ -160,7 +162,7 @@ class Readings:
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """Everybody who lives in the test's world, itself and an init too, by number.
+        """Every process in the test's world, itself and an init too, by number.
 
         Without a PID namespace (``pid=True``) the world is what the test has started, and itself.
         """
@@ -168,22 +170,22 @@ class Readings:
 
     @property
     def zombies(self) -> tuple[Process, ...]:
-        """Those that have ended, and that nobody has waited for."""
+        """Those that have ended, and whose parent has not waited for them."""
         return tuple(process for process in self.processes if process.is_zombie)
 
     @property
     def orphans(self) -> tuple[Process, ...]:
         """Those whose own parent has ended, so that they are PID 1's now.
 
-        Exact behind an init (``init=True``). The kernel does not note who started a child of
-        PID 1, so where the test is PID 1 it is those that it cannot have started: their session or
-        process group was begun by somebody else, or an older one became its child later than a
-        younger one. A ``sleep &`` of a shell that has just ended may be missing.
+        Exact behind an init (``init=True``). The kernel does not note which process started a
+        child of PID 1. So where the test is PID 1 these are the ones that it cannot have started:
+        another process began their session or process group, or an older one became its child
+        later than a younger one. A ``sleep &`` of a shell that has just ended may be missing.
         """
         everybody, adopter = self.processes, self._adopter
         if adopter == os.getpid():
             return orphans_of_test(everybody, adopter)
-        # It has started nobody but the test, or the init.
+        # It has started only the test, or the init.
         own = self._own_pids
         return tuple(p for p in everybody if p.ppid == adopter and p.pid not in own)
 
@@ -216,12 +218,12 @@ class Readings:
 
     @property
     def sockets(self) -> tuple[Socket, ...]:
-        """TCP, UDP and Unix sockets of the test's network, listening or not, whoever holds them."""
+        """TCP, UDP and Unix sockets of the test's network, listening or not, of any process."""
         return read_sockets()
 
     @property
     def listening(self) -> tuple[Socket, ...]:
-        """Those that wait for others; of UDP, those without a peer."""
+        """Those that wait for connections; of UDP, those without a peer."""
         return tuple(socket for socket in self.sockets if socket.is_listening)
 
     @property
@@ -240,9 +242,20 @@ class Readings:
     def ipc(self) -> tuple[IpcObject, ...]:
         """System V and POSIX shared memory, semaphores and message queues.
 
-        Whatever else lies in ``/dev/shm`` is among them, with what is in its directories.
+        Other files in ``/dev/shm`` are among them, with what is in its directories.
         """
         return read_ipc()
+
+    @property
+    def files(self) -> Files:
+        """What the test has changed among its files: ``created``, ``modified``, ``deleted``.
+
+        :raises RuntimeError: without ``root="overlay"``.
+        """
+        written = written_here()
+        if written is None:
+            raise RuntimeError(NO_OVERLAY)
+        return read_files(written)
 
     def snapshot(self) -> Snapshot:
         """All that comes and goes, at this moment; ``pid1.snapshot() - before`` is what did."""
@@ -259,7 +272,7 @@ class Readings:
 
     @property
     def _adopter(self) -> int:
-        """Who gets the orphans of the test's world."""
+        """The process that gets the orphans of the test's world."""
         return self._usher or 1
 
     @property
@@ -280,10 +293,10 @@ class Readings:
         return everybody if supervisor is None else below(everybody, supervisor)
 
     def _machinery(self, everybody: Iterable[Process]) -> frozenset[int]:
-        """The test and what is there only because it is isolated: nothing of it was started by it.
+        """The test, and the processes that exist only because it is isolated.
 
-        PID 1 is the test, its init or that of a box. What stands above the process that looks is
-        the test, where this is a copy of it or a function of ``isolate``, and their inits.
+        PID 1 is the test, its init or that of a box. Above the process that looks are the test,
+        where this is a copy of it or a function of ``isolate``, and their inits.
         """
         parents = {process.pid: process.ppid for process in everybody}
         found = {1, *self._own_pids, *self._origin.helpers()}

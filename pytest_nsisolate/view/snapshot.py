@@ -4,7 +4,7 @@
 Fact: a socket changes while it lives. Workers that share it come and go, its peer closes it, it
 begins to listen. Consequence: it is known by its inode. Where that finds none it is known by its
 holders and addresses, so that one which they have closed and opened again is no new one; and a
-connection by both its ends, because it has no inode as long as nobody has accepted it.
+connection by both its ends, because it has no inode until it is accepted.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _short(value: object) -> str:
 
 _NAMES: Final = tuple(field.name for field in fields(Snapshot))
 
-#: Of these it is worth telling what has changed; a process changes its state all the time.
+#: Kinds of which changes are shown; a process changes its state all the time.
 _CHANGING: Final = ("mounts", "interfaces")
 
 
@@ -138,7 +138,7 @@ def _connection(row: Socket) -> Hashable:
     return (row.proto, row.version, row.local, row.peer) if row.peer else None
 
 
-#: What makes two of a kind the same one: the first of these by which they are. None is nobody's.
+#: Keys by which two of a kind are the same one, the first that fits; None is equal to no other.
 _IDENTITIES: Final[dict[str, tuple[Identity, ...]]] = {
     "processes": (_identity("pid", "started"),),
     "sockets": (

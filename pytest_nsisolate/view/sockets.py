@@ -29,7 +29,7 @@ class Socket:
     :param version: 4 or 6; None for Unix.
     :param type: ``stream``, ``dgram`` or ``seqpacket``.
     :param state: ``listen``, ``established``, ``time_wait``...; ``unconn`` for one that neither
-        listens nor has a peer, which for UDP is one that receives from everybody.
+        listens nor has a peer, which for UDP is one that receives from any sender.
     :param host: local address; None for Unix.
     :param port: local port; None for Unix.
     :param peer_host: the other side's address, if it is connected.
@@ -37,7 +37,7 @@ class Socket:
     :param path: of a Unix socket; ``@`` stands for the abstract ones' NUL; None if it has none.
     :param pids: the processes that hold it, by number.
     :param program: the name of the first of them.
-    :param inode: its number, the same as long as it exists; None if nobody here holds it. Two
+    :param inode: its number, the same as long as it exists; None if no process here holds it. Two
         sockets may be equal that are not the same one.
     """
 
@@ -61,7 +61,7 @@ class Socket:
 
     @property
     def is_listening(self) -> bool:
-        """Whether it waits for others, TCP and Unix in ``listen``, UDP without a peer."""
+        """Whether it waits for connections: TCP and Unix in ``listen``, UDP without a peer."""
         return self.state == ("unconn" if self.proto == "udp" else "listen")
 
     @property
@@ -106,7 +106,7 @@ class Holders:
         self._names: dict[int, str | None] = {}
         for pid, number in processes:
             self._numbers[pid] = number
-            with suppress(OSError):  # gone, or somebody else's
+            with suppress(OSError):  # gone, or another user's
                 self._look_at(pid, number)
 
     def _look_at(self, pid: int, number: int) -> None:
@@ -146,7 +146,7 @@ def _internet(holders: Holders) -> list[Socket]:
 def _as_socket(seen: Any, holders: Holders) -> Socket:
     tcp = seen.type == 1
     inode = None if seen.pid is None else holders.inodes.get((seen.pid, seen.fd))
-    # A descriptor closed meanwhile is none that is known; what psutil saw stands then.
+    # If its descriptor was closed meanwhile, the holder that psutil saw stands.
     pids = holders.pids(inode) or (() if seen.pid is None else (seen.pid,))
     any_host = "0.0.0.0" if seen.family == 2 else "::"  # noqa: S104
     host, port = seen.laddr or (any_host, 0)

@@ -6,8 +6,8 @@ Fact: an exception is its type, its ``args``, attributes, a traceback and other 
 attributes outside of ``__dict__`` which ``args`` does not tell.
 
 Consequence: the type is found by its name, as :mod:`.values` finds classes, and the
-instance is made by the constructor of the nearest built-in type. It counts if it then says of
-itself what the child's said. Otherwise an :class:`~pytest_nsisolate.IsolatedError` tells of it. The
+instance is made by the constructor of the nearest built-in type. It counts if its texts are then
+those of the child's. Otherwise an :class:`~pytest_nsisolate.IsolatedError` takes its place. The
 traceback, with causes and contexts, comes as a note (PEP 678).
 
 What still fails: attributes that are not plain data stay behind, which the note says. So do,
@@ -46,7 +46,7 @@ _MEMBERS: Final[dict[type[BaseException], tuple[str, ...]]] = {
 
 _OBJ: Final[Any] = vars(AttributeError)["obj"]
 
-#: Of a very long traceback the end is sent.
+#: Characters of a traceback that are sent, from its end.
 _MOST_TEXT: Final = 200_000
 
 #: A file and a line, from 1.
@@ -201,7 +201,7 @@ def place(error: BaseException) -> Place | None:
 def raise_at(error: BaseException, where: object) -> NoReturn:
     """Raise it as if that line of that file had done so.
 
-    :param where: what :func:`place` has found; anything else is taken for "nobody knows".
+    :param where: what :func:`place` has found; anything else is taken for "not known".
     """
     match where:
         case (str(path), int(line)) if 0 < line < _MANY_LINES and "\0" not in path:

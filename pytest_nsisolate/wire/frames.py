@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Frames on the pipe from a child to the runner.
 
-Fact: a pipe is a stream of bytes. Whoever holds the writing end can write into it, a death can
-cut it anywhere, and a signal handler or a second thread can want to write in mid-frame.
+Fact: a pipe is a stream of bytes. Any process that holds the writing end can write into it, a death
+can cut it anywhere, and a signal handler or a second thread may want to write in mid-frame.
 
 Consequence: what arrives proves nothing by itself. A passed test is a claim of the child, and
 only an unbroken stream carries claims.
@@ -85,7 +85,7 @@ class Frame:
 
 
 class FrameWriter:
-    """The child's end. It does not own the descriptor: whoever opened it closes it.
+    """The child's end. It does not own the descriptor: the code that opened it closes it.
 
     :param fd: the writing end of the pipe, blocking.
     :param nonce: the nonce of the attempt, :data:`NONCE_SIZE` bytes.

@@ -58,7 +58,7 @@ def divert(inherited: list[logging.Handler], send: Callable[[dict[str, object]],
     """In the child: these handlers pass records on instead of handling them."""
     for at, handler in enumerate(inherited):
         if not isinstance(handler, logging.NullHandler):
-            handler.createLock()  # somebody may have held it at the fork
+            handler.createLock()  # another thread may have held it at the fork
             vars(handler)["handle"] = _forward(handler, at, send)
 
 

@@ -81,7 +81,7 @@ def unpack(report: pytest.TestReport, shown: object) -> None:
 
 
 def _is_sound(found: Any) -> bool:
-    """Whether all that will be shown is text; to show millions of lines would take long."""
+    """Whether all that will be shown is text, by its types: to show it could take long."""
     try:
         links = getattr(found, "chain", None) or [(found.reprtraceback, found.reprcrash, None)]
         return _are_texts(part for section in found.sections for part in section) and all(
@@ -90,7 +90,7 @@ def _is_sound(found: Any) -> bool:
             and all(map(_is_entry, traceback.reprentries))
             for traceback, crash, joint in links
         )
-    except Exception:  # not even the shape of one
+    except Exception:  # it does not have the shape of a representation
         return False
 
 

@@ -239,7 +239,7 @@ class _Packer:
         return _tagged("str", _base64(value.encode("utf-8", "surrogatepass")))
 
     def _pack_opaque(self, value: Opaque) -> object:
-        # Asked again, because anybody may build an Opaque of anything.
+        # Checked again, because a test may build an Opaque of anything.
         fields = (value.type_name, value.text, value.repr)
         return _tagged("opaque", [self.pack(_ask(str, field), 0) for field in fields])
 
@@ -253,7 +253,7 @@ def _base64(value: bytes) -> str:
 
 
 def opaque(value: object) -> Opaque:
-    """Ask a foreign object for its texts; whatever it answers, three true strings come back."""
+    """Ask a foreign object for its texts; three true strings come back, whatever it answers."""
     return Opaque(_name(type(value)), _ask(str, value), _ask(repr, value))
 
 

@@ -6,7 +6,7 @@ for a report and wrong for a value: a caller would compute with a description.
 
 Consequence: a value is taken apart here first, by exact types, and what is not plain is an error
 that names the type and the place. Lists, dicts, sets and scalars are themselves on the wire; a
-tuple there begins with a letter that says what it was, so nothing can pass for something else.
+tuple there begins with a letter that says what it was, so that no value can pass for another.
 
 Enums, dataclasses and named tuples cross as the name of their class and their parts. The class is
 looked up by its name among the imported modules, on both sides, checked by its kind, and filled
@@ -56,7 +56,7 @@ def pack(value: object, name: str = "result") -> object:
 class _Packer:
     def __init__(self) -> None:
         self._active: set[int] = set()
-        self._left = tagged_json.MAX_VALUES - 100  # what a frame has besides
+        self._left = tagged_json.MAX_VALUES - 100  # the frame has some of its own
 
     def pack(self, value: object, where: str, depth: int) -> object:
         kind = type(value)

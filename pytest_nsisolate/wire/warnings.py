@@ -47,7 +47,7 @@ def _text(message: Warning | str) -> str:
 
 
 def divert(send: Callable[[dict[str, object]], None]) -> None:
-    """In the child: whatever the filters let through goes to ``send``.
+    """In the child: every warning that the filters let through goes to ``send``.
 
     ``warnings._showwarnmsg_impl`` is what ``catch_warnings(record=True)`` replaces too, so a
     recording context inside the test takes precedence and restores this one.

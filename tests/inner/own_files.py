@@ -13,6 +13,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -33,16 +34,22 @@ LOOKED_AT: Final = ("/etc", "/home", "/usr/local", "/var/lib/dpkg")
 
 
 def state(*folders: str) -> dict[str, tuple[int, ...]]:
-    """Kind, mode, owner, size and time of everything that can be seen."""
+    """Kind, mode, owner, size and content of everything that can be seen.
+
+    No times: on a machine with other work somebody writes the same content again.
+    """
     found: dict[str, tuple[int, ...]] = {}
     for folder in folders:
         for place, names, files in os.walk(folder):
             for name in (*names, *files):
                 with_path = os.path.join(place, name)
                 status = os.lstat(with_path)
+                content = 0
+                if stat.S_ISREG(status.st_mode) and os.access(with_path, os.R_OK):
+                    content = zlib.crc32(Path(with_path).read_bytes())
                 found[with_path] = (
                     *(status.st_mode, status.st_uid, status.st_gid, status.st_size),
-                    status.st_mtime_ns,
+                    content,
                 )
     return found
 

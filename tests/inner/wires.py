@@ -22,6 +22,19 @@ pytestmark = pytest.mark.isolated
 PORT = 9
 
 
+# In names, because a failure shows the lines of its test.
+SAID_BY_RELAY_THAT_WAS_KILLED = (
+    "the relay of the testbed was lost",
+    "b.eth0  net1",
+)
+SAID_BY_STATE_OF_WIRES = (
+    "loss 50 %, rate 1 Mbit/s",
+    "held",
+    "a.eth0  net1     up",
+    "partitioned",
+)
+
+
 def two(testbed: nsi.Testbed) -> tuple[nsi.Host, nsi.Host]:
     """Hosts that know each other's hardware addresses."""
     lan = testbed.network("10.0.0.0/24")
@@ -357,7 +370,7 @@ def test_a_relay_that_does_not_keep_up(testbed: nsi.Testbed) -> None:
         testbed.close()
 
 
-@expect("call failed", "the relay of the testbed was lost", "b.eth0  net1")
+@expect("call failed", *SAID_BY_RELAY_THAT_WAS_KILLED)
 def test_a_relay_that_was_killed(testbed: nsi.Testbed) -> None:
     _, b = two(testbed)
     b.wire.hold()
@@ -366,7 +379,7 @@ def test_a_relay_that_was_killed(testbed: nsi.Testbed) -> None:
     b.wire.release()
 
 
-@expect("call failed", "loss 50 %, rate 1 Mbit/s", "held", "a.eth0  net1     up", "partitioned")
+@expect("call failed", *SAID_BY_STATE_OF_WIRES)
 def test_the_state_of_wires(testbed: nsi.Testbed) -> None:
     a, b = two(testbed)
     b.wire.impair(loss=0.5, rate="1mbit")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batch import Side, assert_expected, cases, shared_batch
+from tests.batch import SIDES, Side, assert_expected, cases, said, shared_batch
 from tests.support import NEEDS_NAMESPACES
 
 
@@ -17,3 +17,23 @@ def test_own_files(
     """A test of the suite is reported as its ``expect`` mark says, and nothing is left."""
     result = shared_batch(tmp_path_factory, "own_files", side, more={"given": "given"})
     assert_expected(result, name, expected)
+
+
+@NEEDS_NAMESPACES
+@cases("changing")
+def test_what_was_changed(
+    tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
+) -> None:
+    """The record, the assertions, and the reports of tests that cannot tell any more."""
+    assert_expected(shared_batch(tmp_path_factory, "changing", side), name, expected)
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize("side", SIDES)
+def test_a_report_tells_what_was_changed_and_no_more(
+    tmp_path_factory: pytest.TempPathFactory, side: Side
+) -> None:
+    """Nothing where nothing was, and a bounded list of many."""
+    result = shared_batch(tmp_path_factory, "changing", side)
+    assert "files changed" not in said(result, "test_a_failure_without_a_change")
+    assert said(result, "test_many_are_counted").count("created   /etc/nsi-") == 12 + 1

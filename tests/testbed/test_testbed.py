@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The fixture ``testbed``; the tests themselves are ``inner/testbeds.py``."""
+"""The fixture ``testbed``; the tests themselves are in ``inner/hosts.py`` and ``testbeds.py``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from tests.batch import Side, assert_expected, cases, shared_batch
 from tests.support import NEEDS_NAMESPACES
 
 pytestmark = NEEDS_NAMESPACES
+
+
+@cases("hosts")
+def test_hosts(
+    tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
+) -> None:
+    """A test of the suite is reported as its ``expect`` mark says, and nothing is left."""
+    assert_expected(shared_batch(tmp_path_factory, "hosts", side), name, expected)
 
 
 @cases("testbeds")

@@ -3,7 +3,7 @@
 
 Fact: the kernel says no with one of ten numbers, and each of them has many causes: EPERM from
 ``unshare`` is a container's seccomp filter, a sysctl, a chroot, an unmapped id or AppArmor, and
-each has another remedy. The number alone sends people the wrong way.
+each has another remedy. The number alone would send you the wrong way.
 
 Consequence: one table, in the files of this package. A row is a step, its error numbers and a
 question to the host that tells this cause from its neighbours; the first row that fits wins. The
@@ -26,6 +26,7 @@ from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.request.model import UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
+    *rooting.SLOW,
     *entering.ANYWHERE,
     *entering.NEW_USER,
     *entering.UNSHARE,

@@ -16,6 +16,7 @@ from errno import (
     ENOTBLK,
     EOPNOTSUPP,
     EPERM,
+    EPROTONOSUPPORT,
     ERANGE,
     EROFS,
 )
@@ -221,6 +222,14 @@ NETWORK_AND_CLOCKS: Final = (
         always,
         "this kernel ({kernel}) has no packet sockets, which keep what passes a wire",
         "sudo modprobe af_packet, or boot a kernel that has them (CONFIG_PACKET)",
+    ),
+    Row(
+        "add a rule of NAT",
+        (EOPNOTSUPP, EPROTONOSUPPORT, ENOENT, EINVAL),
+        always,
+        "this kernel ({kernel}) has no nf_tables, or not its NAT, which a router with nat= needs",
+        "sudo modprobe -a nf_tables nft_chain_nat nft_masq, or boot a kernel that has them"
+        " (CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_MASQ); or do without nat=",
     ),
     Row(
         "bind /etc/hosts",

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Refusals of a root, of ranges of ids and of devices (pivot_root(2), newuidmap(1), mount(2)).
-
-The last rows are for what a program meets inside such a root, where no step of ours has failed.
-"""
+"""Refusals of a root and of files of a test's own (pivot_root(2), mount(2), overlayfs)."""
 
 from __future__ import annotations
 
@@ -18,11 +15,22 @@ from errno import (
     ENOSYS,
     EOPNOTSUPP,
     EPERM,
+    ETIMEDOUT,
 )
 from typing import Final
 
-from pytest_nsisolate.host import facts
 from pytest_nsisolate.host.remedies.table import UNCONFINE, Row, always
+
+#: Before the row of any step that takes too long.
+SLOW: Final = (
+    Row(
+        "make the ownership layer",
+        (ETIMEDOUT,),
+        always,
+        "this host's directories could not be looked through in a minute",
+        'run it again, when they have been read from the disk once; or take root="readonly"',
+    ),
+)
 
 ROOTS: Final = (
     Row(
@@ -75,30 +83,6 @@ ROOTS: Final = (
         "on this kernel ({kernel}) a tmpfs has no user.* attributes (before Linux 6.6), so that a"
         " directory could not be removed and made anew",
         'boot Linux 6.6 or newer, or take root="readonly"',
-    ),
-    Row(
-        "newuidmap|newgidmap",
-        (EPERM,),
-        lambda _: facts.status().get("NoNewPrivs") == "1",
-        "no_new_privs is set, or the file system is mounted nosuid, so newuidmap gains no"
-        " capability",
-        "start pytest without it (docker run --security-opt no-new-privileges=false; Kubernetes:"
-        " allowPrivilegeEscalation: true); without it one id can be mapped, and no range",
-    ),
-    Row(
-        "newuidmap|newgidmap",
-        (ENOENT,),
-        always,
-        "newuidmap is not installed",
-        "apt install uidmap (Fedora: shadow-utils)",
-    ),
-    Row(
-        "newuidmap|newgidmap",
-        (),
-        always,
-        "/etc/subuid and /etc/subgid give this user no range of ids",
-        "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user_name}, which"
-        " writes the line {user_name}:100000:65536",
     ),
     Row(
         "mount overlay",

@@ -41,7 +41,7 @@ KUBERNETES_POD: Final[dict[str, object]] = {"hostUsers": False}
 GITLAB: Final[dict[str, object]] = {"privileged": True}
 
 #: ``container: options:`` of a job. Not :data:`DOCKER`: those leave the container's root under
-#: the restriction that AppArmor of ubuntu-24.04 lays on whoever lacks CAP_SYS_ADMIN.
+#: the restriction that AppArmor of ubuntu-24.04 lays on processes without CAP_SYS_ADMIN.
 GITHUB: Final = "--privileged"
 
 #: What GitHub's ubuntu-24.04, and any Ubuntu since 23.10, needs before pytest.
@@ -78,7 +78,7 @@ class Case:
     """One refusal, as the rows of the table look at it.
 
     :param filtered: ``unshare(0)``, which every kernel grants, was refused as well: a seccomp
-        filter without any doubt. None where nobody asked.
+        filter without any doubt. None where that was not tried.
     """
 
     step: str
@@ -89,7 +89,7 @@ class Case:
     filtered: bool | None = None
 
     def blames_seccomp(self) -> bool:
-        """A filter was seen to be at work, or one is there and nobody looked closer."""
+        """A filter was seen to be at work, or one is there and ``unshare(0)`` was not tried."""
         if self.filtered is None:
             return self.host.seccomp == SECCOMP_FILTER
         return self.filtered
@@ -190,7 +190,7 @@ def _pod(context: dict[str, object]) -> str:
 _MASK: Final = {"procMount": KUBERNETES["procMount"]}
 _GITLAB: Final = "GitLab runner: privileged = true below [runners.docker] in its config.toml"
 
-#: Against the whole confinement of a container.
+#: Remedies for the whole confinement of a container.
 _UNCONFINE: Final = {
     "docker": f"Docker: docker run {_switches(DOCKER)}",
     "podman": f"Podman: {_switches(PODMAN)}",
@@ -199,7 +199,7 @@ _UNCONFINE: Final = {
     "github": f"GitHub Actions: container: options: {GITHUB}",
 }
 
-#: Against what covers parts of ``/proc`` and ``/sys`` alone.
+#: Remedies for covers on parts of ``/proc`` and ``/sys`` alone.
 _UNMASK: Final = {
     "docker": f"Docker: {_switches(DOCKER[-1:])}",
     "podman": f"Podman: {_switches(PODMAN[-1:])}",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Coverage of what only isolated tests run, as if the runner had run it.
 
-The only package that knows coverage.py, and it never imports it: who measures has done so. Without
+The only package that knows coverage.py. It never imports it: whatever measures has done so. Without
 a measurement under way nothing of this is loaded.
 
 ========================  ====================================================================
@@ -28,7 +28,7 @@ __all__ = ["Measurement", "current"]
 
 
 def current(config: pytest.Config, before: Measurement | None) -> Measurement | None:
-    """Who measures in the runner now, ready for a clone; None if nobody does.
+    """The measurement under way in the runner now, ready for a clone; None if there is none.
 
     :param before: what this function gave the last time.
     """

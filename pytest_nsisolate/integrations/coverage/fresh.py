@@ -38,7 +38,7 @@ _SETTINGS: Final = (
     "timid",
 )
 
-#: A child measures a part of the run, so it is no news that something is missing.
+#: Warnings that are off: a child measures a part of the run, so something is always missing.
 _HUSHED: Final = (
     "already-imported",
     "module-not-imported",
@@ -83,7 +83,7 @@ class Fresh(Measurement):
             data.add_lines({name: [*lines] for name, lines in files})
         data.add_file_tracers(part.tracers)
         if part.context:
-            # Before version 7.16 nobody says what it was.
+            # Before version 7.16 coverage does not say what it was.
             data.set_context(before or self._static)
 
     def forget_context(self) -> None:

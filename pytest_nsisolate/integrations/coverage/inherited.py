@@ -2,13 +2,13 @@
 """The usual strategy: the child goes on with the measurement that it has inherited.
 
 Fact: a clone inherits a measurement that works: tracer, cache of decisions, plugins, the frames on
-the stack. What must not be inherited is where it ends up: coverage's data object sees a new
-process number, takes the runner's file for its own, and erases it; or, where runner and child
-share a number, writes into it.
+the stack. But it must not inherit where the data goes: coverage's data object sees a new process
+number, takes the runner's file for its own, and erases it; or, where runner and child share a
+number, writes into it.
 
 Consequence: nothing is stopped, configured or imported in the child. The dict in which the tracers
 collect is replaced by an empty one (made in the runner), and the data object by one in memory that
-nobody writes. What a flush would have written becomes a :class:`Part`, in coverage's own raw form.
+is never written. What a flush would have written becomes a :class:`Part`, in coverage's raw form.
 The runner adds it to the dict of its own collector, in the order and under the contexts in which
 the child had it: for coverage it is as if the runner had executed those lines. There is no write
 to a database that an un-isolated run would not have had.

@@ -15,7 +15,7 @@ from pytest_nsisolate.kernel.signals import coverage_signal
 
 
 class Measurement(ABC):
-    """Somebody's measurement, and what children add to it.
+    """The measurement of one process, and what its children add to it.
 
     One object for both sides: :meth:`prepare` runs in the runner before each clone,
     :meth:`settle_in` and what follows in the child's copy, :meth:`merge` in the runner.
@@ -39,15 +39,15 @@ class Measurement(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Just before a clone: whatever would cost the child a page."""
+        """Just before a clone: do what would cost the child a page."""
 
     @contextlib.contextmanager
     def cloning(self) -> Generator[None]:
         """Round the clone, on both sides of it.
 
         ``[run] patch = fork`` has a hook that begins another measurement in each copy. Those of
-        the supervisor and of the child are no use to anybody (see :meth:`_enter`), and their own
-        patches would multiply with each generation of processes.
+        the supervisor and of the child are of no use (see :meth:`_enter`), and their own patches
+        would multiply with each generation of processes.
         """
         config: Any = getattr(self.cov, "config", None)
         patches = getattr(config, "patch", None)

@@ -47,7 +47,7 @@ _WRITING: Final = frozenset({"create", "fix", "review", "trim", "update"})
 
 
 def is_active(config: pytest.Config, module: str) -> bool:
-    """Whether a plugin is registered, whatever name it was loaded under."""
+    """Whether a plugin is registered, under any name."""
     found = sys.modules.get(module)
     return found is not None and config.pluginmanager.is_registered(found)
 

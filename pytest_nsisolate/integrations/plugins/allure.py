@@ -8,7 +8,7 @@ Consequence: the child's result takes the place of the runner's. Where nothing a
 test has died, the runner fills in what does not depend on the test's process: labels and links.
 
 Fact: the runner makes a group for each fixture that the test may use and keeps it by the fixture's
-identity; those of the child's fixtures nobody ends there, and the next test would add to them.
+identity. Those of the child's fixtures are never ended there, and the next test would add to them.
 
 Consequence: they are dropped after each test.
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """syrupy: which snapshots a test has used, and what it wants to have written.
 
-Fact: it decides at the end of the session which snapshots nobody has used, and removes them under
+Fact: it decides at the end of the session which snapshots no test has used, and removes them under
 ``--snapshot-update``; new ones are written only then.
 
 Consequence: the child writes its own, and the runner hears of every comparison.

@@ -202,13 +202,18 @@ def definitions_behind(finalizers: Iterable[Finalizer]) -> list[Any]:
     return [owner for owner in owners if hasattr(owner, "cached_result")]
 
 
+#: In a copy: the finalizers that it does not run. To let go of a fixture's generator would close it
+#: here, and run its ``finally``.
+_let_be: list[list[Finalizer]] = []
+
+
 def set_traps(
     item: pytest.Item,
     finalizers: Iterable[list[Finalizer]],
     fixtures: Iterable[Any],
     come_back: Callable[[FrameType], object],
 ) -> None:
-    """In a copy of this process: whatever pytest would do next with a fixture is a trap.
+    """In a copy of this process: set a trap at all that pytest would do next with a fixture.
 
     That is to note the finalizer of one that has been set up, to run the next one of a node or a
     fixture that is torn down, and what ``unittest`` does behind a test method.
@@ -229,11 +234,12 @@ def set_traps(
     state: Any = item.session._setupstate
     original = state.addfinalizer
     state.addfinalizer = note
-    for listed in finalizers:
+    lists = [*finalizers]
+    # pytest asserts that the others have none.
+    lists += [found._finalizers for found in fixtures if found.cached_result is not None]
+    for listed in lists:
+        _let_be.append([*listed])
         listed[:] = [trap]
-    for definition in fixtures:
-        if definition.cached_result is not None:  # pytest asserts that others have none
-            definition._finalizers[:] = [trap]
     testcase: Any = vars(item).get("_instance") if isinstance(item, TestCaseFunction) else None
     if testcase is not None:
         testcase._callTearDown = testcase.doCleanups = trap
@@ -279,8 +285,8 @@ class ClassCleanups:
 def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The tear-down phase in the runner, where the test's own part has run in the child.
 
-    pytest's own hooks and those of plugins that steer ``SetupState`` itself; everybody else's have
-    run in the child. pytest-rerunfailures holds the wider scopes back for the next attempt there.
+    It runs pytest's own hooks and those of plugins that steer ``SetupState`` itself; all others
+    have run in the child. pytest-rerunfailures keeps the wider scopes for the next attempt there.
     Where every wider node stays for the next item there is nothing that a hook could see.
     """
     manager = item.config.pluginmanager

@@ -57,7 +57,7 @@ def is_left_out(item: pytest.Item) -> bool:
 
 
 class PlainPass:
-    """Knows the report of a phase that passed without a word, so that it need not be sent whole.
+    """Knows the report of a phase that passed without output, so that it need not be sent whole.
 
     Public neighbour: ``pytest_report_to_serializable``, whose result costs more pages to make and
     to read than the rest of an empty test's phase. Not used when another plugin implements that.
@@ -187,7 +187,7 @@ def add_junit_attributes(item: pytest.Item, attributes: Mapping[str, str]) -> No
 
 
 class Silence:
-    """In the child nobody but a few hears ``pytest_runtest_logreport`` any more.
+    """In the child only a few plugins hear ``pytest_runtest_logreport``.
 
     Subtests send their reports through that hook from inside the call phase. Public neighbour:
     ``PluginManager.unregister`` would take a conftest's other hooks away too.
@@ -273,7 +273,7 @@ def let_interact(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.
 
 
 def forget_collected_errors(config: pytest.Config) -> None:
-    """In a copy: what was noticed before, and is still to be told, is told by the original."""
+    """In a copy: what was collected before, and is still to be told, is told by the original."""
     for key in _NOTICED:
         noticed: Any = config.stash.get(key, None)
         if noticed is not None:
@@ -281,7 +281,7 @@ def forget_collected_errors(config: pytest.Config) -> None:
 
 
 def raise_collected_errors(config: pytest.Config) -> None:
-    """Warn now of exceptions that nobody could raise: of threads, and of ``__del__``.
+    """Warn now of exceptions that could not be raised: of threads, and of ``__del__``.
 
     Public neighbour: the hooks round each phase, of which there is none in a call by ``isolate``.
     """

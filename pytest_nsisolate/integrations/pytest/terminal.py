@@ -24,7 +24,7 @@ class LiveLog(NamedTuple):
 
 
 class TerminalState(NamedTuple):
-    """Where the terminal's reporter believes to stand; no public neighbour."""
+    """Where on the line the terminal's reporter believes it is; no public neighbour."""
 
     line: str
     on_a_line: bool
@@ -65,7 +65,7 @@ def terminal_state(config: pytest.Config) -> TerminalState:
 
 
 def adopt_line(config: pytest.Config, text: str, *, added: bool) -> None:
-    """Somebody else has written this to the reporter's line, or a new line."""
+    """The child has written this to the reporter's line, or a new line."""
     reporter: Any = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
         reporter._tw._current_line = reporter._tw._current_line + text if added else text
@@ -74,7 +74,7 @@ def adopt_line(config: pytest.Config, text: str, *, added: bool) -> None:
 def show_reports_inside(
     config: pytest.Config, around: Callable[[Any, Any], AbstractContextManager[None]]
 ) -> None:
-    """Whenever the terminal shows a report, it does so inside of ``around(report, writer)``.
+    """Have the terminal show each report inside of ``around(report, writer)``.
 
     Public neighbour: the ``toterminal`` of what a report shows, behind which captured output
     follows. pytest-sugar and pytest-instafail show reports by the same method.
@@ -92,7 +92,7 @@ def show_reports_inside(
 
 
 def leave_line(config: pytest.Config) -> None:
-    """Somebody else has ended the line on which the reporter had named a file or a test."""
+    """The child has ended the line on which the reporter had named a file or a test."""
     reporter: Any = config.pluginmanager.getplugin("terminalreporter")
     if reporter is not None:
         reporter.currentfspath = None
@@ -182,7 +182,7 @@ def standard_streams(config: pytest.Config) -> list[int]:
 
 
 def capture_disabled(config: pytest.Config) -> AbstractContextManager[None]:
-    """``capsys.disabled()`` for whoever has no fixture at hand."""
+    """``capsys.disabled()`` for code that has no fixture at hand."""
     manager: Any = config.pluginmanager.getplugin("capturemanager")
     if manager is None:
         return nullcontext()

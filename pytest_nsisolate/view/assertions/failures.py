@@ -33,7 +33,7 @@ def failure(
     :param rows: what was there, as a table below.
     :param labels: see :func:`~pytest_nsisolate.view.tables.table`.
     :param text: what was there, as text.
-    :param hint: an obvious cause, or way out.
+    :param hint: an obvious cause, or what to do.
     """
     lines = [_clean(line) for line in (what, f"expected: {expected}", f"seen: {seen}")]
     lines += indented(text or table(rows, labels=labels))
@@ -66,7 +66,7 @@ def no_own(kind: str) -> str:
 
 
 def bound(within: float) -> str:
-    """How long was waited, at the end of what was expected."""
+    """The time that was waited, as the end of what was expected."""
     return f" within {within:g} s" if within else ""
 
 

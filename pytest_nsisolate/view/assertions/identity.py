@@ -16,7 +16,7 @@ CapabilitySet = Literal["effective", "permitted", "inheritable", "bounding", "am
 
 
 class IdentityAssertions(Readings):
-    """What may be asserted of the test itself."""
+    """Assertions on the test itself."""
 
     __slots__ = ()
 
@@ -44,7 +44,7 @@ class IdentityAssertions(Readings):
         )
 
     def assert_hostname(self, name: str) -> None:
-        """The host's name is this, as this test sees it."""
+        """The host name is this, as the test sees it."""
         __tracebackhide__ = True
         if self.hostname == name:
             return

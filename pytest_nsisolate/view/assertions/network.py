@@ -13,14 +13,14 @@ from pytest_nsisolate.view.readings import Readings
 
 
 class NetworkAssertions(Readings):
-    """What may be asserted of interfaces and routes."""
+    """Assertions on interfaces and routes."""
 
     __slots__ = ()
 
     # Interfaces ----------------------------------------------------------------------------------
 
     def assert_interfaces(self, names: Iterable[str]) -> None:
-        """There are these interfaces, and no other ones.
+        """There are these interfaces and no others.
 
         :param names: ``{"lo"}`` in a fresh network.
         """
@@ -158,7 +158,7 @@ class NetworkAssertions(Readings):
 
 
 def _otherwise(interface: Interface, wanted: Mapping[str, object]) -> list[str]:
-    """In what it differs."""
+    """The fields in which it differs."""
     found = []
     if wanted["up"] not in (None, interface.up):
         found.append("it is up" if interface.up else "it is down")

@@ -26,7 +26,7 @@ Which: TypeAlias = "int | str | Process | HasPid | Callable[[Process], bool]"
 
 
 class ProcessAssertions(Readings):
-    """What may be asserted of processes."""
+    """Assertions on processes."""
 
     __slots__ = ()
 
@@ -68,7 +68,7 @@ class ProcessAssertions(Readings):
         )
 
     def assert_no_zombies(self, *, within: float = 0) -> None:
-        """Nobody has ended without being waited for.
+        """Every process that has ended has been waited for.
 
         :param within: seconds to wait for that.
         """
@@ -90,7 +90,7 @@ class ProcessAssertions(Readings):
         )
 
     def assert_no_leftovers(self, *, within: float = 0) -> None:
-        """Nothing is still running that the test has started.
+        """Nothing that the test has started is still running.
 
         multiprocessing's resource tracker and fork server are no leftovers; they end with the test.
 
@@ -260,7 +260,7 @@ def matches(process: Process, which: Which) -> bool:
 
 
 def _is_definite(which: Which) -> bool:
-    """Whether it is one process, by its number, and not whoever fits."""
+    """Whether it names one process, by its number, and not any that fits."""
     return isinstance(which, int | Process) or getattr(which, "pid", None) is not None
 
 

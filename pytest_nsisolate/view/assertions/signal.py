@@ -18,7 +18,7 @@ _MASKS: Final = (("SigBlk", "blocks"), ("SigIgn", "ignores"), ("SigCgt", "has a 
 
 
 class SignalAssertions(ProcessAssertions):
-    """What may be asserted of a process that gets a signal."""
+    """Assertions on a process that gets a signal."""
 
     __slots__ = ()
 
@@ -27,11 +27,11 @@ class SignalAssertions(ProcessAssertions):
     ) -> int | None:
         """A process ends when it gets a signal.
 
-        A child of the test's can be waited for afterwards as before.
+        You can still wait for a child of the test's afterwards.
 
         :param which: as for :meth:`assert_process`.
-        :param signal: what to send; 0 sends nothing, and waits for an end of its own, which may be
-            over already.
+        :param signal: what to send; 0 sends nothing, and waits until the process ends by itself,
+            which it may have done already.
         :param within: seconds; ``math.inf`` is no bound.
         :returns: for a child of the test's, what ``Popen.returncode`` will be; else None.
         """
@@ -81,7 +81,7 @@ class SignalAssertions(ProcessAssertions):
             )
 
     def _ended(self, which: Which) -> tuple[bool, int | None]:
-        """Whether one that was there ended before anybody asked, and how, as far as is known."""
+        """Whether one that was there has ended already, and how, as far as is known."""
         meant = self._meant(self.processes, which)
         if meant:
             if not all(process.is_zombie for process in meant):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Assertions on who listens where, and who does not."""
+"""Assertions on which sockets listen, and which do not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PORT: Final = re.compile(r"(?:[^/@]*:)?(\d+)")
 
 
 class SocketAssertions(Readings):
-    """What may be asserted of sockets."""
+    """Assertions on sockets."""
 
     __slots__ = ()
 
@@ -35,11 +35,11 @@ class SocketAssertions(Readings):
         proto: str = "tcp",
         within: float = 0,
     ) -> Socket:
-        """Somebody listens there.
+        """A socket listens there.
 
         :param where: a port, or the path of a Unix socket (``@name`` for an abstract one).
         :param host: the address that it is bound to, exactly; any if left out.
-        :param proto: ``tcp``, or ``udp``, where to listen is to have no peer.
+        :param proto: ``tcp``, or ``udp``, where a socket without a peer counts as listening.
         :param within: seconds to wait for it.
         :returns: the socket.
         """
@@ -66,11 +66,11 @@ class SocketAssertions(Readings):
     def assert_not_listening(
         self, where: int | str, *, host: str | None = None, proto: str = "tcp", within: float = 0
     ) -> None:
-        """Nobody listens there.
+        """No socket listens there.
 
         :param where: as for :meth:`assert_listening`, and so is the protocol.
-        :param host: nobody takes what comes to this address, be it bound to it or to all.
-        :param within: seconds to wait for the end of who does.
+        :param host: no socket takes what comes to this address, bound to it or to all.
+        :param within: seconds to wait until those that do are gone.
         """
         __tracebackhide__ = True
         fits = _Place(where, host, proto)
@@ -93,7 +93,7 @@ class SocketAssertions(Readings):
     def assert_stays_closed(
         self, where: int | str, *, host: str | None = None, proto: str = "tcp", for_: float = 0.5
     ) -> None:
-        """Nobody listens there, for some time.
+        """No socket listens there, for some time.
 
         :param where: as for :meth:`assert_not_listening`, and so are the others.
         :param for_: seconds to watch it; a socket that comes up fails at once.
@@ -130,9 +130,9 @@ class SocketAssertions(Readings):
 
 
 class _Place:
-    """Where somebody may listen.
+    """A place to listen on.
 
-    :raises ValueError: for what nobody could listen on, which would never be found.
+    :raises ValueError: for what no socket can listen on, which would never be found.
     """
 
     def __init__(self, where: int | str, host: str | None, proto: str) -> None:
@@ -170,7 +170,7 @@ class _Place:
         return self.is_bound(socket) or self._is_covered(socket) is not False
 
     def is_known_to_reach(self, socket: Socket) -> bool:
-        """The same, where it is certain."""
+        """Whether it surely does."""
         return self.is_bound(socket) or self._is_covered(socket) is True
 
     def _is_covered(self, socket: Socket) -> bool | None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Waiting with a bound: for a state of the world by looking again, for an exit by its pidfd.
 
-Fact: the kernel tells nobody that a port has come up or that a name has appeared, but it tells who
-holds a pidfd that the process has ended (pidfd_open(2)), whoever its parent is.
+Fact: the kernel does not tell that a port has come up or that a name has appeared. But it tells the
+holder of a pidfd that the process has ended (pidfd_open(2)), also of one that is not its child.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _LONGEST_POLL: Final = 2**31 - 1
 
 
 def until(look: Callable[[], T], within: float) -> T:
-    """Look again and again until what is seen is true; at least once.
+    """Look again and again until the answer is true; at least once.
 
     :param within: seconds.
-    :returns: what was seen last, true or not.
+    :returns: the last answer, true or not.
     """
     deadline = monotonic() + within
     pause = _FIRST_PAUSE
@@ -64,7 +64,7 @@ def ends(descriptor: int, within: float) -> bool:
     poller.register(descriptor, select.POLLIN)
     if within == math.inf:
         return bool(poller.poll(None))
-    # Less than nothing would be "without a bound" to poll. Rounded up: 0.4 ms must not become
+    # poll takes a negative time for "without a bound". Rounded up: 0.4 ms must not become
     # "at once".
     return bool(poller.poll(ceil(min(max(within, 0) * 1000, _LONGEST_POLL))))
 
@@ -72,7 +72,7 @@ def ends(descriptor: int, within: float) -> bool:
 def result_of(descriptor: int) -> int | None:
     """How a child of ours has ended, as ``Popen.returncode`` says it; it may still be waited for.
 
-    :returns: its exit status, minus the signal that killed it, or None for somebody else's child.
+    :returns: its exit status, minus the signal that killed it, or None if it is not our child.
     """
     flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
     try:

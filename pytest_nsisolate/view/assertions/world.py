@@ -17,7 +17,7 @@ Target: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 
 class WorldAssertions(Readings):
-    """What may be asserted of mounts and leaks."""
+    """Assertions on mounts and leaks."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class WorldAssertions(Readings):
     ) -> Mount:
         """Something is mounted there, like that; what is left out does not matter.
 
-        Of several at one place the last one counts, which lies on top.
+        Of several at one place the last one counts, because it lies on top.
 
         :param target: where; links are followed.
         :param options: each of these (``"ro"``, ``"nosuid"``, ``"size=4k"``), of the mount or of
@@ -88,13 +88,13 @@ class WorldAssertions(Readings):
             )
 
     def assert_no_leak(self, since: Snapshot, *, within: float = 0) -> None:
-        """Nothing has appeared since a snapshot that is still there.
+        """Nothing that has appeared since a snapshot is still there.
 
-        Zombies, multiprocessing's own processes and sockets that nobody holds any more (in
-        ``time_wait``) are no leaks, and nothing is one by having gone or changed.
+        Zombies, multiprocessing's own processes and sockets that no process holds any more (in
+        ``time_wait``) are no leaks. Nor is anything that is gone or has changed.
 
         :param since: what ``pid1.snapshot()`` gave.
-        :param within: seconds to wait for what is on its way out.
+        :param within: seconds to wait for what is about to go.
         """
         __tracebackhide__ = True
         last: list[Snapshot] = []
@@ -131,7 +131,7 @@ def _leaked(difference: Difference) -> Snapshot:
 
 
 def _otherwise(mount: Mount, wanted: dict[str, str | None], options: tuple[str, ...]) -> list[str]:
-    """In what it differs."""
+    """The fields in which it differs."""
     found = [
         f"its {name} is {getattr(mount, name)}"
         for name, value in wanted.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a failed test's report says about the world in which it failed.
+"""What the report of a failed test says about the world in which it failed.
 
 ``at_failure`` decides, and asks in the child; ``refusals`` and ``denials`` read the exception,
 ``parts`` and ``limits`` the kernel, and ``hints`` and ``unreaped`` know what isolation has to do

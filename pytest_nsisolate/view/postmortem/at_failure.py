@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Whether a failed test's world is looked at, and the look itself, which breaks nothing.
 
-Fact: whatever a test may have done to its world is still so when it has failed: no descriptor is
-left, ``/proc`` is gone, ``open`` is a mock, the user is somebody else, a filter refuses sockets.
-And the budget of the test goes on.
+Fact: what a test has done to its world is still so when it has failed: no descriptor is left,
+``/proc`` is gone, ``open`` is a mock, the user is another one, a filter refuses sockets. And the
+budget of the test goes on.
 
 Consequence: the report is sent first, and stands; the view follows it. Each reading is guarded, and
-says what kept it. None starts after :data:`SECONDS`, and none is a call that waits for somebody
-else. Descriptors that the soft limit keeps back are used meanwhile. The runner stops the budget,
+says what prevented it. None starts after :data:`SECONDS`, and none is a call that waits for another
+process. Descriptors that the soft limit keeps back are used meanwhile. The runner stops the budget,
 and goes on without the view after :data:`PATIENCE` seconds.
 
-Fact: which mounts are new is known only to somebody who has seen the old ones, and to look at them
-costs every test something.
+Fact: to know which mounts are new you need to have seen the old ones, and to look at them costs
+every test something.
 Consequence: one child for each plan of mounts looks before its test begins, and tells the runner.
 
 This module is imported by every run that isolates something, and with it only what a child that
@@ -94,7 +94,7 @@ class PostMortem:
         self._home = home
         self._first_mounts = first_mounts
         self._whole = whole
-        #: With which the test begins; behind a map of one id it is root.
+        #: The user id with which the test begins; behind a map of one id it is root.
         self._uid = 0 if request.user == "map" else uid
         self._plan: object | None = None
         self._mounts: str | None = None
@@ -118,7 +118,7 @@ class PostMortem:
         mounts = data.get("mounts")
         if self.asks_for_mounts and isinstance(mounts, str) and len(mounts) <= _MOST_MOUNTS:
             assert self._plan is not None
-            # With the plan itself, so that its id is nobody else's meanwhile.
+            # With the plan itself, so that no other object gets its id meanwhile.
             self._first_mounts[id(self._plan)] = (self._plan, mounts)
         self.asks_for_mounts = False
 
@@ -135,7 +135,7 @@ class PostMortem:
             send({"mounts": self._mounts})
 
     def examine(self, error: BaseException | None, *, subtest: bool = False) -> dict[str, object]:
-        """What is to be said about a failure; raises nothing but what ends the session.
+        """What there is to say about a failure; raises only what ends the session.
 
         The world is shown once for all subtests, with the first one that fails.
 
@@ -205,7 +205,7 @@ def _guarded(name: str, read: Callable[[], Told], until: float) -> Told:
 
 
 def _excuse(name: str, error: BaseException) -> str:
-    """What is said instead; what a signal handler of the test raises counts as well.
+    """The text that stands instead; what a signal handler of the test raises counts as well.
 
     :raises BaseException: the error itself, if it is to end the session.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the kernel has denied, as far as an exception tells.
 
-Fact: an OSError has a number and, if the call had one, a path; what was called it does not say.
+Fact: an OSError has a number and, if the call had one, a path, but not the name of the call.
 ``chown`` leaves its path, ``setuid`` nothing. A program says it on its standard error, in the words
 of strerror(3), which :class:`subprocess.CalledProcessError` may have.
 
@@ -73,7 +73,7 @@ class Denial:
 
 
 def denials(error: BaseException) -> Iterator[Denial]:
-    """Those that an exception is about."""
+    """The denials that an exception is about."""
     number = attribute(error, "errno")
     if issubclass(type(error), OSError) and type(number) is int:
         calls = _called(error.__traceback__)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Errors that are isolation's doing, though their number does not say so, and the way out.
+"""Errors that come from isolation, though their number does not say so, and what to do.
 
 Fact: under an unprivileged runner one user and one group exist inside; root in there is no root to
 the host's files; ``/proc/sys`` and ``/sys`` are read-only. A test sees EINVAL, EACCES and EROFS.
@@ -58,7 +58,7 @@ def told(errors: Iterable[BaseException], request: IsolationRequest) -> list[str
 
 def _read_only(denial: Denial, request: IsolationRequest) -> str:
     path = denial.path or ""
-    # As root in here one expects to be let in; anybody else is not, isolated or not.
+    # As root in here you expect to be let in; another user is not, isolated or not.
     expected = denial.number == errno.EACCES and not _is_root(request)
     if "mount" not in request.namespaces or expected or not path.startswith(("/proc/", "/sys/")):
         return ""
@@ -85,7 +85,7 @@ def _is_read_only(path: str) -> bool:
 
 def _one_id(denial: Denial, request: IsolationRequest) -> str:
     only = denial.number == errno.EINVAL and denial.calls & _NAMES_AN_ID
-    # For somebody else than root that is EPERM un-isolated too.
+    # For a user who is not root that is EPERM un-isolated too.
     groups = denial.number == errno.EPERM and denial.calls & _SETS_GROUPS and _is_root(request)
     ids = _single_id() if (only or groups) and "user" in request.namespaces else None
     if ids is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is told of a world, as lines: what is as it was shares one of them.
+"""A world as lines of text; all that is as it was shares one line.
 
 A heading has no margin, and the rows below it have one; ``section`` colours by that.
 """

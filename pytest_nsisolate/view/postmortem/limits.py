@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Limits that a failed test has hit, or is about to: only those for which there is evidence."""
+"""Limits that a failed test has hit, or is about to: only those that can be shown."""
 
 from __future__ import annotations
 

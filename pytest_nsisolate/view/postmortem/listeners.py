@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""In the runner: a connection that was refused inside, and somebody listens on it out here.
+"""In the runner: a connection that was refused inside, to an address with a listener out here.
 
 The child names the addresses that it may have tried, and the runner looks at its own
 ``/proc/self/net`` (proc_pid_net(5)): only what really listens is named. Nothing here asks a name
@@ -24,7 +24,7 @@ from pytest_nsisolate.kernel.originals import socket
 _ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104
 _LOOPBACK: Final = "127.0.0.1"
 
-#: Seconds for finding out who has a socket, on a machine with many processes.
+#: Seconds for finding the holder of a socket, on a machine with many processes.
 _SECONDS: Final = 0.3
 
 _MOST_TRIED: Final = 32
@@ -44,7 +44,7 @@ class Listener:
 
 
 def hint(item: pytest.Item, tried: object) -> str:
-    """The line for a test in a network of its own; empty where nobody listens out here.
+    """The line for a test in a network of its own; empty where nothing listens out here.
 
     :param tried: what the child has sent: pairs of a host, or None, and a port.
     """
@@ -74,7 +74,7 @@ def _inside(item: pytest.Item) -> str:
 
 
 def _sound(tried: object) -> Iterator[tuple[str | None, int]]:
-    """Nothing is believed of what a child has sent."""
+    """Only pairs of the right shape: what a child has sent is not trusted."""
     for pair in tried[:_MOST_TRIED] if isinstance(tried, list) else ():
         if isinstance(pair, tuple) and len(pair) == 2:
             host, port = pair
@@ -91,7 +91,7 @@ def _reaches(host: str | None, listener: Listener) -> bool:
         host = _LOOPBACK if host != "::" else "::1"
     family = _family(host)
     if family is None:
-        # A name; it was resolved to somebody who refused, so it is this host's or a fixture's.
+        # A name; what it stands for has refused, so it is this host's or a fixture's.
         return True
     if family == socket.AF_INET6 and ":" not in listener.host:
         return False
@@ -135,7 +135,7 @@ def _listeners() -> list[Listener]:
                 for entry in proc_net.internet("/proc/self/net", name)
                 if entry.listens
             ]
-    # 127.0.0.1 is what most people have in mind.
+    # 127.0.0.1 is what most people mean.
     return sorted(found, key=lambda listener: listener.host != _LOOPBACK)
 
 
@@ -159,5 +159,5 @@ def _held_by(listener: Listener) -> str:
 def _holds(pid: int | str, target: str) -> bool:
     try:
         return any(found == target for _, found in proc.descriptors(pid))
-    except OSError:  # gone, or somebody else's
+    except OSError:  # gone, or another user's
         return False

@@ -4,7 +4,7 @@
 Fact: a test whose budget is over may block every signal or hang in C code, so nothing can be asked
 of it; and the runner must not join a namespace.
 
-Consequence: the tables of its network are read from ``/proc/PID/net``, and who holds a socket from
+Consequence: the tables of its network are read from ``/proc/PID/net``, holders of sockets from
 ``/proc/PID/fd``: the runner's user made the test's user namespace, and has the rights in there.
 They are shown as the view of other failures shows them. Only a timeout imports this.
 

@@ -2,7 +2,7 @@
 """A process that a failed test could not find, and that is one of the runner's.
 
 Fact: what ``setUpClass``, a wider fixture or a module has started, or has looked up, lives in the
-runner's PID namespace. In the test's own its number is nobody's, or somebody else's.
+runner's PID namespace. In the test's own its number is free, or another process's.
 
 Consequence: the child names the numbers that a failure may be about, as :mod:`.refusals` does with
 addresses, and the runner says something if one of them is its own or that of a process below it.

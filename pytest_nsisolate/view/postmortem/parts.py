@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The world of a failed test as text: what is there, in the order in which one would look.
+"""The world of a failed test as text: what is there, in the order in which you would look.
 
-Each part is a name and a function, so that whoever asks can guard every one by itself.
+Each part is a name and a function, so that the caller can guard each by itself.
 
 Fact: what asks the kernel over netlink takes more than a tenth of a second to import, in each test
 that fails, and most tests leave their network as it was.
@@ -111,7 +111,7 @@ def _listening(view: Pid1View, *, own_net: bool) -> Told:
 
 
 def _network(view: Pid1View) -> Told:
-    """The routes but for those that the kernel makes for its own addresses."""
+    """The routes without those that the kernel makes for its own addresses."""
     if untouched := loopback_only("/proc/self/net"):
         return untouched
     routes = [row for row in view.routes if row.table != "local"]

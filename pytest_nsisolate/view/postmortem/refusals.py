@@ -5,8 +5,8 @@ Fact: ``connect(2)`` does not put the address into its error. asyncio and most c
 their text, and ``socket.create_connection`` has it in a local variable; where a test calls
 ``connect`` itself it is a constant, a variable or an attribute of that line's function.
 
-Consequence: the address is looked for in all of these, and whatever was found is only asked about:
-the runner says something if somebody listens there, and nothing otherwise. Nothing of the test's is
+Consequence: the address is looked for in all of these, and what was found is only a question: the
+runner says something if a socket listens there, and nothing otherwise. Nothing of the test's is
 called but ``str()`` of its exceptions; attributes are read from the instance's dictionary.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pytest_nsisolate.kernel.originals import re
 
-#: How an unreachable host looks: nobody there, no route, no answer.
+#: How an unreachable host looks: no listener, no route, no answer.
 UNREACHABLE: Final = frozenset({errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 _MOST_ERRORS: Final = 60
@@ -75,7 +75,7 @@ def numbers(errors: Iterable[BaseException]) -> frozenset[int]:
 
 
 def tried(errors: Iterable[BaseException]) -> Tried:
-    """Addresses to which a connection may have been tried in vain; none if that is not why."""
+    """Addresses to which a connection may have failed; none if the failure has another cause."""
     errors = list(errors)
     if not any(map(_is_refusal, errors)):
         return []
@@ -102,7 +102,7 @@ def attribute(error: BaseException, name: str) -> Any:
     """An attribute of an exception; None for one that raises."""
     try:
         return getattr(error, name, None)
-    except Exception:  # somebody's property
+    except Exception:  # a property that raises
         return None
 
 

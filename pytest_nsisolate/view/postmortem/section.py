@@ -27,7 +27,7 @@ from pytest_nsisolate.kernel.originals import re
 TITLE: Final = "PID 1's view at the failure"
 HINT_TITLE: Final = "a matter of isolation"
 
-#: Whatever a child sends, a report has no more than this of it.
+#: A report has no more than this of what a child sends.
 MOST_LINES: Final = 120
 MOST_COLUMNS: Final = 200
 _MOST_HINTS: Final = 6

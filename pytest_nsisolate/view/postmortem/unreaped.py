@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """A process that does not go away, because PID 1 is a test that does not wait for orphans.
 
-Fact: whoever ends without a living parent is a zombie until PID 1 has waited for it, so a test that
-stops a daemon and looks for its number finds it for ever. The kernel does not tell whose child it
-was before, and a child of its own that a test has forgotten is no matter of isolation's.
+Fact: a process that ends without a living parent is a zombie until PID 1 has waited for it, so a
+test that stops a daemon and looks for its number finds it for ever. The kernel does not tell whose
+child it was before, and a test's own forgotten child has nothing to do with isolation.
 
-Consequence: it counts if it is known to be inherited (``pid1.orphans``). A test that has forked
-nobody itself has no children but those of :mod:`subprocess` and :mod:`multiprocessing`, which know
-their numbers: then every other one counts too.
+Consequence: it counts if it is known to be inherited (``pid1.orphans``). A test that has not called
+fork(2) itself has only children of :mod:`subprocess` and :mod:`multiprocessing`, which know their
+numbers: then every other one counts too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pytest_nsisolate.kernel.originals import gc, os, subprocess
 from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.postmortem.refusals import attribute
 
-#: As what a test says that something has not come about; a "stop" command that waits fails too.
+#: Errors by which a test says that something has not come about; a "stop" that waits fails too.
 _OF_WAITING: Final = (
     AssertionError,
     TimeoutError,
