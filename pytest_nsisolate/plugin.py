@@ -102,7 +102,7 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, objec
             run.close()
     from pytest_nsisolate.runner import hooks
 
-    with hooks.registered(session.config, run):
+    with hooks.registered(session, run):
         return (yield)
 
 

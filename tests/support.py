@@ -33,6 +33,10 @@ TOOLS: Final = Path(__file__).parents[1] / "tools"
 #: What every inner run is started with.
 INNER: Final = ("-p", "nsisolate", "-p", "parity_recording")
 
+#: ``INNER_JOBS=4``: every inner run has so many jobs, unless it says otherwise, and must report
+#: the same.
+_JOBS = tuple(f"--nsisolate-jobs={jobs}" for jobs in [os.environ.get("INNER_JOBS")] if jobs)
+
 #: Variables of the outer run that would steer the inner one.
 _OUTER = (
     "PYTHONUNBUFFERED",
@@ -158,7 +162,7 @@ def run_suite(
     for name in (".recording", ".journal"):
         (folder / name).write_text("", encoding="ascii")
         (folder / name).chmod(0o666)
-    options = [*plugins]
+    options = [*plugins, *_JOBS]
     if not cache:
         options += ["-p", "no:cacheprovider"]
     if basetemp:

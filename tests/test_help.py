@@ -57,7 +57,8 @@ def test_it_fits_and_says_where_to_read_on(told: dict[str, str], option: str) ->
 def test_every_keyword_of_the_marker_with_type_and_default(told: dict[str, str]) -> None:
     text = told["--markers"]
     shown = re.findall(r"(?:^| )(\w+)=(?= |$)", text, re.MULTILINE)
-    assert sorted(shown) == sorted({*IsolateKeywords.__annotations__, "inside", "leftovers"})
+    only_here = {"inside", "leftovers", "exclusive"}
+    assert sorted(shown) == sorted({*IsolateKeywords.__annotations__, *only_here})
     after_switches = re.split(r"^  \w+=  ", text.partition("cgroup=\n")[2], flags=re.MULTILINE)
     assert len(after_switches) == len(shown) - 5
     for entry in after_switches:
@@ -67,7 +68,7 @@ def test_every_keyword_of_the_marker_with_type_and_default(told: dict[str, str])
 
 def test_every_option_with_its_values_and_its_default(told: dict[str, str]) -> None:
     entries = re.split(r"\n  (?=--)", told["--help"])[1:]
-    assert len(entries) == 16
+    assert len(entries) == 17
     for entry in entries:
         if "=" in entry.split()[0] or "--nsisolate-init" in entry:
             assert "default" in entry, entry

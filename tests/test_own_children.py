@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.support import NEEDS_NAMESPACES, run_source
 
 pytestmark = NEEDS_NAMESPACES
@@ -52,9 +54,10 @@ def test_inside():
 """
 
 
-def test_the_runner_has_no_child_when_it_runs_code_of_the_suite(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_the_runner_has_no_child_when_it_runs_code_of_the_suite(tmp_path: Path, jobs: int) -> None:
     """Neither in a test that is not isolated, nor in set-up or tear-down of a wider fixture."""
-    result = run_source(tmp_path, SUITE)
+    result = run_source(tmp_path, SUITE, f"--nsisolate-jobs={jobs}")
     assert result.returncode == 0, result.text
     seen = [line for line in result.journal if "None" not in line]
     assert (len(result.journal), seen) == (7, [])

@@ -138,20 +138,25 @@ class Child:
         after_fork.renew_thread_id()
         inherited.stay_visible()
         random.setstate(self._randomness)
+        self._silence.fall()
+        if self._measurement is not None:
+            self._measurement.settle_in(lambda data: self.outgoing.send(Kind.COVERAGE, data))
+        self._ending.begin()
+        self.begin()
+
+    def begin(self) -> None:
+        """From here on everything that the item does is done, and told, by this process."""
+        assert self.outgoing.writer is not None
         if self._records_warnings:
             warnings.divert(lambda data: self.outgoing.send(Kind.WARNING, data))
-        self._silence.fall()
         self._own_finalizers.apply(self.copies.guarded)
         self._item.runtest = self.copies.guarded(self._item.runtest)  # type: ignore[method-assign]
         hand_over = self.outgoing.hand_over_section
         self._item.add_report_section = hand_over  # type: ignore[method-assign]
-        if self._measurement is not None:
-            self._measurement.settle_in(lambda data: self.outgoing.send(Kind.COVERAGE, data))
         post_mortem = self.outgoing.post_mortem
         if post_mortem is not None and post_mortem.asks_for_mounts:
             post_mortem.begin(lambda data: self.outgoing.send(Kind.VIEW, data))
-        self._ending.begin()
-        writer.send_encoded(Kind.READY, b"{}")
+        self.outgoing.writer.send_encoded(Kind.READY, b"{}")
         if self.connection is not None:
             # Now, when the runner does not wait for READY any more: the user may have to click.
             self._undebugged = self.connection.attach()

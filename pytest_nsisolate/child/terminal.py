@@ -69,6 +69,10 @@ class Turns:
             except BlockingIOError:
                 pass
 
+    def hand_over(self) -> int:
+        """The descriptor, which is the caller's to close from now on."""
+        return self._fd
+
     def close(self) -> None:
         """At the end of the run."""
         os.close(self._fd)

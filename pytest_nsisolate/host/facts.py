@@ -208,7 +208,7 @@ def process_limit() -> str | None:
     fork(2) has one EAGAIN for the cgroup's ``pids.max``, RLIMIT_NPROC, ``kernel.pid_max`` and
     ``kernel.threads-max``.
     """
-    for directory in _pids_cgroups():
+    for directory in _cgroups("pids"):
         current = _first_line(f"{directory}/pids.current")
         most = _first_line(f"{directory}/pids.max")
         if current and most and most.isdecimal() and int(current) + 2 >= int(most):
@@ -243,15 +243,31 @@ def _own_tasks() -> int:
     return count
 
 
-def _pids_cgroups() -> Iterator[str]:
-    """The runner's cgroups that can have a limit of processes, v2 and v1, and those above them."""
+def processors() -> int:
+    """How many processors this process may use at a time: its affinity, and its cgroups' quota.
+
+    sched_getaffinity(2); ``cpu.max`` and ``cpu.cfs_quota_us``, rounded up.
+    """
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    for directory in _cgroups("cpu"):
+        words = (_first_line(f"{directory}/cpu.max") or "").split()
+        if not words:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            words = [_first_line(f"{directory}/{name}") or "" for name in names]
+        if len(words) == 2 and all(word.isdecimal() and int(word) for word in words):
+            found = min(found, -(-int(words[0]) // int(words[1])))
+    return found
+
+
+def _cgroups(controller: str) -> Iterator[str]:
+    """The runner's cgroups that can bound something, v2 and v1, and those above them."""
     try:
         with open("/proc/self/cgroup", "rb") as file:
             groups = proc.cgroups(file.read())
     except OSError:
         return
     for controllers, path in groups:
-        if controllers == "" or "pids" in controllers.split(","):
-            root = "/sys/fs/cgroup/pids" if controllers else "/sys/fs/cgroup"
+        if controllers == "" or controller in controllers.split(","):
+            root = f"/sys/fs/cgroup/{controller}" if controllers else "/sys/fs/cgroup"
             yield root + path
             yield from (root + str(parent) for parent in PurePosixPath(path).parents)

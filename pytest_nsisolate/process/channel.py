@@ -127,6 +127,7 @@ class RunnerEnd:
     :param pid1: that number.
     :param owed_signal: to be sent to PID 1 as soon as its number is known.
     :param open: the channels are open; closed for good once the child is not needed any more.
+    :param word: what this child alone waits at, where it has that for itself.
     """
 
     forked: int
@@ -140,6 +141,7 @@ class RunnerEnd:
     pid1: int | None = None
     owed_signal: int | None = None
     open: bool = True
+    word: int | None = None
 
     def __post_init__(self) -> None:
         if self.direct:
@@ -149,7 +151,7 @@ class RunnerEnd:
         """What this process holds of the child; another child must not have that."""
         if not self.open:
             return (self.forked_pidfd,)
-        pidfds = {self.forked_pidfd, self.pid1_pidfd} - {None}
+        pidfds = {self.forked_pidfd, self.pid1_pidfd, self.word} - {None}
         files = (self.output.stdout, self.output.stderr, self.output.log, self.output.fault)
         return (self.control, self.frames, *files, *(fd for fd in pidfds if fd is not None))
 
@@ -191,6 +193,8 @@ class RunnerEnd:
         os.close(self.frames)
         if self.pid1_pidfd is not None and not self.direct:
             os.close(self.pid1_pidfd)
+        if self.word is not None:
+            os.close(self.word)
         self.output.close()
 
 

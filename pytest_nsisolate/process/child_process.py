@@ -28,6 +28,8 @@ from pytest_nsisolate.process.expiry import LAST_WORDS_SECONDS, expire
 from pytest_nsisolate.process.inbox import Inbox
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_nsisolate.kernel.idmap import IdMaps
     from pytest_nsisolate.process.limits import Bound, HeldLimits
     from pytest_nsisolate.process.plan import OwnRoot
@@ -73,6 +75,9 @@ class ChildProcess:
         self.inbox = Inbox(end, maps, self.deadline, budget, limits)
         #: With ``--pdb`` a Ctrl-C is for the test: it fails, and the debugger opens there.
         self.debugged = False
+        #: Waits until one of :meth:`watched` is readable, for so many seconds at most, while the
+        #: runner looks after other children; None where there are none.
+        self.meanwhile: Callable[[ChildProcess, float | None], None] | None = None
         #: The raw wait status of what was forked, once it is reaped by :meth:`reap`.
         self.forked_status: int | None = None
         #: This object holds nothing of it any more.
@@ -160,9 +165,13 @@ class ChildProcess:
             self._look()
 
     def listen(self) -> None:
-        """Take in what has come, without waiting, while no caller waits for a frame."""
+        """Take in what has come, without waiting, while no caller waits for a frame.
+
+        A child whose budget is over is ended.
+        """
         if self.outcome is None and self.pump(0):
             self._look()
+        self._come_late()
 
     def watched(self) -> tuple[int, ...]:
         """What becomes readable when there may be an answer; the set may differ after each look."""
@@ -274,12 +283,19 @@ class ChildProcess:
     def _step(self) -> None:
         left = self.deadline.left
         if left is not None and left <= 0:
-            self.catch_up()
-            if self.outcome is None and self.seconds_left == 0:
-                expire(self)
-        elif self.pump(left):
+            self._come_late()
+            return
+        if self.meanwhile is not None:
+            self.meanwhile(self, left)
+            left = 0
+        if self.pump(left):
             self._look()
         # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
+
+    def _come_late(self) -> None:
+        self.catch_up()
+        if self.outcome is None and self.seconds_left == 0:
+            expire(self)
 
     def _look(self) -> None:
         """Take in what has come; it may have been the last."""

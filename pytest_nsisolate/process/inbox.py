@@ -75,6 +75,7 @@ class Inbox:
         #: Seconds that it has for what it is doing.
         self.allowed = self._budget = budget
         self.ready = False
+        self._ready_at = 0.0
         #: It does what is left for the end of a process.
         self.ending = False
         self.done: Frame | None = None
@@ -178,6 +179,7 @@ class Inbox:
         for frame in frames:
             if frame.kind is Kind.READY:
                 self.ready = True
+                self._ready_at = monotonic()
                 self._deadline.set(self._budget)
             elif frame.kind is Kind.ENDING:
                 if not self.ending:  # once: it is the child who says so
@@ -211,6 +213,17 @@ class Inbox:
             self.last_words = None  # damaged before or now: nothing after it can be read
         else:
             self.last_words += [frame for frame in frames if frame.kind is Kind.COVERAGE]
+
+    def allow(self, budget: float | None) -> None:
+        """Another plugin limits its seconds, which is known only now that its turn has come."""
+        if budget is None or (self._budget is not None and self._budget <= budget):
+            return
+        self._budget = budget
+        if self.ending or self.done is not None:
+            return
+        self.allowed = budget
+        if self.ready and not self._deadline.paused:
+            self._deadline.set(self._ready_at + budget - monotonic())
 
     def last_wish(self) -> dict[str, object] | None:
         """How a child that a Ctrl-C has ended wants the session to end, if it could tell."""

@@ -63,6 +63,9 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
   hide=            str or list of paths: what is not there (default: none)
   root_size=       str or int: what may be written to the overlay; "256M"
                    (default: "50%" of the memory)
+  exclusive=       str or list of names: with --nsisolate-jobs, tests with a
+                   name in common never run at the same time; "*": this test
+                   runs alone (default: none)
   More in {DOCS}"""
 
 #: Words of the same stem, or this plugin's name: as a marker that no plugin has registered, each
@@ -254,6 +257,15 @@ def _addresses(value: object) -> tuple[str, ...]:
         raise _NotAllowedError(str(error)) from None
 
 
+def _exclusive(value: object) -> frozenset[str]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, tuple | list | set | frozenset) or not all(
+        isinstance(name, str) and name for name in names
+    ):
+        raise _NotAllowedError('takes a name, or names, or "*" for a test that runs alone')
+    return frozenset(names)
+
+
 def _leftovers(value: object) -> str:
     if not isinstance(value, str) or value not in ("ignore", "warn", "fail"):
         raise _NotAllowedError('takes "ignore", "warn" or "fail"')
@@ -286,6 +298,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "hide": _files(files.check_hide),
     "root_size": _files(files.check_size),
     "missing": _missing,
+    "exclusive": _exclusive,
 }
 
 

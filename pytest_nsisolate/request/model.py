@@ -61,6 +61,8 @@ class IsolationRequest:
     :param hide: paths that are not there.
     :param root_size: what may be written to a root of its own, as tmpfs(5) takes it; None for half
         of the memory.
+    :param exclusive: names that no two tests at work at the same time have in common; ``"*"``: it
+        runs alone.
     :param guarded: the host refuses the user namespace, which was not given up by ``user=False``.
     """
 
@@ -85,6 +87,12 @@ class IsolationRequest:
     hide: tuple[str, ...] = ()
     root_size: str | None = None
     guarded: bool = False
+    exclusive: frozenset[str] = frozenset()
+
+    def excludes(self, other: IsolationRequest) -> bool:
+        """Whether two tests may not run at the same time."""
+        mine, theirs = self.exclusive, other.exclusive
+        return "*" in mine or "*" in theirs or not mine.isdisjoint(theirs)
 
     @property
     def may_be_skipped(self) -> bool:

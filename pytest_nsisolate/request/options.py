@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeAlias, cast
 
 import pytest
 
+from pytest_nsisolate.host.facts import processors
+from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os
@@ -62,6 +64,7 @@ class Settings:
     :param root: that of every isolated test, unless its marker says otherwise; None: the host's.
     :param rootdir: from where a marker's relative paths are seen.
     :param pcap: of which tests with a testbed the packets are kept as a file.
+    :param jobs: how many isolated tests run at the same time; see :func:`jobs_now`.
     :param pause: a failed test is held open until you have looked inside.
     """
 
@@ -73,6 +76,7 @@ class Settings:
     init: bool = False
     postmortem: Postmortem = "marked"
     pause: bool = False
+    jobs: int = 1
     leftovers: Leftovers | None = None
     limits: Limits = NO_LIMITS
     caps: frozenset[str] | None = None
@@ -110,6 +114,8 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="hold a failed isolated test open, so that you can look inside; needs a terminal",
     )
+    jobs = "how many isolated tests run at the same time: a number, or auto (default: 1)"
+    group.addoption("--nsisolate-jobs", metavar="N", help=jobs)
     left = "an isolated test that leaves processes: ignore, warn (default where marked) or fail"
     group.addoption("--nsisolate-leftovers", choices=LEFTOVERS, help=left)
     bounds = (
@@ -144,17 +150,21 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="print what this host can do, why not, and the remedy; then exit",
     )
-    parser.addini("nsisolate", which, type="string", default="marked")
+    for name, text, standard in (
+        ("nsisolate", which, "marked"),
+        ("nsisolate_missing", missing, "fail"),
+        ("nsisolate_jobs", jobs, "1"),
+        ("nsisolate_postmortem", shown, "marked"),
+        ("nsisolate_leftovers", left, None),
+        ("nsisolate_root", root, None),
+        ("nsisolate_pcap", packets, "failed"),
+    ):
+        parser.addini(name, text, type="string", default=standard)
     parser.addini("nsisolate_namespaces", default, type="args", default=None)
-    parser.addini("nsisolate_missing", missing, type="string", default="fail")
     parser.addini("nsisolate_timeout", budget, type="float", default=None)
     parser.addini("nsisolate_init", init, type="bool", default=False)
-    parser.addini("nsisolate_postmortem", shown, type="string", default="marked")
-    parser.addini("nsisolate_leftovers", left, type="string", default=None)
     parser.addini("nsisolate_limits", bounds, type="args", default=None)
     parser.addini("nsisolate_caps", kept, type="args", default=None)
-    parser.addini("nsisolate_root", root, type="string", default=None)
-    parser.addini("nsisolate_pcap", packets, type="string", default="failed")
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -174,6 +184,7 @@ def read_settings(config: pytest.Config) -> Settings:
         timeout=_timeout(*_source(config, "--nsisolate-timeout")),
         init=bool(_source(config, "--nsisolate-init")[1]),
         pause=_pause(config),
+        jobs=_jobs(*_source(config, "--nsisolate-jobs")),
         postmortem=cast("Postmortem", _choice(*_source(config, "--nsisolate-postmortem"), MODES)),
         leftovers=_leftovers(*_source(config, "--nsisolate-leftovers")),
         limits=_limits(*_source(config, "--nsisolate-limits")),
@@ -242,6 +253,36 @@ def _pause(config: pytest.Config) -> bool:
             "standard input is none"
         )
     return True
+
+
+def _jobs(source: str, value: object) -> int:
+    if value == "auto":
+        return processors()
+    text = str(value)
+    if not (text.isascii() and text.isdecimal() and 1 <= len(text) <= 4 and int(text)):
+        raise pytest.UsageError(f"{source}: {value!r} is not a number from 1 to 9999, nor auto")
+    return int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class JobsNow:
+    """How many isolated tests run at the same time.
+
+    :param because: of which option it is one, whatever was asked for; None if it is not.
+    """
+
+    count: int
+    because: str | None
+
+
+def jobs_now(config: pytest.Config, settings: Settings) -> JobsNow:
+    """The jobs of this run: one where tests write to the terminal, or ask for it, as they run."""
+    if settings.jobs == 1:
+        return JobsNow(1, None)
+    because = "--nsisolate-pause" if settings.pause else internals.live_option(config)
+    if because is None and debuggers.is_active():
+        because = "a debugger"
+    return JobsNow(settings.jobs if because is None else 1, because)
 
 
 def _leftovers(source: str, value: str | None) -> Leftovers | None:

@@ -30,8 +30,8 @@ from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, su
 #: The fixture names that an item may name in ``inside``.
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
 
-#: Keywords about fixtures and about what a test has left.
-MARKER_ONLY = frozenset({"inside", "leftovers"})
+#: Keywords about fixtures, about what a test has left, and about what may run beside it.
+MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive"})
 
 _STAY = "isolated(False) keeps a test in the runner"
 
@@ -100,6 +100,7 @@ class _Merged:
             hide=values.get("hide", ()),
             root_size=values.get("root_size"),
             addresses=values.get("addresses", ()),
+            exclusive=values.get("exclusive", frozenset()),
         )
 
     def _refuse_contradictions(self, on: set[str], default_root: str | None) -> None:

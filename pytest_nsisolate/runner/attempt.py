@@ -49,6 +49,8 @@ class Attempt:
         self.incoming = Incoming(item, run)
         #: Seconds of the phase that are not the test's own.
         self.seconds_aside = 0.0
+        #: What gives this child the word; None: what all share.
+        self.turns: terminal.Turns | None = None
         self.over = False
         self._run = run
         self._setup_show = False
@@ -71,6 +73,7 @@ class Attempt:
         child = self.child
         assert child is not None
         self.seconds_aside = 0.0
+        self.incoming.times = None
         try:
             self._in_spite_of_ctrl_c(child, self._give_word)
             found = self._receive(child, when)
@@ -262,7 +265,7 @@ class Attempt:
         if self._owes_word:
             self._owes_word = False
             output.flush_to_terminal(self.item.config)
-            self._run.turns.give()
+            (self.turns or self._run.turns).give()
 
     # The end ------------------------------------------------------------------------------------
 

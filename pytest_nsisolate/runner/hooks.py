@@ -11,7 +11,7 @@ runner's part of a phase from the other plugins, and the child from returning to
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ import pytest
 from pytest_nsisolate.child import after_fork, strays
 from pytest_nsisolate.integrations import plugins
 from pytest_nsisolate.process import job_control
+from pytest_nsisolate.request.options import jobs_now
 from pytest_nsisolate.runner import phases, summary, tracebacks
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.runner.streams import StandardStreams
@@ -26,9 +27,9 @@ from pytest_nsisolate.view import origin
 
 
 @contextmanager
-def registered(config: pytest.Config, run: Run) -> Iterator[None]:
+def registered(session: pytest.Session, run: Run) -> Iterator[None]:
     """While this lasts, the marked tests are isolated."""
-    hooks = OutermostHooks(run)
+    config, hooks = session.config, OutermostHooks(run)
     plugins.register(config)
     run.home = origin.prepare(run.requests)
     run.keeps_calls = plugins.keeps_calls(config)
@@ -40,13 +41,36 @@ def registered(config: pytest.Config, run: Run) -> Iterator[None]:
     # Now, when every conftest has been loaded: the last one registered is the outermost.
     config.pluginmanager.register(hooks, "nsisolate-outermost")
     try:
-        yield
+        with _looking_ahead(session, run):
+            yield
     finally:
         if run.in_child is not None:
             run.in_child.barrier(None)
         config.pluginmanager.unregister(hooks)
         run.notes.hand_over(config)
         run.close()
+
+
+@contextmanager
+def _looking_ahead(session: pytest.Session, run: Run) -> Iterator[None]:
+    """While this lasts, several isolated tests run at a time, if that was asked for."""
+    count = jobs_now(session.config, run.settings).count
+    if count == 1:
+        yield
+        return
+    from pytest_nsisolate.runner.jobs import AheadHooks, Jobs  # one job needs nothing of it
+
+    run.jobs = jobs = Jobs(run, session, count)
+    with ExitStack() as stack:
+        if job_control.has_terminal():
+            stack.enter_context(job_control.stopping_with(jobs.hold, jobs.go_on))
+        session.config.pluginmanager.register(hooks := AheadHooks(run), "nsisolate-ahead")
+        stack.callback(session.config.pluginmanager.unregister, hooks)
+        try:
+            yield
+        finally:
+            if run.in_child is None:
+                jobs.abandon()
 
 
 class SetupShowHooks:
@@ -93,6 +117,8 @@ class OutermostHooks:
             run.end_own_children()
         elif self._stray:
             strays.leave(self._stray)
+        elif run.jobs is not None and run.in_child is None:
+            run.jobs.come_to(item, nextitem)
         process = after_fork.here()
         try:
             result = yield
@@ -125,7 +151,7 @@ class OutermostHooks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         if self._run.in_child is None:
-            phases.call(item)
+            phases.call(item, self._run)
         self._mark(in_phase=True)
         try:
             return (yield)

@@ -10,6 +10,8 @@ Nothing here trusts the child, and nothing here waits for it: :mod:`.attempt` do
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from pytest_nsisolate.errors import BrokenStream
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.process.channel import Output, read_text
 from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.run import Run
@@ -66,6 +69,9 @@ class Incoming:
         self.faults_said = 0
         #: How the child wants the session to end, if it does.
         self.wish: dict[str, Any] | None = None
+        #: When the phase began and ended and how long it took in the child, if the child says so:
+        #: launched ahead, it may have been over before the runner asked.
+        self.times: tuple[float, float, float] | None = None
         self._done: dict[str, Any] | None = None
 
     def take(self, frame: Frame) -> None:
@@ -87,10 +93,23 @@ class Incoming:
                 self._measured |= frame.data.get("final") is True
             case Kind.VIEW if self.post_mortem is not None:
                 self.post_mortem.take_mounts(frame.data)
+            case Kind.TIMES:
+                self.times = reports.read_times(frame.data)
             case Kind.CARRIED:
                 self._hand_over(frame.data.get("data"))
             case _:
                 raise BrokenStream(f"an unexpected frame ({frame.kind.name})")
+
+    @contextmanager
+    def more_time(self) -> Iterator[None]:
+        """What runs in the runner meanwhile belongs to the phase as well."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            if self.times is not None:
+                start, stop, seconds = self.times
+                self.times = start, stop, seconds + monotonic() - began
 
     def add_captured(self, texts: reports.Sections) -> None:
         """Add text that is in no report yet."""

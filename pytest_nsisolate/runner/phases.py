@@ -18,16 +18,18 @@ of the report, and the child's report stands.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import pytest
 
-from pytest_nsisolate.child import fixtures, output, strays
+from pytest_nsisolate.child import after_fork, fixtures, output, strays
+from pytest_nsisolate.child.ahead import AheadChild
 from pytest_nsisolate.child.leftovers import LeftoverCheck
 from pytest_nsisolate.child.main import Child
+from pytest_nsisolate.child.terminal import Turns
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host.refusal import RefusedError
 from pytest_nsisolate.integrations import debuggers
@@ -83,31 +85,46 @@ def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
     if request is None:
         yield
         return
-    original = item.setup
-    item.setup = lambda: _set_up(item, run, request, original)  # type: ignore[method-assign]
+    original, process = item.setup, after_fork.here()
+
+    def set_up() -> None:
+        if after_fork.here() is not process:
+            strays.leave(item.nodeid)  # a set-up hook has forked this copy, which has come back
+        announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+        if run.in_child is None:
+            _enter_child(item, run, request)
+        else:
+            assert isinstance(run.in_child, AheadChild)
+            run.in_child.begin_own_setup()
+        if announced:
+            _announce(item, run)
+        assert run.in_child is not None
+        run.in_child.copies.guarded(original)()
+
+    item.setup = set_up  # type: ignore[method-assign]
     try:
         yield
     finally:
         del item.setup
 
 
-def _set_up(
-    item: pytest.Item, run: Run, request: IsolationRequest, original: Callable[[], None]
-) -> None:
-    """Higher scopes in the runner, the clone, function scope in the child."""
+def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None:
+    """Higher scopes in the runner, and the clone: returns in the child, for function scope."""
     finish(run)  # a plugin that repeats a test need not have logged its last attempt
     try:
-        changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
-        request = request if changed is None else changed
+        request = _configured(item, request, run)
         inside = fixtures.left_to_child(item, request.inside)
         fixtures.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
         internals.disown(item)
         raise
+    if run.jobs is not None and (found := run.jobs.adopt(item, request)) is not None:
+        _take_over(item, run, found)
     run.notes.look_at(item)
     attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
-    announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+    if run.jobs is not None:
+        run.jobs.current = attempt
     connection = _connect(item, run) if debuggers.is_active() else None
     writer = None
     try:
@@ -129,11 +146,65 @@ def _set_up(
         raise Elsewhere(*attempt.await_phase("setup"))
     run.in_child, run.request = child, attempt.request
     child.connection = connection
+    if run.jobs is not None:
+        run.jobs.let_go_of_others()
     child.settle_in(writer)
-    if announced:
-        view = make_view(attempt.request, run.home, run.helpers)
-        item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
-    child.copies.guarded(original)()
+
+
+def _configured(item: pytest.Item, request: IsolationRequest, run: Run) -> IsolationRequest:
+    """What the hook makes of a request; asked once for each attempt."""
+    if run.jobs is not None and (before := run.jobs.request_of(item)) is not None:
+        return before
+    changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
+    return request if changed is None else changed
+
+
+def _announce(item: pytest.Item, run: Run) -> None:
+    assert run.request is not None
+    view = make_view(run.request, run.home, run.helpers)
+    item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
+
+
+def launch_ahead(
+    item: pytest.Item, nextitem: pytest.Item | None, request: IsolationRequest, run: Run
+) -> Attempt:
+    """Clone a child that goes through the whole protocol by itself. In the child: no return.
+
+    :param nextitem: what comes after that item.
+    :param request: what the item has asked for, as the hook has left it.
+    :returns: an attempt that its item has to take over when its turn comes.
+    :raises RefusedError: when there cannot be a child.
+    """
+    run.notes.look_at(item)
+    attempt = Attempt(item, request, run)
+    with failing("open what a child waits at", None):
+        attempt.turns = Turns()
+    inside = fixtures.left_to_child(item, request.inside)
+    try:
+        attempt.request = run.launcher.admit(request)
+        child, writer = _clone(item, run, attempt, inside, ahead_of=nextitem)
+    except BaseException:
+        if attempt.child is None:
+            attempt.turns.close()
+        raise
+    if writer is not None:
+        assert isinstance(child, AheadChild)
+        assert run.jobs is not None
+        run.in_child, run.request = child, attempt.request
+        run.jobs.let_go_of_others()
+        child.run(writer)
+    return attempt
+
+
+def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
+    """The item's child is at work already, or has ended: its set-up phase."""
+    assert attempt.child is not None
+    item.stash[ATTEMPT] = attempt
+    run.current = attempt.child
+    attempt.child.inbox.allow(run.budgets.get(item))
+    internals.disown(item)
+    output.forget_moved(item.config)  # the same hooks have written it in the child
+    raise Elsewhere(*attempt.await_phase("setup"))
 
 
 def _trace_launch(attempt: Attempt, run: Run, began: float) -> None:
@@ -151,29 +222,37 @@ def _connect(item: pytest.Item, run: Run) -> debuggers.Connection | None:
 
 
 def _clone(
-    item: pytest.Item, run: Run, attempt: Attempt, inside: frozenset[str], *, debugged: bool
+    item: pytest.Item,
+    run: Run,
+    attempt: Attempt,
+    inside: frozenset[str],
+    *,
+    debugged: bool = False,
+    ahead_of: pytest.Item | Literal[False] | None = False,
 ) -> tuple[Child, FrameWriter | None]:
     """The child's side, made before the clone, where it costs no page, and the clone.
 
     :param debugged: an editor may be debugging it: no time is too long.
+    :param ahead_of: its item's turn is still to come, and this is the one after it.
     :returns: in the runner no writer, and the attempt has its child then.
     :raises RefusedError: when there cannot be a child.
     """
     request = attempt.request
     config = item.config
+    ahead = ahead_of is not False
     # A watchdog costs more than it saves one test.
-    watched = run.nextitem in run.requests
+    watched = ahead or run.nextitem in run.requests
     # What it has changed is told beside what there was.
     looks = "pid1" in getattr(item, "fixturenames", ())
     with run.launcher.preparing(request, watchdog=watched, looks=looks) as launch:
         files = launch.files
         with failing("open what all children share", None):
             run.turns.forget()
-        child = _make_child(item, run, attempt, files, inside)
+        child = _make_child(item, run, attempt, files, inside, ahead_of)
         if child.outgoing.post_mortem is not None:
             child.outgoing.post_mortem.note_plan(launch.plan.made)
         with failing("prepare the launch", None):
-            moved = output.move_to(files, config)
+            moved = not ahead and output.move_to(files, config)
         output.flush_to_terminal(config)
         if internals.fault_timeout(config) > 0:
             # The child has a watchdog of its own; this one could end the runner. Before the fork:
@@ -182,7 +261,14 @@ def _clone(
             faulthandler.cancel_dump_traceback_later()
 
         def take_on(born: ChildProcess) -> None:
-            run.current = attempt.child = born
+            attempt.child = born
+            if run.jobs is not None:
+                born.meanwhile = run.jobs.wait_with
+            if ahead:
+                assert attempt.turns is not None
+                born.end.word = attempt.turns.hand_over()
+                return
+            run.current = born
             born.debugged = bool(config.getoption("usepdb", False))
             born.inbox.patient = debugged
             if job_control.has_terminal():
@@ -205,21 +291,30 @@ def _clone(
 
 
 def _make_child(
-    item: pytest.Item, run: Run, attempt: Attempt, files: Output, inside: frozenset[str]
+    item: pytest.Item,
+    run: Run,
+    attempt: Attempt,
+    files: Output,
+    inside: frozenset[str],
+    ahead_of: pytest.Item | Literal[False] | None,
 ) -> Child:
     request = attempt.request
     own_pid = "pid" in request.namespaces
     measurement = attempt.incoming.measurement = run.measurement()
-    child = Child(
+    make = Child if ahead_of is False else AheadChild
+    child = make(
         item,
-        run.nextitem,
+        run.nextitem if ahead_of is False else ahead_of,
         files,
         inside=inside,
         own_pid=own_pid,
         leftover_check=LeftoverCheck(item, request.leftovers, own_pid=own_pid, init=request.init),
-        turns=run.turns,
+        turns=attempt.turns or run.turns,
         measurement=measurement,
     )
+    if isinstance(child, AheadChild):
+        assert run.jobs is not None
+        child.inside, child.warning_filters = inside, run.jobs.warning_filters
     child.outgoing.limited = request.limits is not None
     child.outgoing.post_mortem = attempt.incoming.post_mortem = at_failure.opened(
         item,
@@ -240,12 +335,19 @@ def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | N
 # Call and tear-down ------------------------------------------------------------------------------
 
 
-def call(item: pytest.Item) -> None:
+def call(item: pytest.Item, run: Run) -> None:
     """The call phase in the runner: it waits, and none of its hooks runs here."""
     attempt = item.stash.get(ATTEMPT, None)
     if attempt is not None:
         attempt.let_setup_show()
-        raise Elsewhere(*attempt.await_phase("call"))
+        with launching(run):
+            waited = attempt.await_phase("call")
+        raise Elsewhere(*waited)
+
+
+def launching(run: Run) -> AbstractContextManager[None]:
+    """While this lasts no hook of another plugin is at work: other items may be launched."""
+    return nullcontext() if run.jobs is None else run.jobs.launching()
 
 
 def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None:
@@ -257,7 +359,8 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
     elsewhere = Elsewhere()
     try:
         if attempt.child is not None and not attempt.over:
-            elsewhere = Elsewhere(*attempt.await_phase("teardown"))
+            with launching(run):
+                elsewhere = Elsewhere(*attempt.await_phase("teardown"))
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
     except BaseException:
@@ -273,7 +376,7 @@ def tear_down(item: pytest.Item, run: Run, nextitem: pytest.Item | None) -> None
         run.end_own_children()
         guard = strays.caught(item)
     try:
-        with guard:
+        with guard, attempt.incoming.more_time():
             internals.tear_down_runner(item, nextitem)
     except (KeyboardInterrupt, pytest.exit.Exception):
         raise
@@ -299,6 +402,7 @@ def _release(run: Run, attempt: Attempt) -> None:
         return
     if child.outcome == outcome.Finished(alone=True):
         child.let_go()
+        run.reap_outstanding()  # the next one may have been launched long ago
         run.outstanding = child
     else:
         child.kill()
@@ -348,9 +452,10 @@ def make_report(
     error = value.error
     call_info.excinfo = None if error is None else reports.raised(error)
     if report is not None:
-        report.duration = call_info.duration - item.stash[ATTEMPT].seconds_aside
-        report.start = call_info.start
-        report.stop = call_info.stop
+        attempt = item.stash[ATTEMPT]
+        lasted = call_info.duration - attempt.seconds_aside
+        times = attempt.incoming.times or (call_info.start, call_info.stop, lasted)
+        report.start, report.stop, report.duration = times
         item.stash[SHOWN] = reports.copied(report)
     if call_info.when == "setup":
         item.stash[ATTEMPT].hush_setup_show()

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import copy
+from math import isfinite
 from typing import Any, TypeAlias, cast
 from warnings import warn
 
@@ -76,6 +77,19 @@ def read_report(
         internals.restore_subtest(report, data)
     reports.unpack(report, frame.get("shown"))
     return report
+
+
+def read_times(data: dict[str, Any]) -> tuple[float, float, float]:
+    """When a phase began and ended (seconds since the epoch), and the seconds that it took.
+
+    :raises BrokenStream: for anything else.
+    """
+    match data:
+        case {"start": float(start), "stop": float(stop), "seconds": float(seconds)} if all(
+            map(isfinite, (start, stop, seconds))
+        ):
+            return start, stop, seconds
+    raise BrokenStream("times of the wrong shape")
 
 
 def _attributes(data: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Settings
+    from pytest_nsisolate.runner.jobs import Jobs
     from pytest_nsisolate.runner.streams import StandardStreams
     from pytest_nsisolate.runner.trace import Trace
 
@@ -54,6 +55,7 @@ class Run:
     :param last_words: what isolated tests have written at the end of their processes (standard
         output, standard error).
     :param trace: writes when what ran (``--nsisolate-trace``).
+    :param jobs: children of items whose turn is still to come; None where there is one job.
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -77,6 +79,7 @@ class Run:
     streams: StandardStreams | None = None
     first_mounts: dict[int, tuple[object, str]] = field(default_factory=dict)
     last_words: list[tuple[str, str]] = field(default_factory=list)
+    jobs: Jobs | None = None
     _measurement: Measurement | None = None
     _turns: Turns | None = None
 
@@ -108,6 +111,8 @@ class Run:
 
         ``os.wait()`` would block on the watchdog, and "kill all my children" would hit it.
         """
+        if self.jobs is not None:
+            self.jobs.abandon()
         self.reap_outstanding()
         self.launcher.dismiss_watchdog()
 

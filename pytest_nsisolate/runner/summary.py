@@ -18,6 +18,7 @@ from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process.outcome import headline
 from pytest_nsisolate.request.model import IsolationRequest
+from pytest_nsisolate.request.options import jobs_now
 from pytest_nsisolate.request.resolve import resolve_all
 from pytest_nsisolate.runner.run import RUN, Run
 
@@ -96,7 +97,11 @@ def header(run: Run) -> str:
     if run.settings.mode == "none":
         what = "run in the runner (--nsisolate-unsafe)" if run.settings.unsafe else "skipped"
         return f"nsisolate: off, marked tests are {what}"
-    return header_line(run.launcher.host, run.settings.namespaces)
+    line = header_line(run.launcher.host, run.settings.namespaces)
+    jobs = jobs_now(run.config, run.settings)
+    if jobs.because is not None:
+        return f"{line}; one job, because of {jobs.because}"
+    return line if jobs.count == 1 else f"{line}; {jobs.count} jobs"
 
 
 def check_markers(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:

@@ -66,6 +66,7 @@ class Kind(enum.IntEnum):
     OUTPUT = 17
     ENDING = 18
     FAULTS = 19
+    TIMES = 20
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

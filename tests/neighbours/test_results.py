@@ -331,6 +331,7 @@ def test_the_example_of_the_page_gathers_what_it_shows(tmp_path: Path) -> None:
         re.MULTILINE | re.DOTALL,
     )
     assert [name for name, _ in blocks] == ["conftest.py", "test_steps.py"]
-    result = run_suite(write_files(tmp_path, dict(blocks)))
-    assert result.summary == "2 passed", result.text
-    assert "steps: ['one', 'two']" in result.stdout
+    for jobs in ("1", "2"):
+        result = run_suite(write_files(tmp_path, dict(blocks)), f"--nsisolate-jobs={jobs}")
+        assert result.summary == "2 passed", result.text
+        assert "steps: ['one', 'two']" in result.stdout

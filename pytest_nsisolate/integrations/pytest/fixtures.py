@@ -81,6 +81,41 @@ def is_set_up(item: pytest.Item, name: str) -> bool:
     return cached is not None and cached[1] is parameter
 
 
+def stands_for(item: pytest.Item, name: str) -> bool:
+    """Whether a wider fixture has a value that is going to be there when this item's turn comes."""
+    if not is_set_up(item, name):
+        return False
+    definition = item._request._arg2fixturedefs[name][-1]  # type: ignore[attr-defined]
+    if definition.cached_result[2] is not None:
+        return False
+    # One of a wider folder than the item's own may be of another class or module.
+    kinds: dict[Any, type[pytest.Collector]]
+    kinds = {Scope.Class: pytest.Class, Scope.Module: pytest.Module}
+    kind = kinds.get(definition._scope)
+    return kind is None or item.getparent(kind) in setup_stack(item)
+
+
+def can_begin_in_copy(item: pytest.Item) -> bool:
+    """Whether a copy of this process, as it is now, may set this item up by itself.
+
+    Nothing stands here that would be torn down before the item's turn, nothing that it shares has
+    failed, and what is missing are mere folders, modules and classes.
+    """
+    chain, stack = item.listchain(), setup_stack(item)
+    for node, (finalizers, failure) in stack.items():
+        # Each node has a finalizer of its own: its ``teardown``.
+        if failure is not None or (node not in chain and len(finalizers) > 1):
+            return False
+    plain = pytest.Collector.setup
+    return all(type(node).setup is plain for node in chain[:-1] if node not in stack)
+
+
+def begin_stack_anew(item: pytest.Item) -> None:
+    """In such a copy: what stands is left to the original, and what is not the item's is gone."""
+    chain, state = item.listchain(), item.session._setupstate
+    state.stack = {node: ([], None) for node in state.stack if node in chain}
+
+
 def set_up_fixtures(item: pytest.Item, names: Iterable[str]) -> None:
     """Set some of the item's fixtures up, as its ``setup`` sets up all of them.
 

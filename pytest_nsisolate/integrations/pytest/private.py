@@ -19,7 +19,7 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key
 from _pytest.junitxml import xml_key
 from _pytest.runner import call_and_report, check_interactive_exception, show_test_item
 from _pytest.scope import Scope
-from _pytest.skipping import xfailed_key
+from _pytest.skipping import evaluate_skip_marks, evaluate_xfail_marks, xfailed_key
 from _pytest.terminal import TerminalReporter
 from _pytest.threadexception import collect_thread_exception, thread_exceptions
 from _pytest.unittest import TestCaseFunction
@@ -47,6 +47,8 @@ __all__ = [
     "check_interactive_exception",
     "collect_thread_exception",
     "collect_unraisable",
+    "evaluate_skip_marks",
+    "evaluate_xfail_marks",
     "failed_subtests_key",
     "fault_handler_stderr_fd_key",
     "is_builtin",

@@ -22,6 +22,8 @@ from pytest_nsisolate.integrations.pytest.private import (
     check_interactive_exception,
     collect_thread_exception,
     collect_unraisable,
+    evaluate_skip_marks,
+    evaluate_xfail_marks,
     failed_subtests_key,
     is_builtin,
     thread_exceptions,
@@ -38,6 +40,20 @@ def expected_failure(item: pytest.Item) -> tuple[str, bool] | None:
         return None
     mark = item.stash.get(xfailed_key, None)
     return None if mark is None else (mark.reason, mark.raises is not None)
+
+
+def is_left_out(item: pytest.Item) -> bool:
+    """Whether its marks have pytest not run it, or cannot be followed; it says so at its turn.
+
+    Public neighbour: ``pytest_runtest_setup``, which raises it.
+    """
+    try:
+        if evaluate_skip_marks(item) is not None:
+            return True
+        mark = None if item.config.getoption("runxfail", False) else evaluate_xfail_marks(item)
+    except pytest.fail.Exception:
+        return True
+    return mark is not None and not mark.run
 
 
 class PlainPass:

@@ -33,12 +33,22 @@ class TerminalState(NamedTuple):
 
 def writes_live(config: pytest.Config) -> bool:
     """Whether tests write to the terminal while they run, or may stop there at a prompt."""
+    return live_option(config) is not None
+
+
+def live_option(config: pytest.Config) -> str | None:
+    """Which option has them do that, None if none does."""
     # Each of these is a plugin's, and may be switched off.
-    return bool(
-        config.getoption("capture", "no") in ("no", "tee-sys")
-        or any(config.getoption(name, False) for name in ("setupshow", "usepdb", "trace"))
-        or _live_log_handler(config) is not None
-    )
+    capture = config.getoption("capture", "no")
+    if capture in ("no", "tee-sys"):
+        return f"--capture={capture}"
+    for name in ("setupshow", "usepdb", "trace"):
+        if config.getoption(name, False):
+            return _SPELLED[name]
+    return None if _live_log_handler(config) is None else "live logs"
+
+
+_SPELLED = {"setupshow": "--setup-show", "usepdb": "--pdb", "trace": "--trace"}
 
 
 def terminal_state(config: pytest.Config) -> TerminalState:
