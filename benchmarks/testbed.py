@@ -24,11 +24,11 @@ SUITE = """
 import json, os, socket, time
 import pytest
 
-def flood(address, number):
+def flood(address, number, size=20):
     with socket.socket(type=socket.SOCK_DGRAM) as out:
         for at in range(number):
             try:
-                out.sendto(b"x" * 20, (address, 9))
+                out.sendto(b"x" * size, (address, 9))
             except OSError:
                 pass
             if at % 500 == 0:
@@ -82,7 +82,7 @@ def test_relay(testbed):
     found["late"] = [(after - before - 0.02) * 1000 for before, after in zip(sent, come)]
     b.wire.clear()
     b.wire.impair(rate="10mbit", towards=b)
-    a.call(flood, b.address, 400)
+    a.call(flood, b.address, 400, 1200)
     time.sleep(1)
     come = testbed.capture(b).where(udp_port=9, sent=False)[-400:]
     bits = sum(p.length for p in come[1:]) * 8

@@ -76,7 +76,7 @@ class IsolationRequest:
 
     @property
     def may_be_skipped(self) -> bool:
-        """Where this host refuses it: a skip, if the environment does not forbid it."""
+        """Whether a refusal of this host is a skip, which the environment may forbid."""
         return self.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
     @property
