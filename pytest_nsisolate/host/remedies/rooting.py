@@ -17,10 +17,10 @@ from errno import (
     ENOENT,
     ENOSPC,
     ENOSYS,
+    ENOTDIR,
     EOPNOTSUPP,
     EOVERFLOW,
     EPERM,
-    ETIMEDOUT,
 )
 from typing import Final
 
@@ -51,6 +51,13 @@ ROOTS: Final = (
         "name a file in it, or hide the directory with hide=",
     ),
     Row(
+        "place ",
+        (ENOTDIR,),
+        always,
+        "files= names a path below a file of this host",
+        "name another path, or hide the file with hide=",
+    ),
+    Row(
         "hide ",
         (EBUSY,),
         always,
@@ -70,13 +77,6 @@ ROOTS: Final = (
         always,
         "this kernel ({kernel}) has no mount_setattr, or a filter hides it",
         'boot Linux 5.12 or newer, or take root="overlay"',
-    ),
-    Row(
-        "make the ownership layer",
-        (ETIMEDOUT,),
-        always,
-        "this host's directories could not be looked through in a minute",
-        'run it again, when they have been read from the disk once; or take root="readonly"',
     ),
     Row(
         r"set user\.\* attributes",
