@@ -86,7 +86,7 @@ class IsolationRequest:
 
     @property
     def may_be_skipped(self) -> bool:
-        """Where this host refuses it: a skip, if the environment does not forbid it."""
+        """Whether a refusal of this host is a skip; the environment may forbid it."""
         return self.missing == "skip" and os.environ.get(MUST_WORK) != "1"
 
     @property
