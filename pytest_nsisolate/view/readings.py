@@ -248,7 +248,7 @@ class Readings:
 
     @property
     def files(self) -> Files:
-        """What the test has ``created``, ``modified`` and ``deleted`` among its files.
+        """What the test has created, modified and deleted among its files until now.
 
         :raises RuntimeError: without ``root="overlay"``.
         """
