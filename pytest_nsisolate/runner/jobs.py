@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _DEPTH: Final = 8
 
 #: Descriptors that the runner holds for one child, at most, with what a launch needs.
-_DESCRIPTORS: Final = 12
+_DESCRIPTORS: Final = 14
 
 #: Descriptors that a runner has beside these, generously.
 _OWN_FILES: Final = 64
@@ -81,6 +81,8 @@ class Jobs:
         self._leaves_no_trace = False
         #: The item that could not begin when it was last looked at; what stands has not changed.
         self._border: pytest.Item | None = None
+        #: What Ctrl-Z does.
+        self.stopping = ExitStack()
         #: The attempt at the item whose turn it is.
         self.current: Attempt | None = None
         #: As they are between two items.
@@ -204,7 +206,9 @@ class Jobs:
         """In a child: close what has been covered of theirs, and nothing here will ever use.
 
         There may be hundreds, and a test with a limit of its own has the lowest numbers only.
+        Nor does a Ctrl-Z concern them any more.
         """
+        self.stopping.close()
         for attempt in (*self._ahead.values(), self.current):
             if attempt is not None and attempt.child is not None and not attempt.child.reaped:
                 for fd in attempt.child.descriptors():

@@ -203,7 +203,9 @@ def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
     run.current = attempt.child
     attempt.child.inbox.allow(run.budgets.get(item))
     internals.disown(item)
-    output.forget_moved(item.config)  # the same hooks have written it in the child
+    # The same hooks have written in the child, whose text counts.
+    output.forget_moved(item.config)
+    internals.report_sections(item)[:] = attempt.incoming.captured
     raise Elsewhere(*attempt.await_phase("setup"))
 
 
