@@ -94,7 +94,8 @@ def _set_up(
     if run.in_child is not None:
         assert isinstance(run.in_child, AheadChild)
         run.in_child.begin_own_setup()
-        _announce(item, run)
+        if _is_announced(item):
+            _announce(item, run)
         original()
         return
     finish(run)  # whoever repeats a test need not have logged its last attempt
@@ -112,7 +113,7 @@ def _set_up(
     attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
     if run.jobs is not None:
         run.jobs.current = attempt
-    announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+    announced = _is_announced(item)
     try:
         attempt.request = run.launcher.admit(request)
         child, writer = _clone(item, run, attempt, inside)
@@ -139,6 +140,11 @@ def _configured(item: pytest.Item, request: IsolationRequest, run: Run) -> Isola
         return before
     changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
     return request if changed is None else changed
+
+
+def _is_announced(item: pytest.Item) -> bool:
+    """Whether anybody asks for it; to make a view imports what shows it."""
+    return bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
 
 
 def _announce(item: pytest.Item, run: Run) -> None:

@@ -423,6 +423,29 @@ def test_xdist_has_jobs_in_each_worker(tmp_path: Path) -> None:
         assert together([line for line in result.journal if line.endswith(worker)]) == 2
 
 
+def test_nothing_is_imported_in_a_child(tmp_path: Path) -> None:
+    """Neither before the test nor after it; the import of the test itself is the control."""
+    conftest = """
+        import sys
+        from journal import note
+        class Finder:
+            def find_spec(self, name, path=None, target=None): note(f"imports {name}")
+        sys.meta_path.insert(0, Finder())
+    """
+    source = """
+        pytestmark = pytest.mark.isolated(uts=True)
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(number):
+            if number == 3: import colorsys
+            assert meet("here", 2)
+    """
+    folder = write_files(tmp_path, {**suite(source), "conftest.py": conftest})
+    result = run_suite(folder, "--nsisolate-jobs=2")
+    assert result.summary == "4 passed", result.text
+    imported = [line for line in result.journal if line.startswith("child")]
+    assert imported == ["child imports colorsys"]
+
+
 # Ends --------------------------------------------------------------------------------------------
 
 
