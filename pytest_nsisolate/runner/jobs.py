@@ -202,6 +202,15 @@ class Jobs:
         for child in self._unfinished():
             Job(child).go_on()
 
+    def inside(self, item: pytest.Item, request: IsolationRequest) -> frozenset[str]:
+        """The wider fixtures that the item's child sets up.
+
+        Those of the request, and the one of a ``unittest`` class that does nothing: in the runner
+        it would be a border, like any other of its scope.
+        """
+        inside = fixtures.left_to_child(item, request.inside)
+        return inside | internals.idle_class_fixtures(item)
+
     def let_go_of_others(self) -> None:
         """In a child: close what has been covered of theirs, and nothing here will ever use.
 
@@ -305,7 +314,7 @@ class Jobs:
     def _can_begin(self, item: pytest.Item) -> bool:
         if not internals.can_begin_in_copy(item):
             return False
-        inside = fixtures.left_to_child(item, self._run.requests[item].inside)
+        inside = self.inside(item, self._run.requests[item])
         names = [name for name in internals.higher_scope_names(item) if name not in inside]
         return all(internals.stands_for(item, name) for name in names)
 

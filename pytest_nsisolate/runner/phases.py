@@ -90,7 +90,7 @@ def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
     def set_up() -> None:
         if after_fork.here() is not process:
             strays.leave(item.nodeid)  # a set-up hook has forked this copy, which has come back
-        announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+        announced = _is_announced(item)
         if run.in_child is None:
             _enter_child(item, run, request)
         else:
@@ -113,7 +113,7 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     finish(run)  # a plugin that repeats a test need not have logged its last attempt
     try:
         request = _configured(item, request, run)
-        inside = fixtures.left_to_child(item, request.inside)
+        inside = _inside(item, request, run)
         fixtures.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
@@ -159,6 +159,18 @@ def _configured(item: pytest.Item, request: IsolationRequest, run: Run) -> Isola
     return request if changed is None else changed
 
 
+def _inside(item: pytest.Item, request: IsolationRequest, run: Run) -> frozenset[str]:
+    """The wider fixtures that are left to the child."""
+    if run.jobs is not None:
+        return run.jobs.inside(item, request)
+    return fixtures.left_to_child(item, request.inside)
+
+
+def _is_announced(item: pytest.Item) -> bool:
+    """Whether anybody asks for it; to make a view imports what shows it."""
+    return bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+
+
 def _announce(item: pytest.Item, run: Run) -> None:
     assert run.request is not None
     view = make_view(run.request, run.home, run.helpers)
@@ -179,7 +191,7 @@ def launch_ahead(
     attempt = Attempt(item, request, run)
     with failing("open what a child waits at", None):
         attempt.turns = Turns()
-    inside = fixtures.left_to_child(item, request.inside)
+    inside = _inside(item, request, run)
     try:
         attempt.request = run.launcher.admit(request)
         child, writer = _clone(item, run, attempt, inside, ahead_of=nextitem)

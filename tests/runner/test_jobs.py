@@ -144,6 +144,30 @@ def test_modules_and_classes_without_fixtures_overlap(tmp_path: Path) -> None:
     assert result.summary == "4 passed", result.text
 
 
+def test_classes_of_unittest_overlap(tmp_path: Path) -> None:
+    """But for those with a set-up of their own, which is done once, in the runner, alone."""
+    source = """
+        import unittest
+        pytestmark = pytest.mark.isolated(uts=True)
+        class TestOne(unittest.TestCase):
+            def setUp(self): self.addClassCleanup(note, "cleaned up")
+            def test_it(self): assert meet("here", 3)
+        class TestTwo(unittest.TestCase):
+            def test_it(self): assert meet("here", 3)
+        class TestThree(TestTwo): pass
+        class TestFour(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls): note("class up")
+            @classmethod
+            def tearDownClass(cls): note("class down")
+            def test_it(self): assert meet("there", 2)
+            def test_too(self): assert meet("there", 2)
+    """
+    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=3")
+    assert result.summary == "5 passed", result.text
+    assert result.journal == ["child cleaned up", "runner class up", "runner class down"]
+
+
 def test_the_first_user_of_a_wide_fixture_overlaps_with_the_next(tmp_path: Path) -> None:
     """The runner sets it up for the first one, and looks ahead when that one is at work."""
     source = """
@@ -422,6 +446,29 @@ def test_xdist_has_jobs_in_each_worker(tmp_path: Path) -> None:
     assert result.summary == "8 passed", result.text
     for worker in ("gw0", "gw1"):
         assert together([line for line in result.journal if line.endswith(worker)]) == 2
+
+
+def test_nothing_is_imported_in_a_child(tmp_path: Path) -> None:
+    """Neither before the test nor after it; the import of the test itself is the control."""
+    conftest = """
+        import sys
+        from journal import note
+        class Finder:
+            def find_spec(self, name, path=None, target=None): note(f"imports {name}")
+        sys.meta_path.insert(0, Finder())
+    """
+    source = """
+        pytestmark = pytest.mark.isolated(uts=True)
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(number):
+            if number == 3: import colorsys
+            assert meet("here", 2)
+    """
+    folder = write_files(tmp_path, {**suite(source), "conftest.py": conftest})
+    result = run_suite(folder, "--nsisolate-jobs=2")
+    assert result.summary == "4 passed", result.text
+    imported = [line for line in result.journal if line.startswith("child")]
+    assert imported == ["child imports colorsys"]
 
 
 # Ends --------------------------------------------------------------------------------------------
