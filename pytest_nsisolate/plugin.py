@@ -52,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     summary.refuse_namesake(config)
     config.addinivalue_line("markers", MARKER_LINE)
     config.stash[RUN] = Run(config, read_settings(config), make_launcher(config))
+    summary.register_extras(config, config.stash[RUN])
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -108,6 +108,16 @@ def test_the_view_has_its_cost(tmp_path: Path, isolates: bool) -> None:
     assert set(measured(done, file)["view"]) == {"empty", "beside", "snapshot", "late"}
 
 
+def test_files_of_its_own_are_measured(tmp_path: Path, isolates: bool) -> None:
+    """Each kind, beside the host's files."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    file = tmp_path / "root.json"
+    done = benchmark("root.py", "--only", "overlay", "--rounds=1", "--tests=4", f"--json={file}")
+
+    assert set(measured(done, file)["root"]) == {"host", "overlay"}
+
+
 def test_calls_are_measured(isolates: bool) -> None:
     """One call by ``isolate`` against a bare fork."""
     if not isolates:

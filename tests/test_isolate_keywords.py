@@ -45,6 +45,7 @@ def test_every_keyword_of_the_marker_is_there(isolate: Isolate) -> None:
         "user": "same",
         "time": {"monotonic": 60},
         "hostname": "db1",
+        "addresses": ["10.53.0.1/32"],
         "timeout": None,
         "init": True,
         "missing": "skip",

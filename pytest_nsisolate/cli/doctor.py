@@ -14,6 +14,7 @@ status.
 from __future__ import annotations
 
 import argparse
+import importlib.resources
 import sys
 from collections.abc import Iterator
 from typing import Final
@@ -61,13 +62,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="for machines: one JSON object, see the reference"
     )
+    parser.add_argument(
+        "--schema", action="store_true", help="only print the JSON schema of what --json prints"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Run the command; the exit status is 0 if everything works and 1 if not."""
+    if arguments.schema:
+        sys.stdout.write(schema())
+        return 0
     report = consult()
     sys.stdout.write(f"{report.as_json() if arguments.json else report}\n")
     return report.status
+
+
+def schema() -> str:
+    """The JSON schema of the report for machines, a file of this package."""
+    return (importlib.resources.files(__package__) / "doctor.schema.json").read_text("utf-8")
 
 
 def doctor(launcher: Launcher | None = None) -> tuple[str, int]:

@@ -29,6 +29,15 @@ The exit status is the command's; 128+N if signal N has ended it; 127 if it is n
 cannot be run, 125 if it was not started (this host refuses a namespace), 124 if the time is over.
 """
 
+_KEYWORDS: Final = (
+    *_SWITCHES,
+    *("time", "hostname", "timeout", "devices", "caps", "no_new_privs", "init"),
+    *("writable", "hide", "root_size"),
+)
+
+#: Values of --root that are no folder; ``./overlay`` is one.
+_ROOTS: Final = ("host", "overlay", "readonly")
+
 _USER: Final = {"map": True, "same": "same", "none": False}
 
 
@@ -80,7 +89,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, metavar="SECONDS", help="end everything when these are over"
     )
-    parser.add_argument("--root", metavar="DIR", help="the folder that is its root")
+    parser.add_argument(
+        "--root",
+        metavar="ROOT",
+        help="overlay: this host's files, and what is written is thrown away; readonly; or a folder"
+        " that is its root, and keeps what is written",
+    )
+    parser.add_argument(
+        "--writable",
+        type=_names,
+        metavar="PATH,...",
+        help="what stays this host's in an overlay or a read-only root",
+    )
+    parser.add_argument("--hide", type=_names, metavar="PATH,...", help="what is not there")
+    parser.add_argument("--root-size", metavar="SIZE", help="what may be written to the overlay")
     parser.add_argument("--chdir", metavar="DIR", help="where it starts, seen from inside")
     parser.add_argument(
         "command",
@@ -145,8 +167,9 @@ def _request(args: argparse.Namespace) -> IsolationRequest:
     from pytest_nsisolate.request.options import Settings
     from pytest_nsisolate.request.resolve import from_keywords
 
-    names = (*_SWITCHES, "time", "hostname", "timeout", "devices", "caps", "no_new_privs", "init")
-    keywords = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    keywords = {name: getattr(args, name) for name in _KEYWORDS if getattr(args, name) is not None}
+    if args.root in _ROOTS:
+        keywords["root"] = args.root
     if args.user is not None:
         keywords["user"] = _USER[args.user]
     return from_keywords(keywords, Settings())
@@ -172,7 +195,7 @@ def _root(
 ) -> str | None:
     from pytest_nsisolate.kernel import roots
 
-    if path is None:
+    if path is None or path in _ROOTS:
         return None
     if "mount" not in request.namespaces:
         parser.error("--root: a root of its own needs a mount namespace: --mount")

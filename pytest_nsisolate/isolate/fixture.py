@@ -65,6 +65,7 @@ class IsolateKeywords(TypedDict, total=False):
     user: bool | Literal["same"]
     time: float | Clocks
     hostname: str
+    addresses: Names
     timeout: float | None
     init: bool
     missing: Literal["fail", "skip"]

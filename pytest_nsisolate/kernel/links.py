@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from contextlib import contextmanager, nullcontext
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from struct import Struct, pack, unpack_from
 from typing import Final, TypeAlias
 
 from pytest_nsisolate.kernel import process, syscalls
+from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import ctypes, fcntl, os, socket
 
 IpAddress: TypeAlias = IPv4Address | IPv6Address
@@ -50,6 +51,7 @@ _ADDRESS: Final = Struct("=BBBBi")
 _ROUTE: Final = Struct("=BBBBBBBBI")
 _ATTRIBUTE: Final = Struct("=HH")
 
+_LOOPBACK: Final = 1
 _UP: Final = 1
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
@@ -148,11 +150,12 @@ class Links:
 
     Every method is one question, and raises :class:`OSError` as the kernel answers.
 
-    :param netns: a descriptor of the namespace; needed no longer than this takes.
+    :param netns: a descriptor of the namespace, needed no longer than this takes; None for that of
+        this process.
     """
 
-    def __init__(self, netns: int) -> None:
-        with inside(netns):
+    def __init__(self, netns: int | None) -> None:
+        with nullcontext() if netns is None else inside(netns):
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
             )
@@ -244,6 +247,31 @@ class Links:
             if code:
                 raise OSError(-code, os.strerror(-code))
             return b""
+
+
+def parsed(addresses: tuple[str, ...]) -> tuple[tuple[IpAddress, int], ...]:
+    """Addresses with the lengths of their networks, from ``"10.53.0.1/32"``."""
+    found = (ip_interface(address) for address in addresses)
+    return tuple((address.ip, address.network.prefixlen) for address in found)
+
+
+def add_to_loopback(addresses: tuple[tuple[IpAddress, int], ...]) -> None:
+    """Give these to ``lo`` of the network namespace that this process is in.
+
+    :raises StepError: ``add the address …``.
+    """
+    try:
+        own = Links(None)
+    except OSError as error:
+        raise step_error("open a netlink socket", "net", error) from error
+    try:
+        for address, length in addresses:
+            try:
+                own.add_address(_LOOPBACK, address, length)
+            except OSError as error:
+                raise step_error(f"add the address {address}", "net", error) from error
+    finally:
+        own.close()
 
 
 def cable_end(name: str, *, index: int, mac: bytes = b"", netns: int | None = None) -> bytes:

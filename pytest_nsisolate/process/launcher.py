@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_nsisolate.errors import StepError, failing
@@ -239,6 +239,7 @@ class Launcher:
             keep_capabilities=plan.kept_capabilities(request, self.host, self._capabilities),
             no_new_privs=request.no_new_privs,
             sheltered=not request.has_host_powers,
+            add_addresses=None if join is not None else _loopback(request.addresses),
             init=join is None and request.init,
             cwd=plan.current_directory() if root is None else "/",
             join=join,
@@ -326,6 +327,14 @@ class Launcher:
             self._mount_plans = None
         if "sharing" in vars(self):
             self.sharing.close()
+
+
+def _loopback(addresses: tuple[str, ...]) -> Callable[[], None] | None:
+    if not addresses:
+        return None
+    from pytest_nsisolate.kernel import links
+
+    return partial(links.add_to_loopback, links.parsed(addresses))
 
 
 class Launch:

@@ -61,6 +61,10 @@ _SYSTEM: Final = frozenset({"boot", "etc", "lib", "lib32", "lib64", "libx32", "r
 _EDITED: Final = ("/etc/", "/var/log/")
 _MOST_BYTES: Final = 1 << 20
 
+#: In these the same, and of this size: dpkg links its status to another name, which takes an owner.
+_DATABASES: Final = frozenset({"/var/lib/dpkg", "/var/lib/dpkg/triggers"})
+_MOST_OF_A_DATABASE: Final = 32 << 20
+
 #: Below this, empty files are: locks.
 _LOCKED: Final = "/var/"
 
@@ -231,8 +235,12 @@ class _Builder:
     def _enter(self, path: str, ids: Ids, waiting: deque[tuple[str, os.stat_result]]) -> None:
         """Copy what has to be, and find the directories whose owners have no numbers inside."""
         below = f"{path}/"
-        edited = not self._same and below.startswith(_EDITED)
-        locked = not self._same and below.startswith(_LOCKED)
+        most = 0
+        if path in _DATABASES:
+            most = _MOST_OF_A_DATABASE
+        elif below.startswith(_EDITED):
+            most = _MOST_BYTES
+        copies = not self._same and (most or below.startswith(_LOCKED))
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
@@ -240,8 +248,8 @@ class _Builder:
                         status = entry.stat(follow_symlinks=False)
                         if not ids.have(status):
                             waiting.append((entry.path, status))
-                    elif (edited or locked) and entry.is_file(follow_symlinks=False):
-                        _copy(entry, empty_only=not edited)
+                    elif copies and entry.is_file(follow_symlinks=False):
+                        _copy(entry, most)
         except OSError:
             pass  # it is gone, or may not be looked at
 
@@ -295,20 +303,20 @@ def _ranges(name: str) -> tuple[range, ...]:
     return tuple(range(first, first + count) for first, _, count in extents)
 
 
-def _copy(entry: os.DirEntry[str], *, empty_only: bool) -> None:
+def _copy(entry: os.DirEntry[str], most: int) -> None:
     status = entry.stat(follow_symlinks=False)
-    if status.st_size > (0 if empty_only else _MOST_BYTES) or not S_ISREG(status.st_mode):
+    if status.st_size > most or not S_ISREG(status.st_mode):
         return
-    name = "." + entry.path
-    try:
-        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
-    except PermissionError:
-        if not empty_only:
+    name, content = "." + entry.path, b""
+    if status.st_size:
+        try:
+            fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
             # A program takes it for missing, and not for broken: /etc/shadow.
             os.mknod(name, 0o020000, 0)
-        return
-    try:
-        content = os.read(fd, _MOST_BYTES) if status.st_size else b""
-    finally:
-        os.close(fd)
+            return
+        try:
+            content = os.read(fd, most)
+        finally:
+            os.close(fd)
     overlays.write(name, content, S_IMODE(status.st_mode), None)

@@ -11,7 +11,7 @@ or unmounted (proc_pid_mountinfo(5)), or until one of the paths that must stay r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -37,6 +37,7 @@ class LaunchPlan:
     :param maps: the id map of the user namespace, None without one.
     :param maps_by_runner: the runner holds the capabilities and writes the map; else the
         supervisor.
+    :param add_addresses: gives ``lo`` those that it has besides its own.
     :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
         None keeps what is.
     :param no_new_privs: afterwards no program gains rights by its file.
@@ -64,6 +65,7 @@ class LaunchPlan:
     root: OwnRoot | None = None
     no_new_privs: bool = False
     sheltered: bool = True
+    add_addresses: Callable[[], None] | None = None
     limits: HeldLimits | None = None
 
     @property

@@ -214,6 +214,8 @@ def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
         plan.limits.bound_namespace()
     if "net" in plan.namespaces:
         network.bring_loopback_up()
+        if plan.add_addresses is not None:
+            plan.add_addresses()
     if plan.hostname is not None:
         namespaces.set_hostname(plan.hostname)
 

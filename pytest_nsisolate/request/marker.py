@@ -35,6 +35,8 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
   time=            float, or dict of monotonic and boottime: seconds by which
                    the clocks run ahead (default: no time namespace)
   hostname=        str (default: a copy of the host's)
+  addresses=       str or list, "10.53.0.1/32": of its lo besides 127.0.0.1
+                   and ::1 (default: none)
   timeout=         float or None: seconds for set-up, call and teardown
                    (default: --nsisolate-timeout)
   inside=          str, list of names, or True: wider fixtures that are set up
@@ -246,6 +248,15 @@ def _devices(value: object) -> tuple[str, ...]:
         raise _NotAllowedError(str(error)) from None
 
 
+def _addresses(value: object) -> tuple[str, ...]:
+    from pytest_nsisolate.request.addresses import AddressError, check_addresses
+
+    try:
+        return check_addresses(value)
+    except AddressError as error:
+        raise _NotAllowedError(str(error)) from None
+
+
 def _exclusive(value: object) -> frozenset[str]:
     names = (value,) if isinstance(value, str) else value
     if not isinstance(names, tuple | list | set | frozenset) or not all(
@@ -272,6 +283,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "user": _user,
     "time": _time,
     "hostname": _hostname,
+    "addresses": _addresses,
     "timeout": _timeout,
     "inside": _inside,
     "leftovers": _leftovers,

@@ -43,6 +43,7 @@ class IsolationRequest:
         and those of the default set.
     :param time: offsets of the time namespace, None without one.
     :param hostname: the UTS name, None for a copy of the host's.
+    :param addresses: those that ``lo`` has besides its own, with their lengths.
     :param timeout: budget of one attempt in seconds, None for no limit.
     :param inside: higher-scope fixtures to set up in the child; True for all of them.
     :param leftovers: what becomes of processes that the test leaves behind.
@@ -79,6 +80,7 @@ class IsolationRequest:
     devices: tuple[str, ...] = ()
     caps: frozenset[str] | None = None
     no_new_privs: bool = False
+    addresses: tuple[str, ...] = ()
     root: str | None = None
     writable: tuple[str, ...] = ()
     files: tuple[tuple[str, bytes | Path], ...] = ()

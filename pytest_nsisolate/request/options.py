@@ -135,6 +135,17 @@ def add_options(parser: pytest.Parser) -> None:
     packets = "tests whose testbed's packets are written to a file: failed (default), all or none"
     group.addoption("--nsisolate-pcap", choices=PCAP, help=packets)
     group.addoption(
+        "--nsisolate-stress",
+        metavar="N|TIME",
+        help="run the selected tests so often, or so long (30s, 10m), until one fails (default: "
+        "once); @SEED behind it has the random numbers of a failure",
+    )
+    group.addoption(
+        "--nsisolate-trace",
+        metavar="FILE",
+        help="write when what ran, for Perfetto and chrome://tracing (default: nothing)",
+    )
+    group.addoption(
         "--nsisolate-doctor",
         action="store_true",
         help="print what this host can do, why not, and the remedy; then exit",

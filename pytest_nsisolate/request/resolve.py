@@ -76,6 +76,8 @@ class _Merged:
         root = values.get("root", settings.root)
         if devices or root or values.get("files") or values.get("hide"):
             on.add("mount")
+        if values.get("addresses"):
+            on.add("net")
         namespaces = complete(on, user, time, hostname)
         return IsolationRequest(
             namespaces=namespaces,
@@ -97,6 +99,7 @@ class _Merged:
             files=_found(values.get("files", ()), settings.rootdir),
             hide=values.get("hide", ()),
             root_size=values.get("root_size"),
+            addresses=values.get("addresses", ()),
             exclusive=values.get("exclusive", frozenset()),
         )
 
@@ -112,6 +115,9 @@ class _Merged:
         if "hostname" in self.values and self.switches.get("uts") is False:
             said = spelled({"hostname": self.values["hostname"], "uts": False})
             problems.append(f"{said}: a hostname needs a uts namespace")
+        if self.values.get("addresses") and self.switches.get("net") is False:
+            said = spelled({"addresses": list(self.values["addresses"]), "net": False})
+            problems.append(f"{said}: addresses need a net namespace")
         if self.values.get("devices"):
             given: dict[str, object] = {"devices": list(self.values["devices"])}
             if self.values.get("user") == "none":

@@ -125,12 +125,11 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
     if run.jobs is not None:
         run.jobs.current = attempt
-    connection = debuggers.connect() if debuggers.is_active() else None
-    if connection is None and debuggers.is_active():
-        run.notes.add(notes.UNDEBUGGED, item.nodeid, debuggers.why())
+    connection = _connect(item, run) if debuggers.is_active() else None
     writer = None
     try:
         attempt.request = run.launcher.admit(request)
+        began = 0.0 if run.trace is None else run.trace.now()
         child, writer = _clone(item, run, attempt, inside, debugged=connection is not None)
     except RefusedError as error:
         # No child was born: the test is an error, or by policy a skip.
@@ -142,6 +141,7 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
         if writer is None and connection is not None:
             connection.close()
     if writer is None:
+        _trace_launch(attempt, run, began)
         internals.disown(item)
         raise Elsewhere(*attempt.await_phase("setup"))
     run.in_child, run.request = child, attempt.request
@@ -219,6 +219,20 @@ def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
     output.forget_moved(item.config)
     internals.report_sections(item)[:] = attempt.incoming.captured
     raise Elsewhere(*attempt.await_phase("setup"))
+
+
+def _trace_launch(attempt: Attempt, run: Run, began: float) -> None:
+    if run.trace is not None and attempt.child is not None:
+        attempt.child.get_ready()
+        run.trace.add_launch(attempt.item.nodeid, began, attempt.request.namespaces)
+
+
+def _connect(item: pytest.Item, run: Run) -> debuggers.Connection | None:
+    """To the editor that debugs the runner, for the child; without one, the run notes why."""
+    connection = debuggers.connect()
+    if connection is None:
+        run.notes.add(notes.UNDEBUGGED, item.nodeid, debuggers.why())
+    return connection
 
 
 def _clone(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.request.options import Settings
     from pytest_nsisolate.runner.jobs import Jobs
     from pytest_nsisolate.runner.streams import StandardStreams
+    from pytest_nsisolate.runner.trace import Trace
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class Run:
     :param streams: what a test must not have changed.
     :param last_words: what isolated tests have written at the end of their processes (standard
         output, standard error).
+    :param trace: writes when what ran (``--nsisolate-trace``).
     :param jobs: children of items whose turn is still to come; None where there is one job.
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
@@ -64,6 +66,7 @@ class Run:
     current: ChildProcess | None = None
     outstanding: ChildProcess | None = None
     in_child: Child | None = None
+    trace: Trace | None = None
     nextitem: pytest.Item | None = None
     request: IsolationRequest | None = None
     unfinished: Callable[[], None] | None = None

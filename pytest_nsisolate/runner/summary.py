@@ -63,6 +63,35 @@ def run_doctor() -> int:
     return status
 
 
+def register_extras(config: pytest.Config, run: Run) -> None:
+    """``--nsisolate-stress`` and ``--nsisolate-trace``, of which most runs have none.
+
+    :raises pytest.UsageError: on a bad value.
+    """
+    often, path = config.getoption("--nsisolate-stress"), config.getoption("--nsisolate-trace")
+    worker = hasattr(config, "workerinput")
+    if often is not None:
+        from pytest_nsisolate.runner.stress import Stress, StressLoop
+
+        if worker or getattr(config.option, "dist", "no") != "no":
+            raise pytest.UsageError(
+                "--nsisolate-stress has a loop of its own, and pytest-xdist another: "
+                "run without -n, or with -n 0"
+            )
+        try:
+            config.pluginmanager.register(StressLoop(Stress.parse(often)), "nsisolate-stress")
+        except ValueError as error:
+            raise pytest.UsageError(f"--nsisolate-stress: {error}") from None
+    if path is not None and not worker:  # the controller hears of everything
+        from pytest_nsisolate.runner.trace import Trace
+
+        try:
+            run.trace = Trace(path, run)
+        except OSError as error:
+            raise pytest.UsageError(f"--nsisolate-trace: {error}") from None
+        config.pluginmanager.register(run.trace, "nsisolate-trace")
+
+
 def header(run: Run) -> str:
     """The line in the head of a run."""
     if run.settings.mode == "none":

@@ -12,13 +12,26 @@ is opened. The runner reads them too, when the test has crashed.
 
 from __future__ import annotations
 
-import difflib
 import errno
-import hashlib
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from difflib import unified_diff
+from hashlib import sha256
+from stat import (
+    S_IFBLK,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFIFO,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    S_IFSOCK,
+    S_IMODE,
+    S_ISCHR,
+    S_ISDIR,
+    S_ISREG,
+)
 from typing import Final, Literal, TypeAlias
 
 from pytest_nsisolate.kernel.originals import open, os
@@ -39,13 +52,13 @@ _CACHE: Final = "__pycache__"
 _OPAQUE: Final = "user.overlay.opaque"
 
 _KINDS: Final[dict[int, Kind]] = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "link",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
+    S_IFREG: "file",
+    S_IFDIR: "directory",
+    S_IFLNK: "link",
+    S_IFSOCK: "socket",
+    S_IFIFO: "fifo",
+    S_IFCHR: "device",
+    S_IFBLK: "device",
 }
 
 
@@ -128,8 +141,9 @@ def lines(files: Files, most: int = 20) -> list[str]:
         entries: tuple[FileEntry, ...] = getattr(files, word)
         for entry in entries:
             size = f", {entry.size} bytes" if entry.kind == "file" else ""
-            # Where one id exists, whose they are tells nothing.
-            owner = "" if one_id else f" {entry.uid}:{entry.gid}"
+            # Where one id exists, whose they are tells nothing; root is whom one expects.
+            usual = one_id or (entry.uid, entry.gid) == (0, 0)
+            owner = "" if usual else f" {entry.uid}:{entry.gid}"
             detail = f"{entry.kind} {entry.mode:04o}{owner}{size}"
             found.append(f"{word:8}  {_plain(entry.path)}  ({detail})")
     more = len(found) - most
@@ -172,8 +186,8 @@ class _Layers:
             if before is not None:
                 self._add("deleted", path, before)
             return
-        is_directory = stat.S_ISDIR(now.st_mode)
-        merged = is_directory and before is not None and stat.S_ISDIR(before.st_mode)
+        is_directory = S_ISDIR(now.st_mode)
+        merged = is_directory and before is not None and S_ISDIR(before.st_mode)
         if before is None:
             self._add("created", path, now)
         elif self._differ(upper, name, path, now, before, number):
@@ -204,12 +218,12 @@ class _Layers:
         before: os.stat_result,
         number: int,
     ) -> bool:
-        kind = stat.S_IFMT(now.st_mode)
-        if kind != stat.S_IFMT(before.st_mode) or self._is_restyled(now, before):
+        kind = S_IFMT(now.st_mode)
+        if kind != S_IFMT(before.st_mode) or self._is_restyled(now, before):
             return True
-        if kind == stat.S_IFLNK:
+        if kind == S_IFLNK:
             return os.readlink(name, dir_fd=upper) != self._link_before(path, number)
-        if kind != stat.S_IFREG:
+        if kind != S_IFREG:
             return False
         if now.st_size != before.st_size:
             return True
@@ -223,15 +237,15 @@ class _Layers:
         """Mode or owner are others, as far as that can be told."""
         if self._written.one_id:
             # The ownership layer has given a directory another owner, and perhaps another mode.
-            return not stat.S_ISDIR(now.st_mode) and now.st_mode != before.st_mode
+            return not S_ISDIR(now.st_mode) and now.st_mode != before.st_mode
         then = (before.st_mode, before.st_uid, before.st_gid)
         return (now.st_mode, now.st_uid, now.st_gid) != then
 
     def _add(self, word: str, path: str, status: os.stat_result) -> None:
         entry = FileEntry(
             path,
-            _KINDS.get(stat.S_IFMT(status.st_mode), "file"),
-            stat.S_IMODE(status.st_mode),
+            _KINDS.get(S_IFMT(status.st_mode), "file"),
+            S_IMODE(status.st_mode),
             status.st_uid,
             status.st_gid,
             status.st_size,
@@ -295,7 +309,7 @@ class _Layers:
             hashes = ["nothing" if text is None else _hash(text) for text in (before, now)]
             return f"binary content of {path}: {hashes[0]} before, {hashes[1]} now\n"
         names = ["/dev/null" if text is None else path for text in (before, now)]
-        found = difflib.unified_diff(old, new, names[0], names[1])
+        found = unified_diff(old, new, names[0], names[1])
         return "".join(line if line.endswith("\n") else f"{line}\n" for line in found)
 
     def _content_now(self, path: str, number: int, before: bytes | None) -> bytes:
@@ -341,7 +355,7 @@ def _content(name: str, folder: int | None) -> bytes:
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
     status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    if not stat.S_ISREG(status.st_mode):
+    if not S_ISREG(status.st_mode):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     with open(os.open(name, flags, dir_fd=folder), "rb") as file:
         return file.read(_MOST_COMPARED)
@@ -358,7 +372,7 @@ def _directory(name: str, folder: int | None) -> Iterator[int]:
 
 
 def _is_whiteout(status: os.stat_result) -> bool:
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+    return S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _is_opaque(directory: int) -> bool:
@@ -369,7 +383,7 @@ def _is_opaque(directory: int) -> bool:
 
 
 def _hash(content: bytes) -> str:
-    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+    return f"sha256 {sha256(content).hexdigest()[:16]}"
 
 
 def _plain(text: str) -> str:

@@ -248,7 +248,7 @@ class Readings:
 
     @property
     def files(self) -> Files:
-        """What the test has changed among its files: ``created``, ``modified``, ``deleted``.
+        """What the test has ``created``, ``modified`` and ``deleted`` among its files.
 
         :raises RuntimeError: without ``root="overlay"``.
         """

@@ -61,7 +61,7 @@ class Socket:
 
     @property
     def is_listening(self) -> bool:
-        """Whether it waits for connections: TCP and Unix in ``listen``, UDP without a peer."""
+        """Whether it waits for connections (TCP and Unix in ``listen``, UDP without a peer)."""
         return self.state == ("unconn" if self.proto == "udp" else "listen")
 
     @property

@@ -448,6 +448,20 @@ def test_a_refusal_says_why_and_what_to_do() -> None:
     assert run_on("no-net", *RUN, "--pid", "true").returncode == 0
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_what_it_writes_to_an_overlay_is_thrown_away(side: Side) -> None:
+    """The host's files, and a shell that may remove them."""
+    before = (*prefix(side), "env")
+    script = "touch /etc/nsi-made && rm /usr/bin/env && cat /etc/nsi-made && [ ! -e /usr/bin/make ]"
+    options = ("--root", "overlay", "--root-size", "16M", "--hide", "/usr/bin/make")
+    done = run(*options, "sh", "-c", script, before=before)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not os.path.exists("/etc/nsi-made")
+    assert os.path.exists("/usr/bin/env")
+    done = run("--root", "readonly", "sh", "-c", "touch /var/tmp/nsi-made", before=before)
+    assert b"Read-only file system" in done.stderr
+
+
 @NEEDS_HOSTS
 @NEEDS_BUSYBOX
 def test_a_refused_root_is_a_refusal_too() -> None:
@@ -476,6 +490,8 @@ def test_options_that_cannot_be_followed(
         (("--user", "none", "--devices", "fuse", "true"), "--devices fuse --user none: "),
         (("--timeout", "0", "true"), "--timeout 0.0: timeout takes seconds above 0"),
         (("--root", "/", "true"), "--root: / is the root already"),
+        (("--root-size", "1M", "true"), "only what is written to root="),
+        (("--hide", "x", "true"), "--hide x: hide takes absolute paths"),
         (("--root", "/nowhere", "true"), "--root: /nowhere is no directory"),
         (("--root", str(tmp_path), "true"), f"remedy: mkdir {tmp_path}/dev"),
         (("--root", str(tmp_path), "--uts", "true"), "--root: a root of its own needs a mount"),

@@ -230,6 +230,32 @@ def test_many_hosts_in_a_small_network(testbed: nsi.Testbed) -> None:
     assert [*testbed.hosts] == ["a", "b"]
 
 
+@pytest.mark.isolated(net=True, addresses=["10.53.0.1/32", "fd92::1", "10.53.1.1/24"])
+@expect("passed")
+def test_addresses_of_the_test_s_own_loopback(pid1: nsi.Pid1View) -> None:
+    """Usable at once, beside its own; networks are reached through it."""
+    (loopback,) = pid1.interfaces
+    found = {f"{address.address}/{address.prefix}" for address in loopback.addresses}
+    assert found == {"127.0.0.1/8", "::1/128", "10.53.0.1/32", "fd92::1/128", "10.53.1.1/24"}
+    for address in ("10.53.0.1", "10.53.1.77"):
+        with socket.create_server((address, 53)), socket.create_connection((address, 53)):
+            pass
+    with socket.create_server(("fd92::1", 53), family=socket.AF_INET6):
+        pass
+
+
+@expect("passed")
+def test_addresses_of_a_call_and_of_a_host(testbed: nsi.Testbed, isolate: nsi.Isolate) -> None:
+    def bind(address: str) -> str:
+        with socket.create_server((address, 53)) as server:
+            return str(server.getsockname()[0])
+
+    assert isolate.using(addresses="10.9.9.9")(bind, "10.9.9.9") == "10.9.9.9"
+    lan = testbed.network("10.0.0.0/24")
+    host = testbed.host("a", lan, addresses=["10.9.9.9"])
+    assert host.call(bind, "10.9.9.9") == "10.9.9.9"
+
+
 # What runs on a host -----------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batch import SIDES, Side, assert_expected, cases, said, shared_batch
+from tests.batch import SIDES, Side, assert_expected, cases, said, shared_batch, verdict
 from tests.support import NEEDS_NAMESPACES
 
 
@@ -37,3 +37,15 @@ def test_a_report_tells_what_was_changed_and_no_more(
     result = shared_batch(tmp_path_factory, "changing", side)
     assert "files changed" not in said(result, "test_a_failure_without_a_change")
     assert said(result, "test_many_are_counted").count("created   /etc/nsi-") == 12 + 1
+
+
+@NEEDS_NAMESPACES
+@cases("installers")
+def test_installers(
+    tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
+) -> None:
+    """Real ones install as on a host, as root and rootless; where this machine has them."""
+    result = shared_batch(tmp_path_factory, "installers", side)
+    if "skipped" in verdict(result, name):
+        return  # this machine has no such program
+    assert_expected(result, name, expected)

@@ -35,12 +35,14 @@ from journal import note
 # What any test may import by itself; the view must not need more.
 import os, ipaddress, signal
 
-@pytest.mark.isolated
+@pytest.mark.isolated(root="overlay", writable=os.environ["JOURNAL"])
 def test_everything(pid1):
     before = set(sys.modules)
     for name in dir(type(pid1)):
         if not name.startswith("_"):
             getattr(pid1, name)
+    open("/etc/changed", "w").close()
+    pid1.files.diff("/etc/changed")
     child = subprocess.Popen(["sleep", "60"])
     snapshot = pid1.snapshot()
     str(pid1.snapshot() - snapshot)
@@ -53,6 +55,7 @@ def test_everything(pid1):
         lambda: pid1.assert_route("default"), lambda: pid1.assert_daemon("sleep"),
         lambda: pid1.assert_dies(1, within=0.01), lambda: pid1.assert_mounted("/none"),
         lambda: pid1.assert_isolated("time"), lambda: pid1.assert_no_capability(),
+        lambda: pid1.assert_files(created="/etc/x"), lambda: pid1.assert_unchanged("/etc"),
     ):
         with pytest.raises(AssertionError):
             fails()

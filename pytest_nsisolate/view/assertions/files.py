@@ -91,7 +91,7 @@ class FileAssertions(Readings):
             diffs = [files.diff(entry.path) for entry in changed.modified[:_MOST_DIFFS]]
             shown = [line for diff in diffs for line in diff.splitlines()[:_MOST_LINES]]
             raise failure(
-                f"{where} was changed",
+                f"something was changed in {where}",
                 expected="no change there",
                 seen="these files",
                 text="\n".join([*lines(changed), *shown]),

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""``--nsisolate-trace``: a file that is whole at every moment, and says when what ran."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support import NEEDS_NAMESPACES, run_source
+
+pytestmark = NEEDS_NAMESPACES
+
+SUITE: Final = """
+import json
+import os
+import pathlib
+import time
+
+import pytest
+
+@pytest.fixture(scope="module")
+def server():
+    time.sleep(0.01)
+
+@pytest.fixture
+def inside():
+    pass
+
+@pytest.mark.isolated
+def test_passes(server, inside):
+    # What the file has by now is whole.
+    assert json.loads(pathlib.Path("trace.json").read_text())
+
+@pytest.mark.isolated
+def test_crashes():
+    os.abort()
+
+@pytest.mark.isolated
+def test_fails():
+    assert False
+
+@pytest.mark.isolated
+def test_skips():
+    pytest.skip("not today")
+
+def test_in_the_runner(inside):
+    pass
+
+@pytest.mark.isolated(timeout=0.5)
+def test_hangs():
+    time.sleep(60)
+"""
+
+#: What becomes of each.
+OUTCOMES: Final = {
+    "test_passes": "passed",
+    "test_crashes": "failed",
+    "test_fails": "failed",
+    "test_skips": "skipped",
+    "test_in_the_runner": "passed",
+    "test_hangs": "failed",
+}
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = json.loads((folder / "trace.json").read_text("utf-8"))
+    return events
+
+
+def check(events: list[dict[str, Any]]) -> None:
+    """The fields of the format, and spans that lie in one another or apart, lane by lane."""
+    lanes: dict[int, list[tuple[float, float, str]]] = defaultdict(list)
+    for event in events:
+        assert event["ph"] in ("X", "M")
+        assert isinstance(event["pid"], int)
+        if event["ph"] == "M":
+            assert event["name"] in ("process_name", "thread_name")
+            assert isinstance(event["args"]["name"], str)
+            continue
+        assert isinstance(event["name"], str)
+        assert isinstance(event["cat"], str)
+        assert isinstance(event["tid"], int)
+        assert event["dur"] >= 0
+        assert isinstance(event["args"], dict)
+        lanes[event["tid"]].append((event["ts"], event["ts"] + event["dur"], event["name"]))
+    named = {event["tid"] for event in events if event["name"] == "thread_name"}
+    assert set(lanes) <= named
+    slack = 1000.0  # a millisecond: the two sides of a clone read the clock one after the other
+    for spans in lanes.values():
+        stack: list[tuple[float, float, str]] = []
+        for span in sorted(spans, key=lambda span: (span[0], -span[1])):
+            while stack and stack[-1][1] <= span[0] + slack:
+                stack.pop()
+            assert not stack or span[1] <= stack[-1][1] + slack, (stack[-1], span)
+            stack.append(span)
+
+
+def test_spans_of_every_end(tmp_path: Path) -> None:
+    """Tests, phases, wider fixtures and the way into the namespaces, each with its outcome."""
+    result = run_source(tmp_path, SUITE, "--nsisolate-trace=trace.json")
+    assert "test_passes" in result.passed(), result.text
+    events = read(tmp_path)
+    check(events)
+    tests = {e["name"]: e["args"]["outcome"] for e in events if e.get("cat") == "test"}
+    assert tests == OUTCOMES
+    phases = [e["name"] for e in events if e.get("cat") == "phase"]
+    assert phases.count("setup") == len(OUTCOMES)
+    launches = [e for e in events if e.get("cat") == "launch"]
+    assert len(launches) == len(OUTCOMES) - 1
+    assert "pid" in launches[0]["args"]["namespaces"]
+    fixtures = [(e["name"], e["args"]["scope"]) for e in events if e.get("cat") == "fixture"]
+    # Of the isolated test's own fixtures nothing is known here.
+    assert fixtures == [("fixture server", "module"), ("fixture inside", "function")]
+    assert {e["args"]["name"] for e in events if e["name"] == "thread_name"} == {"runner"}
+
+
+def test_a_lane_for_each_worker(tmp_path: Path) -> None:
+    """The controller writes; no worker does."""
+    result = run_source(tmp_path, SUITE, "--nsisolate-trace=trace.json", "-n", "2", "-p", "xdist")
+    assert "test_passes" in result.passed(), result.text
+    events = read(tmp_path)
+    check(events)
+    names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert names == {"gw0", "gw1"}
+    assert {e["name"] for e in events if e.get("cat") == "test"} == set(OUTCOMES)
+
+
+def test_it_is_whole_when_the_runner_is_killed(tmp_path: Path) -> None:
+    """SIGKILL in the middle of the run."""
+    source = SUITE + "\ndef test_kills():\n    os.kill(os.getpid(), 9)\n"
+    result = run_source(tmp_path, source, "--nsisolate-trace=trace.json")
+    assert result.returncode == -9, result.text
+    events = read(tmp_path)
+    check(events)
+    assert {e["name"] for e in events if e.get("cat") == "test"} == set(OUTCOMES)
+
+
+@pytest.mark.parametrize("path", ["nowhere/trace.json", "."])
+def test_a_file_that_cannot_be_written_is_a_usage_error(tmp_path: Path, path: str) -> None:
+    """Before any test runs."""
+    result = run_source(tmp_path, SUITE, f"--nsisolate-trace={path}")
+    assert result.returncode == 4
+    assert "ERROR: --nsisolate-trace: [Errno" in result.text
+    assert not result.reports
+
+
+def test_a_file_that_is_taken_away_ends_nothing(tmp_path: Path) -> None:
+    """A picture of the run is no reason to end it."""
+    source = "import os\ndef test_it():\n    os.remove('trace.json')\ndef test_next():\n    pass\n"
+    result = run_source(tmp_path, source, "--nsisolate-trace=trace.json")
+    assert result.passed() == {"test_it", "test_next"}, result.text
