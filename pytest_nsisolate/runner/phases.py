@@ -92,11 +92,7 @@ def _set_up(
 ) -> None:
     """Higher scopes in the runner, the clone, function scope in the child."""
     if run.in_child is not None:
-        assert isinstance(run.in_child, AheadChild)
-        run.in_child.begin_own_setup()
-        if _is_announced(item):
-            _announce(item, run)
-        original()
+        _set_up_ahead(item, run, original)
         return
     finish(run)  # whoever repeats a test need not have logged its last attempt
     try:
@@ -118,6 +114,10 @@ def _set_up(
         attempt.request = run.launcher.admit(request)
         child, writer = _clone(item, run, attempt, inside)
     except RefusedError as error:
+        if run.jobs is not None and run.jobs.abandon():
+            # Perhaps they have what this one needs: descriptors, processes, memory.
+            _set_up(item, run, request, original)
+            return
         # No child was born: the test is an error, or by policy a skip.
         internals.disown(item)
         report = attempt.refuse(error.refusal)
@@ -130,6 +130,15 @@ def _set_up(
         run.jobs.let_go_of_others()
     child.settle_in(writer)
     if announced:
+        _announce(item, run)
+    original()
+
+
+def _set_up_ahead(item: pytest.Item, run: Run, original: Callable[[], None]) -> None:
+    """In a child that went ahead: it has come as far as an ordinary one at its clone."""
+    assert isinstance(run.in_child, AheadChild)
+    run.in_child.begin_own_setup()
+    if _is_announced(item):
         _announce(item, run)
     original()
 

@@ -562,8 +562,28 @@ def test_few_descriptors(tmp_path: Path) -> None:
         def test_it(number): pass
     """
     limit = ("prlimit", "--nofile=96:96")
-    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=4", prefix=limit)
+    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=16", prefix=limit)
     assert result.summary == "40 passed", result.text
+
+
+def test_what_others_hold_refuses_no_test(tmp_path: Path) -> None:
+    """Where a test cannot be launched beside the others, it is launched without them."""
+    source = """
+        pytestmark = pytest.mark.isolated(uts=True)
+        def test_first(): pass
+        @pytest.fixture(scope="module")
+        def greedy():
+            files = []
+            while not files or files[-1].fileno() < 200: files.append(open("/dev/null"))
+            yield
+            for file in files: file.close()
+        @pytest.mark.parametrize("number", range(12))
+        def test_it(greedy, number): note(number)
+    """
+    limit = ("prlimit", "--nofile=256:256")
+    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=8", prefix=limit)
+    assert result.summary == "13 passed", result.text
+    assert len({*result.journal}) == 12
 
 
 def test_a_test_has_no_descriptor_of_another(tmp_path: Path) -> None:
