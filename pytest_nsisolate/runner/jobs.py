@@ -54,6 +54,9 @@ _DESCRIPTORS: Final = 14
 #: Descriptors that a runner has beside these, generously.
 _OWN_FILES: Final = 64
 
+#: Descriptors that the suite may need while these children are at work.
+_RESERVE: Final = 64
+
 #: Of the descriptors that it may have, the part that children that wait for their turn may take.
 _PART: Final = 2
 
@@ -67,9 +70,12 @@ class Jobs:
     def __init__(self, run: Run, session: pytest.Session, limit: int) -> None:
         self._run = run
         self._session = session
-        self._limit = limit
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._depth = max(limit, min(_DEPTH * limit, soft // _DESCRIPTORS // _PART))
+        free = soft - len(os.listdir("/proc/self/fd"))
+        self._depth = max(1, min(_DEPTH * limit, free // _DESCRIPTORS // _PART))
+        self._limit = min(limit, self._depth)
+        #: The numbers from here on are left to the suite.
+        self._last_descriptor = soft - min(_RESERVE, soft // 4)
         self._places = {item: at for at, item in enumerate(session.items)}
         self._upcoming: Sequence[pytest.Item] = ()
         self._ahead: dict[pytest.Item, Attempt] = {}
@@ -223,8 +229,11 @@ class Jobs:
                 for fd in attempt.child.descriptors():
                     os.close(fd)
 
-    def abandon(self) -> None:
-        """Nothing of what is at work counts any more: it may tear down for a while. Bounded."""
+    def abandon(self) -> bool:
+        """Nothing of what is at work counts any more: it may tear down for a while. Bounded.
+
+        :returns: whether there was anything.
+        """
         attempts, self._ahead = [*self._ahead.values()], {}
         self._requests.clear()
         children = [attempt.child for attempt in attempts if attempt.child is not None]
@@ -240,6 +249,7 @@ class Jobs:
         finally:
             for child in children:
                 child.end_and_reap()
+        return bool(children)
 
     # Ahead --------------------------------------------------------------------------------------
 
@@ -283,6 +293,8 @@ class Jobs:
             if item in self._ahead or item in self._not_ahead:
                 continue
             if item is self._border or len(self._running()) >= self._limit:
+                return
+            if self._is_crowded():
                 return
             if internals.is_left_out(item):
                 self._not_ahead.add(item)
@@ -337,6 +349,14 @@ class Jobs:
         running = self._running()
         return len(running) < self._limit and not any(
             request.excludes(attempt.request) for attempt in running
+        )
+
+    def _is_crowded(self) -> bool:
+        """Whether descriptors are short: the suite has opened many since the run began."""
+        children = [attempt.child for attempt in self._ahead.values()]
+        return any(
+            child is not None and max(child.descriptors()) >= self._last_descriptor
+            for child in children
         )
 
     def _running(self) -> list[Attempt]:

@@ -132,6 +132,9 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
         began = 0.0 if run.trace is None else run.trace.now()
         child, writer = _clone(item, run, attempt, inside, debugged=connection is not None)
     except RefusedError as error:
+        if run.jobs is not None and run.jobs.abandon():
+            # Perhaps they have what this one needs: descriptors, processes, memory.
+            return _enter_child(item, run, request)
         # No child was born: the test is an error, or by policy a skip.
         internals.disown(item)
         report = attempt.refuse(error.refusal)
