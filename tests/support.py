@@ -37,6 +37,10 @@ INNER: Final = ("-p", "nsisolate", "-p", "parity_recording")
 #: the same.
 _JOBS = tuple(f"--nsisolate-jobs={jobs}" for jobs in [os.environ.get("INNER_JOBS")] if jobs)
 
+#: For a test whose own process writes what is compared in the order of the tests, or which takes
+#: the lowest descriptors for its own.
+ONE_JOB: Final = "--nsisolate-jobs=1"
+
 #: Variables of the outer run that would steer the inner one.
 _OUTER = (
     "PYTHONUNBUFFERED",

@@ -148,3 +148,18 @@ def test_table_of_behaviours_is_reproduced(
     done = benchmark("peers.py", "--only", "nsisolate", "--rows", row, "--json", str(file))
 
     assert measured(done, file)[row] == {"nsisolate": expected}, done.stdout + done.stderr
+
+
+def test_jobs_are_measured_side_by_side() -> None:
+    """Three suites, and in each a row for plain pytest and for each number of jobs."""
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), *checkout())))
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "jobs.py", "--rounds=1", "--tests=3", "--jobs=2"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("plain", "isolated, 1 job", "isolated, 2 jobs"):
+        assert sum(line.strip().startswith(f"{name} ") for line in done.stdout.splitlines()) == 3

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import (
     NEEDS_NAMESPACES,
+    ONE_JOB,
     PYTEST_9,
     differences,
     run_parity,
@@ -240,7 +241,8 @@ def test_unittest_reports_are_the_same(tmp_path: Path) -> None:
 def test_subtests_of_unittest_are_the_same(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Each report, and the letters of subtests, which pytest writes into what it captures."""
     folder = write_files(tmp_path, {"test_it.py": SUBTEST_CASES})
-    plain, isolated = run_parity(folder, *SUBTESTS, *options)
+    # One job: that text has the progress that the reporter had when the test began.
+    plain, isolated = run_parity(folder, *SUBTESTS, *options, ONE_JOB)
     assert any(r["type"].lower() == "subtestreport" for r in plain.reports), plain.text
     assert differences(plain, isolated) == []
     assert terminal(isolated) == terminal(plain)

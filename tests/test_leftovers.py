@@ -7,7 +7,7 @@ import pytest
 
 from tests.batch import SIDES, THREADED, Side, assert_expected, cases, said, shared_batch, verdict
 from tests.inner import leaving
-from tests.support import NEEDS_NAMESPACES, Result
+from tests.support import NEEDS_NAMESPACES, ONE_JOB, Result
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -45,6 +45,6 @@ def test_copies_and_descriptors(
     tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
 ) -> None:
     """A test of the suite is reported as its ``expect`` mark says, and the run goes on."""
-    result = shared_batch(tmp_path_factory, "leaving", side)
+    result = shared_batch(tmp_path_factory, "leaving", side, ONE_JOB)
     assert_expected(result, name, expected)
     assert "INTERNALERROR" not in result.stdout + result.stderr

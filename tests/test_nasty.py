@@ -24,6 +24,15 @@ def test_many(side: Side) -> None:
 
 @NEEDS_NAMESPACES
 @ON_THE_HOST
+@pytest.mark.parametrize("side", SIDES)
+def test_many_jobs(side: Side) -> None:
+    """Eight at a time in one runner: none spoils what another one says, and nothing is left."""
+    found = run.run(75, side=side, jobs=8)
+    assert found.wrong == (), str(found)
+
+
+@NEEDS_NAMESPACES
+@ON_THE_HOST
 def test_eight_runners() -> None:
     """At once, each with tests of its own: none is in another's way, and nothing is left."""
     side: Side = "root" if os.geteuid() == 0 else "user"

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import NEEDS_NAMESPACES, Result, differences, run_parity, run_suite, write_files
+from tests.support import (
+    NEEDS_NAMESPACES,
+    ONE_JOB,
+    Result,
+    differences,
+    run_parity,
+    run_suite,
+    write_files,
+)
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -226,7 +234,7 @@ def test_the_rep_call_recipe_works(tmp_path: Path) -> None:
             """,
         },
     )
-    result = run_suite(tmp_path)
+    result = run_suite(tmp_path, ONE_JOB)
     assert result.summary == "1 failed, 1 passed, 1 error", result.text
     assert result.journal == [
         "child setting up test_setup_fails failed or skipped",

@@ -13,6 +13,7 @@ import pytest
 from tests.support import (
     INNER_MODULES,
     NEEDS_NAMESPACES,
+    ONE_JOB,
     TOOLS,
     Result,
     differences,
@@ -163,7 +164,7 @@ def test_ini_keys_say_the_same_and_an_option_wins(tmp_path: Path) -> None:
             """,
         },
     )
-    by_ini = run_suite(tmp_path, env={"SLOW": "1"})
+    by_ini = run_suite(tmp_path, ONE_JOB, env={"SLOW": "1"})
     assert by_ini.journal == ["child False True", "child slow"]
     assert "timed out after 0.5 s in call" in by_ini.failure("test_slow")
     by_option = run_suite(tmp_path, "--nsisolate=marked")

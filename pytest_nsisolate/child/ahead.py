@@ -70,6 +70,7 @@ class AheadChild(Child):
         self.copies.leave_if_stray()
         self._reached = True
         self._own_finalizers = fixtures.OwnFinalizers(self._item, self.inside)
+        self.outgoing.take_stock()
         super().begin()
 
     def barrier(self, error: BaseException | None) -> NoReturn:

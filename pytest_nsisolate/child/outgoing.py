@@ -43,7 +43,6 @@ class Outgoing:
     """
 
     def __init__(self, item: pytest.Item, fault: int) -> None:
-        config, session = item.config, item.session
         self._item = item
         self._fault = fault
         #: The child's end of the pipe; only the child has one.
@@ -56,9 +55,14 @@ class Outgoing:
         self._subtest_error: BaseException | None = None
         self._plain = internals.PlainPass(item)
         self._phases: list[str] = []
-        self._properties = len(internals.testsuite_properties(config) or ())
-        self._attributes = dict(internals.junit_attributes(item))
         self._sections = len(internals.report_sections(item))
+        self.take_stock()
+
+    def take_stock(self) -> None:
+        """What has been set up to now is the runner's doing, too."""
+        item, session = self._item, self._item.session
+        self._properties = len(internals.testsuite_properties(item.config) or ())
+        self._attributes = dict(internals.junit_attributes(item))
         self._stashed = notes.stashed(item)
         self._stop = (session.shouldstop, session.shouldfail)
 

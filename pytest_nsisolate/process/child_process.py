@@ -227,7 +227,8 @@ class ChildProcess:
     def descriptors(self) -> tuple[int, ...]:
         """What this process holds of it; another child must not have that."""
         faults = self.inbox.fault_supervisor
-        return (*self.end.descriptors(), *(() if faults is None else (faults.pidfd,)))
+        root = () if self.root is None else self.root.descriptors()
+        return (*self.end.descriptors(), *root, *(() if faults is None else (faults.pidfd,)))
 
     def end_and_reap(self) -> None:
         """Both, whatever it is doing. Bounded; may be called again."""

@@ -305,8 +305,6 @@ class Launcher:
         self._children = [child for child in self._children if not child.reaped]
         own: tuple[int, ...] = () if self._roots is None else self._roots.descriptors()
         own += () if self._mount_plans is None else (self._mount_plans.watched,)
-        roots = (child.root for child in self._children if child.root is not None)
-        own += tuple(fd for root in roots for fd in root.descriptors())
         return (*own, *(fd for child in self._children for fd in child.descriptors()))
 
     def take_on(self, child: ChildProcess) -> None:

@@ -65,6 +65,10 @@ class Passage:
             self._found = _received(self.ours, most)
         return self._found
 
+    def descriptors(self) -> tuple[int, ...]:
+        """What no other child must have."""
+        return (self.ours, *self._found)
+
     def close(self) -> None:
         """Let go of everything that was not taken."""
         for fd in (self.ours, *self._found):

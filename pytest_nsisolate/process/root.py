@@ -160,7 +160,7 @@ class OverlaidRoot:
 
     def descriptors(self) -> tuple[int, ...]:
         """What is the launching process's alone."""
-        return (self._passage.ours,)
+        return self._passage.descriptors()
 
     def _put_back(self) -> None:
         if self._layer is not None and self._tree is not None:

@@ -63,7 +63,8 @@ def _looking_ahead(session: pytest.Session, run: Run) -> Iterator[None]:
     run.jobs = jobs = Jobs(run, session, count)
     with ExitStack() as stack:
         if job_control.has_terminal():
-            stack.enter_context(job_control.stopping_with(jobs.hold, jobs.go_on))
+            jobs.stopping.enter_context(job_control.stopping_with(jobs.hold, jobs.go_on))
+            stack.callback(jobs.stopping.close)
         session.config.pluginmanager.register(hooks := AheadHooks(run), "nsisolate-ahead")
         stack.callback(session.config.pluginmanager.unregister, hooks)
         try:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,10 +49,13 @@ if TYPE_CHECKING:
 _DEPTH: Final = 8
 
 #: Descriptors that the runner holds for one child, at most, with what a launch needs.
-_DESCRIPTORS: Final = 12
+_DESCRIPTORS: Final = 14
 
 #: Descriptors that a runner has beside these, generously.
 _OWN_FILES: Final = 64
+
+#: Descriptors that the suite may need while these children are at work.
+_RESERVE: Final = 64
 
 #: Of the descriptors that it may have, the part that children that wait for their turn may take.
 _PART: Final = 2
@@ -67,9 +70,12 @@ class Jobs:
     def __init__(self, run: Run, session: pytest.Session, limit: int) -> None:
         self._run = run
         self._session = session
-        self._limit = limit
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._depth = max(limit, min(_DEPTH * limit, soft // _DESCRIPTORS // _PART))
+        free = soft - len(os.listdir("/proc/self/fd"))
+        self._depth = max(1, min(_DEPTH * limit, free // _DESCRIPTORS // _PART))
+        self._limit = min(limit, self._depth)
+        #: The numbers from here on are left to the suite.
+        self._last_descriptor = soft - min(_RESERVE, soft // 4)
         self._places = {item: at for at, item in enumerate(session.items)}
         self._upcoming: Sequence[pytest.Item] = ()
         self._ahead: dict[pytest.Item, Attempt] = {}
@@ -81,6 +87,8 @@ class Jobs:
         self._leaves_no_trace = False
         #: The item that could not begin when it was last looked at; what stands has not changed.
         self._border: pytest.Item | None = None
+        #: What Ctrl-Z does.
+        self.stopping = ExitStack()
         #: The attempt at the item whose turn it is.
         self.current: Attempt | None = None
         #: As they are between two items.
@@ -200,18 +208,32 @@ class Jobs:
         for child in self._unfinished():
             Job(child).go_on()
 
+    def inside(self, item: pytest.Item, request: IsolationRequest) -> frozenset[str]:
+        """The wider fixtures that the item's child sets up.
+
+        Those of the request, and the one of a ``unittest`` class that does nothing: in the runner
+        it would be a border, like any other of its scope.
+        """
+        inside = fixtures.left_to_child(item, request.inside)
+        return inside | internals.idle_class_fixtures(item)
+
     def let_go_of_others(self) -> None:
         """In a child: close what has been covered of theirs, and nothing here will ever use.
 
         There may be hundreds, and a test with a limit of its own has the lowest numbers only.
+        Nor does a Ctrl-Z concern them any more.
         """
+        self.stopping.close()
         for attempt in (*self._ahead.values(), self.current):
             if attempt is not None and attempt.child is not None and not attempt.child.reaped:
                 for fd in attempt.child.descriptors():
                     os.close(fd)
 
-    def abandon(self) -> None:
-        """Nothing of what is at work counts any more: it may tear down for a while. Bounded."""
+    def abandon(self) -> bool:
+        """Nothing of what is at work counts any more: it may tear down for a while. Bounded.
+
+        :returns: whether there was anything.
+        """
         attempts, self._ahead = [*self._ahead.values()], {}
         self._requests.clear()
         children = [attempt.child for attempt in attempts if attempt.child is not None]
@@ -227,6 +249,7 @@ class Jobs:
         finally:
             for child in children:
                 child.end_and_reap()
+        return bool(children)
 
     # Ahead --------------------------------------------------------------------------------------
 
@@ -271,6 +294,8 @@ class Jobs:
                 continue
             if item is self._border or len(self._running()) >= self._limit:
                 return
+            if self._is_crowded():
+                return
             if internals.is_left_out(item):
                 self._not_ahead.add(item)
                 continue
@@ -301,7 +326,7 @@ class Jobs:
     def _can_begin(self, item: pytest.Item) -> bool:
         if not internals.can_begin_in_copy(item):
             return False
-        inside = fixtures.left_to_child(item, self._run.requests[item].inside)
+        inside = self.inside(item, self._run.requests[item])
         names = [name for name in internals.higher_scope_names(item) if name not in inside]
         return all(internals.stands_for(item, name) for name in names)
 
@@ -324,6 +349,14 @@ class Jobs:
         running = self._running()
         return len(running) < self._limit and not any(
             request.excludes(attempt.request) for attempt in running
+        )
+
+    def _is_crowded(self) -> bool:
+        """Whether descriptors are short: the suite has opened many since the run began."""
+        children = [attempt.child for attempt in self._ahead.values()]
+        return any(
+            child is not None and max(child.descriptors()) >= self._last_descriptor
+            for child in children
         )
 
     def _running(self) -> list[Attempt]:

@@ -90,7 +90,7 @@ def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
     def set_up() -> None:
         if after_fork.here() is not process:
             strays.leave(item.nodeid)  # a set-up hook has forked this copy, which has come back
-        announced = bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+        announced = _is_announced(item)
         if run.in_child is None:
             _enter_child(item, run, request)
         else:
@@ -113,7 +113,7 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     finish(run)  # a plugin that repeats a test need not have logged its last attempt
     try:
         request = _configured(item, request, run)
-        inside = fixtures.left_to_child(item, request.inside)
+        inside = _inside(item, request, run)
         fixtures.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
@@ -132,6 +132,9 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
         began = 0.0 if run.trace is None else run.trace.now()
         child, writer = _clone(item, run, attempt, inside, debugged=connection is not None)
     except RefusedError as error:
+        if run.jobs is not None and run.jobs.abandon():
+            # Perhaps they have what this one needs: descriptors, processes, memory.
+            return _enter_child(item, run, request)
         # No child was born: the test is an error, or by policy a skip.
         internals.disown(item)
         report = attempt.refuse(error.refusal)
@@ -159,6 +162,18 @@ def _configured(item: pytest.Item, request: IsolationRequest, run: Run) -> Isola
     return request if changed is None else changed
 
 
+def _inside(item: pytest.Item, request: IsolationRequest, run: Run) -> frozenset[str]:
+    """The wider fixtures that are left to the child."""
+    if run.jobs is not None:
+        return run.jobs.inside(item, request)
+    return fixtures.left_to_child(item, request.inside)
+
+
+def _is_announced(item: pytest.Item) -> bool:
+    """Whether anybody asks for it; to make a view imports what shows it."""
+    return bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
+
+
 def _announce(item: pytest.Item, run: Run) -> None:
     assert run.request is not None
     view = make_view(run.request, run.home, run.helpers)
@@ -179,7 +194,7 @@ def launch_ahead(
     attempt = Attempt(item, request, run)
     with failing("open what a child waits at", None):
         attempt.turns = Turns()
-    inside = fixtures.left_to_child(item, request.inside)
+    inside = _inside(item, request, run)
     try:
         attempt.request = run.launcher.admit(request)
         child, writer = _clone(item, run, attempt, inside, ahead_of=nextitem)
@@ -203,7 +218,9 @@ def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
     run.current = attempt.child
     attempt.child.inbox.allow(run.budgets.get(item))
     internals.disown(item)
-    output.forget_moved(item.config)  # the same hooks have written it in the child
+    # The same hooks have written in the child, whose text counts.
+    output.forget_moved(item.config)
+    internals.report_sections(item)[:] = attempt.incoming.captured
     raise Elsewhere(*attempt.await_phase("setup"))
 
 

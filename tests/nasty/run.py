@@ -90,20 +90,28 @@ class Summary:
 
 
 def run(
-    tests: int, *, side: Side, workers: int = 0, runners: int = 1, seed: int | None = None
+    tests: int,
+    *,
+    side: Side,
+    workers: int = 0,
+    runners: int = 1,
+    jobs: int = 1,
+    seed: int | None = None,
 ) -> Summary:
     """Run so many tests in each of so many runners at once.
 
     :param workers: of pytest-xdist in each runner; 0 is without.
+    :param jobs: of each runner or worker.
     """
     first = random.SystemRandom().randrange(10**6) if seed is None else seed
     before = machine.look()
     start = time.monotonic()
     with ThreadPoolExecutor(runners) as pool:
-        jobs = [
-            pool.submit(_run_one, tests, side, workers, first + number) for number in range(runners)
+        started = [
+            pool.submit(_run_one, tests, side, workers, jobs, first + number)
+            for number in range(runners)
         ]
-        results = [job.result() for job in jobs]
+        results = [run.result() for run in started]
     seconds = time.monotonic() - start
     wrong: list[str] = []
     outcomes: Counter[str] = Counter()
@@ -122,9 +130,10 @@ def run(
     return Summary(tests * runners, seconds, tuple(wrong), dict(outcomes), growth)
 
 
-def _run_one(tests: int, side: Side, workers: int, seed: int) -> Result:
+def _run_one(tests: int, side: Side, workers: int, jobs: int, seed: int) -> Result:
     source = Path(things.__file__).read_text(encoding="utf-8")
     options = ["-p", "xdist", "-n", str(workers)] if workers else []
+    options += [f"--nsisolate-jobs={jobs}"] if jobs > 1 else []
     env = {"NASTY_COUNT": str(tests), "NASTY_SEED": str(seed), "NASTY_WORKERS": str(workers)}
     files = {"test_things.py": source, "conftest.py": CONFTEST}
     # What each runner holds is compared here; assert_clean knows of one runner only.
@@ -178,13 +187,19 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.nasty.run", description=__doc__)
     parser.add_argument("--tests", type=int, default=1000, help="in each runner (1000)")
     parser.add_argument("--workers", type=int, default=0, help="of pytest-xdist (0: without)")
+    parser.add_argument("--jobs", type=int, default=1, help="of each runner or worker (1)")
     parser.add_argument("--runners", type=int, default=1, help="at the same time (1)")
     parser.add_argument("--seed", type=int, help="of the order and the choice")
     parser.add_argument("--user", action="store_true", help="not as root")
     given = parser.parse_args(arguments)
     side: Side = "user" if given.user or os.geteuid() != 0 else "root"
     found = run(
-        given.tests, side=side, workers=given.workers, runners=given.runners, seed=given.seed
+        given.tests,
+        side=side,
+        workers=given.workers,
+        runners=given.runners,
+        jobs=given.jobs,
+        seed=given.seed,
     )
     sys.stdout.write(f"{found}\n")
     return 1 if found.wrong else 0

@@ -11,6 +11,7 @@ import pytest
 from tests.neighbours.installed import needs
 from tests.support import (
     NEEDS_NAMESPACES,
+    ONE_JOB,
     Result,
     differences,
     run_parity,
@@ -190,7 +191,8 @@ def test_flaky_sees_each_failure(tmp_path: Path) -> None:
     write_files(tmp_path, {"test_it.py": BOXED})
     plain = run_suite(tmp_path, "-p", "flaky.flaky_pytest_plugin")
     (tmp_path / "attempts").unlink()
-    isolated = run_suite(tmp_path, "-p", "flaky.flaky_pytest_plugin", "--nsisolate=all")
+    flaky = ("-p", "flaky.flaky_pytest_plugin", "--nsisolate=all")
+    isolated = run_suite(tmp_path, *flaky, ONE_JOB)
     assert plain.summary.startswith("2 failed, 4 passed, 1 skipped"), plain.text
     assert differences(plain, isolated) == []
     assert isolated.summary == plain.summary

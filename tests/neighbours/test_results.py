@@ -13,6 +13,7 @@ import pytest
 from tests.neighbours.installed import needs
 from tests.support import (
     NEEDS_NAMESPACES,
+    ONE_JOB,
     Result,
     differences,
     run_source,
@@ -310,7 +311,7 @@ CARRYING = {
 
 def test_any_plugin_can_carry_what_it_has_gathered(tmp_path: Path) -> None:
     """By two hooks; a failing one fails its test, and a child that dies carries nothing."""
-    result = run_suite(write_files(tmp_path, CARRYING), "test_it.py", "below")
+    result = run_suite(write_files(tmp_path, CARRYING), "test_it.py", "below", ONE_JOB)
     assert "INTERNALERROR" not in result.text
     assert result.summary == "2 failed, 6 passed, 2 errors", result.text
     assert "could not be taken in (KeyError('no such key'))" in result.failure("test_bad")

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 from typing import Final
 
+import pexpect
 import pytest
 
 from tests.batch import (
@@ -23,11 +25,13 @@ from tests.support import (
     NEEDS_NAMESPACES,
     Result,
     differences,
+    eventually,
     run_source,
     run_suite,
     terminal,
     write_files,
 )
+from tests.terminal import CTRL_Z, PROMPT, Step, hold, pytest_command
 
 pytestmark = NEEDS_NAMESPACES
 
@@ -142,6 +146,30 @@ def test_modules_and_classes_without_fixtures_overlap(tmp_path: Path) -> None:
     files = {"meeting.py": MEETING, "one/test_a.py": source, "two/test_b.py": source}
     result = run_suite(write_files(tmp_path, files), "--nsisolate-jobs=4", "one", "two")
     assert result.summary == "4 passed", result.text
+
+
+def test_classes_of_unittest_overlap(tmp_path: Path) -> None:
+    """But for those with a set-up of their own, which is done once, in the runner, alone."""
+    source = """
+        import unittest
+        pytestmark = pytest.mark.isolated(uts=True)
+        class TestOne(unittest.TestCase):
+            def setUp(self): self.addClassCleanup(note, "cleaned up")
+            def test_it(self): assert meet("here", 3)
+        class TestTwo(unittest.TestCase):
+            def test_it(self): assert meet("here", 3)
+        class TestThree(TestTwo): pass
+        class TestFour(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls): note("class up")
+            @classmethod
+            def tearDownClass(cls): note("class down")
+            def test_it(self): assert meet("there", 2)
+            def test_too(self): assert meet("there", 2)
+    """
+    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=3")
+    assert result.summary == "5 passed", result.text
+    assert result.journal == ["child cleaned up", "runner class up", "runner class down"]
 
 
 def test_the_first_user_of_a_wide_fixture_overlaps_with_the_next(tmp_path: Path) -> None:
@@ -424,6 +452,29 @@ def test_xdist_has_jobs_in_each_worker(tmp_path: Path) -> None:
         assert together([line for line in result.journal if line.endswith(worker)]) == 2
 
 
+def test_nothing_is_imported_in_a_child(tmp_path: Path) -> None:
+    """Neither before the test nor after it; the import of the test itself is the control."""
+    conftest = """
+        import sys
+        from journal import note
+        class Finder:
+            def find_spec(self, name, path=None, target=None): note(f"imports {name}")
+        sys.meta_path.insert(0, Finder())
+    """
+    source = """
+        pytestmark = pytest.mark.isolated(uts=True)
+        @pytest.mark.parametrize("number", range(4))
+        def test_it(number):
+            if number == 3: import colorsys
+            assert meet("here", 2)
+    """
+    folder = write_files(tmp_path, {**suite(source), "conftest.py": conftest})
+    result = run_suite(folder, "--nsisolate-jobs=2")
+    assert result.summary == "4 passed", result.text
+    imported = [line for line in result.journal if line.startswith("child")]
+    assert imported == ["child imports colorsys"]
+
+
 # Ends --------------------------------------------------------------------------------------------
 
 
@@ -516,8 +567,28 @@ def test_few_descriptors(tmp_path: Path) -> None:
         def test_it(number): pass
     """
     limit = ("prlimit", "--nofile=96:96")
-    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=4", prefix=limit)
+    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=16", prefix=limit)
     assert result.summary == "40 passed", result.text
+
+
+def test_what_others_hold_refuses_no_test(tmp_path: Path) -> None:
+    """Where a test cannot be launched beside the others, it is launched without them."""
+    source = """
+        pytestmark = pytest.mark.isolated(uts=True)
+        def test_first(): pass
+        @pytest.fixture(scope="module")
+        def greedy():
+            files = []
+            while not files or files[-1].fileno() < 200: files.append(open("/dev/null"))
+            yield
+            for file in files: file.close()
+        @pytest.mark.parametrize("number", range(12))
+        def test_it(greedy, number): note(number)
+    """
+    limit = ("prlimit", "--nofile=256:256")
+    result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=8", prefix=limit)
+    assert result.summary == "13 passed", result.text
+    assert len({*result.journal}) == 12
 
 
 def test_a_test_has_no_descriptor_of_another(tmp_path: Path) -> None:
@@ -558,6 +629,68 @@ def test_a_limit_of_files_is_a_tests_own(tmp_path: Path) -> None:
     """
     result = run_suite(write_files(tmp_path, suite(source)), "--nsisolate-jobs=4")
     assert result.summary == "25 passed", result.text
+
+
+# At a terminal -----------------------------------------------------------------------------------
+
+
+def test_each_debugger_has_its_turn(tmp_path: Path) -> None:
+    """Both tests are at a breakpoint; the prompts come one after the other, in their order."""
+    source = """
+        pytestmark = pytest.mark.isolated
+        @pytest.mark.parametrize("number", range(2))
+        def test_it(number):
+            assert meet("here", 2)
+            breakpoint()
+    """
+    write_files(tmp_path, suite(source))
+    steps: list[Step] = [
+        (PROMPT, "p number + 40\n"),
+        (r"\n40", "c\n"),
+        (PROMPT, "p number + 40\n"),
+        (r"\n41", "c\n"),
+        ("2 passed", ""),
+    ]
+    hold(tmp_path, pytest_command("--nsisolate-jobs=2"), steps)
+
+
+def test_ctrl_z_stops_every_test(tmp_path: Path) -> None:
+    """They stand still with the runner, and go on with it."""
+    source = """
+        pytestmark = pytest.mark.isolated
+        @pytest.mark.parametrize("number", range(2))
+        def test_it(number):
+            os.chdir(HERE / "inside")
+            while not os.path.exists("../go"): time.sleep(0.01)
+    """
+    write_files(tmp_path, {**suite(source), "inside/empty": ""})
+
+    def states() -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if process.joinpath("cwd").readlink() == tmp_path / "inside":
+                    found.append(process.joinpath("stat").read_text().rpartition(") ")[2][0])
+        return found
+
+    def stop_when_both_wait(child: pexpect.spawn[str]) -> None:
+        assert eventually(lambda: len(states()) == 2)
+        child.send(CTRL_Z)
+
+    def are_held(child: pexpect.spawn[str]) -> None:
+        assert states() == ["T", "T"]
+        (tmp_path / "go").touch()
+        child.send("fg\n")
+
+    command = " ".join(pytest_command("--nsisolate-jobs=2"))
+    steps: list[Step] = [
+        ("SHELL> ", f"{command}\n"),
+        ("collected 2 items", stop_when_both_wait),
+        ("SHELL> ", are_held),
+        ("2 passed", ""),
+        ("SHELL> ", "exit\n"),
+    ]
+    hold(tmp_path, ["sh", "-i"], steps, {"PS1": "SHELL> ", "ENV": ""})
 
 
 # Options -----------------------------------------------------------------------------------------

@@ -95,6 +95,26 @@ def stands_for(item: pytest.Item, name: str) -> bool:
     return kind is None or item.getparent(kind) in setup_stack(item)
 
 
+def idle_class_fixtures(item: pytest.Item) -> frozenset[str]:
+    """The fixture round a ``unittest`` class whose ``setUpClass`` and ``tearDownClass`` are those
+    of ``TestCase``, which do nothing.
+
+    Public neighbour: none; every such class has it.
+    """
+    node = item.getparent(pytest.Class) if isinstance(item, TestCaseFunction) else None
+    if node is None or getattr(node.obj, "__unittest_skip__", False):
+        return frozenset()
+    for name in ("setUpClass", "tearDownClass"):
+        found = getattr(getattr(node.obj, name, None), "__func__", None)
+        if found is not vars(sys.modules["unittest"].TestCase)[name].__func__:
+            return frozenset()
+    return frozenset(
+        name
+        for name in getattr(item, "fixturenames", ())
+        if name.startswith("_unittest_setUpClass_fixture_")
+    )
+
+
 def can_begin_in_copy(item: pytest.Item) -> bool:
     """Whether a copy of this process, as it is now, may set this item up by itself.
 
