@@ -134,7 +134,8 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     except RefusedError as error:
         if run.jobs is not None and run.jobs.abandon():
             # Perhaps they have what this one needs: descriptors, processes, memory.
-            return _enter_child(item, run, request)
+            _enter_child(item, run, request)
+            return
         # No child was born: the test is an error, or by policy a skip.
         internals.disown(item)
         report = attempt.refuse(error.refusal)
