@@ -121,10 +121,7 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
         raise
     if run.jobs is not None and (found := run.jobs.adopt(item, request)) is not None:
         _take_over(item, run, found)
-    run.notes.look_at(item)
-    attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
-    if run.jobs is not None:
-        run.jobs.current = attempt
+    attempt = _begin_attempt(item, request, run)
     connection = _connect(item, run) if debuggers.is_active() else None
     writer = None
     try:
@@ -223,6 +220,14 @@ def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
     output.forget_moved(item.config)
     internals.report_sections(item)[:] = attempt.incoming.captured
     raise Elsewhere(*attempt.await_phase("setup"))
+
+
+def _begin_attempt(item: pytest.Item, request: IsolationRequest, run: Run) -> Attempt:
+    run.notes.look_at(item)
+    attempt = item.stash[ATTEMPT] = Attempt(item, request, run)
+    if run.jobs is not None:
+        run.jobs.current = attempt
+    return attempt
 
 
 def _trace_launch(attempt: Attempt, run: Run, began: float) -> None:
