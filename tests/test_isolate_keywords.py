@@ -60,7 +60,7 @@ def test_every_keyword_of_the_marker_is_there(isolate: Isolate) -> None:
         "root_size": "64M",
     }
     assert everything.keys() == IsolateKeywords.__annotations__.keys()
-    assert repr(isolate.using(**everything).using(time=3, limits=None)).count("=") == 21
+    assert repr(isolate.using(**everything).using(time=3, limits=None)).count("=") == 22
     with pytest.raises(TypeError) as caught:
         isolate.using(zzz=1)  # type: ignore[call-arg]
     allowed = str(caught.value).partition("allowed: ")[2].split(", ")

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from pytest_nsisolate.kernel.originals import json, os, time
+from pytest_nsisolate.kernel.originals import json, open, os, time
 from pytest_nsisolate.runner.run import Run
 
 _PROCESS: Final = 1

@@ -83,7 +83,7 @@ def test_what_takes_a_value_and_what_takes_a_command() -> None:
     assert {name for name, command in COMMANDS.items() if command.runs} == {"run", "enter"}
     assert {name for name, option in run.items() if option.value} == {
         *("--time", "--user", "--hostname", "--devices", "--caps", "--timeout"),
-        *("--root", "--chdir"),
+        *("--root", "--writable", "--hide", "--root-size", "--chdir"),
     }
     assert run["--user"].choices == ("map", "same", "none")
     assert {name for name, option in run.items() if option.folder} == {"--root", "--chdir"}
