@@ -288,10 +288,7 @@ class OverlayRoot:
             os.umask(mask)
         except OSError as error:
             raise step_error("prepare the root", "mount", error) from error
-        try:
-            os.setxattr(_WORK, "user.nsisolate", b"")
-        except OSError as error:
-            raise step_error("set user.* attributes on a tmpfs", "mount", error) from error
+        check_attributes(_WORK)
         settle()
         for step in self.mounts:
             step.run()
@@ -302,6 +299,16 @@ class OverlayRoot:
             os.chdir("/")
         except OSError as error:
             raise step_error("enter the root", "mount", error) from error
+
+
+def check_attributes(folder: str) -> None:
+    """
+    :raises StepError: if the tmpfs has no attributes for overlay's marks.
+    """
+    try:
+        os.setxattr(folder, "user.nsisolate", b"")
+    except OSError as error:
+        raise step_error("set user.* attributes on a tmpfs", "mount", error) from error
 
 
 def _copy(source: str, path: str) -> None:

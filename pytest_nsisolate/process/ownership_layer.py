@@ -193,6 +193,7 @@ class _Builder:
             syscalls.prepare_mount("tmpfs", "/", "tmpfs", flags, "mode=0755")()
             os.umask(0)
             os.chdir("/..")
+            overlays.check_attributes(".")
             self._fill()
             flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
             self._passage.send(syscalls.open_tree(".", flags))
