@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from readings import Seen
 
-# What stands for the contender's marker in a suite's text.
+# Stands for the contender's marker in a suite's text.
 MARK = "@MARK"
 SEGFAULT = "import ctypes; ctypes.string_at(0)"
 

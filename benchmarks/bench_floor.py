@@ -2,9 +2,8 @@
 """The floor: what a process per test costs when nothing is done for it.
 
 One bare ``os.fork`` per test, the test's own protocol in the child, the exit, and the runner's
-wait for it. No namespaces, no reports sent, no output kept, no fixtures protected: less than this
-no plugin can pay that runs a test in a forked child of the same pytest. Loaded with
-``-p bench_floor``.
+wait for it. No namespaces, no reports sent, no output kept, no fixtures protected: no plugin that
+runs a test in a forked child of the same pytest can cost less. Loaded with ``-p bench_floor``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Record what one pytest session costs; loaded with ``-p bench_recorder``, the same for everyone.
 
 Fact: the contenders start their work in different hooks (``runtestloop``, ``runtest_protocol``,
-deep in set-up), so a clock inside a test or around one hook would favour somebody.
+deep in set-up), so a clock inside a test or around one hook would favour one of them.
 Consequence: the clock stands around the whole run loop, in the runner, outermost.
 What still differs: what a contender does before the loop (collection) or after it is only in the
 wall-clock time that ``measure.py`` takes from outside.

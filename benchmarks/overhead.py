@@ -98,7 +98,7 @@ def _runner(contender: Contender, made: Environments, user: str, stack: ExitStac
 
 
 def ours() -> Contender:
-    """The default set as whoever runs this."""
+    """The default set, as the user who runs this."""
     return DEFAULT_SET if os.geteuid() == 0 else BY_KEY["nsisolate-user"]
 
 

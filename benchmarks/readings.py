@@ -117,7 +117,7 @@ def covered(seen: Seen) -> str:
 
 
 def daemon(seen: Seen) -> str:
-    """What becomes of a process that the test left behind, and of who waits for it."""
+    """What becomes of a process that the test left behind, and of the run that waits for it."""
     # The daemon sleeps 8 s; a run of one empty test takes well under 4.
     waits = f", **waits {seen.seconds:.0f} s**" if seen.seconds > 4 else ""
     return ("**still runs**" if seen.left else "gone") + waits

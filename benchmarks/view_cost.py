@@ -36,7 +36,7 @@ ISOLATED: Final = Contender(
 
 #: Name of a suite to its title, the arguments of its tests, and their body.
 SUITES: Final = {
-    "empty": ("empty, nobody asks", "", "pass"),
+    "empty": ("empty, without pid1", "", "pass"),
     "beside": ("empty, another test asks", "", "pass"),
     "fixture": ("the fixture, nothing read", "pid1", "pass"),
     "namespaces": ("namespaces", "pid1", "pid1.namespaces"),

@@ -110,7 +110,7 @@ _IN_TESTBED = {
 
 def __getattr__(name: str) -> object:
     if sys.platform != "linux" and (name in _IN_VIEW or name in _IN_ISOLATE):
-        # What they are made of is not everywhere; a test's annotations are to be read there too.
+        # Their modules do not import everywhere; a test's annotations must be readable there too.
         return globals().setdefault(name, type(name, (), {"__module__": __name__}))
     # Only a test that looks at its world pays for the means to do so.
     if name in _IN_VIEW:

@@ -70,8 +70,8 @@ class IsolatedError(NsisolateError):
     """A function that ran in a child has given no value, and no exception that crosses by its type.
 
     You get this class itself for an exception that cannot be made again here: its type is not found
-    by name in this process, or its arguments are not plain values. Everything else that can become
-    of a call is a subclass.
+    by name in this process, or its arguments are not plain values. Every other end of a call is a
+    subclass.
 
     :param type_name: module and name of the type of the child's exception.
     :param text: its ``str()``.
@@ -118,7 +118,7 @@ class IsolatedCrash(IsolatedError):
     """The child has ended without an answer.
 
     In ``pytest_runtest_makereport`` of the runner it stands, as ``call.excinfo``, for an exception
-    that nobody could raise: the isolated test crashed, exited, timed out or was refused. A call by
+    that could not be raised: the isolated test crashed, exited, timed out or was refused. A call by
     ``isolate`` raises one of the subclasses.
 
     :param text: what happened, in one line.
@@ -243,7 +243,7 @@ class IsolatedLoss(IsolatedCrash):
 
 
 class NotAwaitedError(IsolatedError):
-    """Tasks were started, and nobody has asked what became of them; they were ended.
+    """Tasks were started and never awaited; they were ended.
 
     :param names: the functions that they ran, with the state that they were in.
     """
@@ -252,7 +252,7 @@ class NotAwaitedError(IsolatedError):
 
     def __init__(self, names: tuple[str, ...]) -> None:
         listed = ", ".join(names)
-        super().__init__("NotAwaitedError", f"isolate started and nobody awaited: {listed}")
+        super().__init__("NotAwaitedError", f"started by isolate and never awaited: {listed}")
         self.args = (names,)
         self.names = names
 
@@ -281,8 +281,8 @@ class NotReadyError(IsolatedError):
     """A program of a host has ended before it was ready, or was not ready in time.
 
     :param host: the host.
-    :param command: the program, as one would type it.
-    :param expected: what it was to do: ``"port 80"``.
+    :param command: the program, as you would type it.
+    :param expected: what it had to do: ``"port 80"``.
     :param became: what it has done instead.
     :param log: what it has written.
     """

@@ -16,9 +16,9 @@ HERE: Final = Path(__file__).parent
 #: Modules, and folders of them, that are about the kernel, processes, or programs of ours: with a
 #: second release of pytest they would say the same once more.
 ANY_PYTEST: Final = (
-    *("cli", "console", "host", "kernel", "view", "test_benchmarks.py", "test_evidence.py"),
+    *("cli", "console", "host", "kernel", "view", "test_benchmarks.py", "test_diagnosis.py"),
     *("test_examples.py", "test_launch.py", "test_leftovers.py"),
-    *("test_parity_tool.py", "test_reaper.py", "test_supervise.py"),
+    *("test_parity_tool.py", "test_init.py", "test_supervise.py"),
     *("test_tagged.py", "test_wire.py", "test_world_rootless.py", "test_coverage_lost.py"),
     *("test_ci_recipes.py", "test_remedies.py", "test_packaging.py", "test_workflows.py"),
     *("test_faults.py", "test_scenarios.py", "test_nasty.py"),

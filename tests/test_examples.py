@@ -125,3 +125,22 @@ def test_it_can_be_read(path: Path) -> None:
 
     assert tests
     assert [test.name for test in tests if not ast.get_docstring(test)] == []
+
+
+# What others do by hand ---------------------------------------------------------------------------
+
+MIGRATED: Final = DEMO.parent / "migrated"
+
+
+@NEEDS_NAMESPACES
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", sorted(path.name for path in MIGRATED.iterdir() if path.is_dir()))
+def test_a_migrated_suite_is_green(name: str, side: Side) -> None:
+    """As root and as an ordinary user, who could run none of them by hand."""
+    files = {path.name: path.read_text("utf-8") for path in (MIGRATED / name).glob("*.py")}
+    result = run_batch(files, side, "-W", "error", timeout=240)
+
+    found = verdicts(result)
+    assert len(found) >= 3, result.text
+    assert set(found.values()) == {"passed"}, result.text
+    assert (result.returncode, result.warnings) == (0, [])

@@ -61,6 +61,14 @@ BOUND: Final[dict[str, Any]] = {
     "caps": ["net_admin"],
     "no_new_privs": True,
 }
+#: Some of the contents are in overlays, and some are bound over a file that is in none.
+OVERLAY: Final[dict[str, Any]] = {
+    "root": "overlay",
+    "root_size": "64M",
+    "files": {"/etc/hostname": "x", "/proc/cpuinfo": "x", "/nsi-fault": "x"},
+    "hide": ["/usr/bin/env"],
+}
+READONLY: Final[dict[str, Any]] = {"root": "readonly", "hide": ["/usr/bin/env"]}
 
 IF_WHOLE: Final = pytest.mark.skipif(not WHOLE, reason="with NSISOLATE_WHOLE=1")
 
@@ -398,3 +406,31 @@ def test_every_call(side: Side, conftest: str) -> None:
     if conftest:
         named = re.findall(r"unshare\(CLONE_NEW\w+\) for the (\w+) namespace: EIO", all_of(result))
         assert set(named) == set(NAMESPACES)
+
+
+@pytest.mark.parametrize("side", [pytest.param("root", marks=NEEDS_ROOT), "user"])
+def test_every_call_for_files_of_its_own(side: Side) -> None:
+    """A refusal, or no harm; never a test on the host's files, and the next one passes."""
+    cases: list[Case] = []
+    markers = [OVERLAY, READONLY]
+    nothing = [Case("nobody", "none", "EIO", marker=marker) for marker in markers]
+    _, listed = run_cases(nothing, side, "", listing=True)
+    seen: Counter[tuple[str, str, int | None]] = Counter()
+    for index, marker in enumerate(markers):
+        of_it = [entry for entry in listed if entry["case"] == index]
+        cases += [case for case in plan_cases(of_it, marker, seen) if case.role != "runner"]
+    assert {"mount", "pivot_root", "umount2", "mount_setattr"} <= {case.call for case in cases}
+    if side == "user" and not WHOLE:
+        # Each of those before has the ownership layer made anew.
+        cases = [case for case in cases if case.call in ("open_tree", "move_mount", "pivot_root")]
+    result, log = run_cases(cases, side, "")
+    fired = {entry["case"]: entry for entry in log if "fired" in entry}
+    complaints = []
+    for index, case in enumerate(cases):
+        name = f"test_fault[{index}]"
+        refused = REFUSED in said(result, name) and "cause: " in said(result, name)
+        if not refused and verdict(result, name) != "passed":
+            complaints.append(f"{case} ({fired.get(index)}): {said(result, name)}")
+        if verdict(result, f"{name[:-1]}-next]") != "passed":
+            complaints.append(f"{case}: the next test: {said(result, f'{name[:-1]}-next]')}")
+    assert not complaints, "\n\n".join(complaints)

@@ -84,7 +84,7 @@ def test_every_part_of_the_fixtures(told: dict[str, str]) -> None:
     calls = (public(Isolate) | public(Box) | public(Task)) - {
         *("settled", "child", "end", "helpers", "over", "pid", "name", "namespaces"),
         # for the testbed, which is made of boxes
-        *("begin", "processes", "furnished", "refused", "launcher"),
+        *("begin", "begin_to_close", "processes", "furnished", "refused", "launcher"),
     }
     assert {name for name in calls if not re.search(rf"\b{name}\b", isolate)} == set()
     assert {name for name in public(Terminal) if not re.search(rf"\b{name}\b", terminal)} == set()

@@ -271,7 +271,7 @@ def test_what_a_fixture_leaves_is_the_fixtures(tmp_path: Path) -> None:
     result = run_source(tmp_path, source)
     assert result.summary == "2 passed, 1 error", result.text
     assert result.phases("test_two")[-1] == "teardown failed"
-    assert "nobody awaited: <Task select()" in result.failure("test_two")
+    assert "never awaited: <Task select()" in result.failure("test_two")
 
 
 def test_pickle_by_name_only(tmp_path: Path) -> None:

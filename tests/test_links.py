@@ -12,6 +12,7 @@ import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
@@ -147,3 +148,23 @@ def test_the_readme_on_pypi_has_no_dead_link() -> None:
     assert [url for _, url in LINK.findall(text) if not url.startswith(("https://", "#"))] == []
     without_targets = re.compile(r"\[(.*?)\]\(.*?\)")
     assert without_targets.sub(r"\1", text) == without_targets.sub(r"\1", readme)
+
+
+#: A picture: what is said to those who do not see it, and the file.
+PICTURE: Final = re.compile(r"!\[([^][]*)\]\(([^()\s]*)\)")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in pages() if PICTURE.search(text_of(page))], ids=named
+)
+def test_a_picture_is_readable_text(page: Path) -> None:
+    """SVG with a title, for light and dark pages, no wider than a page; and told in words."""
+    for words, name in PICTURE.findall(text_of(page)):
+        assert len(words) > 40
+        picture = ElementTree.parse(page.parent / name).getroot()
+        width = float(picture.attrib["viewBox"].split()[2])
+        assert width <= 720
+        assert picture.find("{http://www.w3.org/2000/svg}title") is not None
+        texts = picture.iter("{http://www.w3.org/2000/svg}text")
+        assert all(float(text.attrib["x"]) < width for text in texts)
+        assert "prefers-color-scheme: dark" in (page.parent / name).read_text("utf-8")

@@ -420,7 +420,7 @@ def states_in(folder: Path) -> set[str]:
 
 
 #: A busy machine, where the init is not the next to run.
-SLOW_REAPER: Final = """
+SLOW_INIT: Final = """
 import time
 from pytest_nsisolate.kernel.originals import signal
 from pytest_nsisolate.kernel.signals import hold_signal
@@ -442,7 +442,7 @@ signal.sigwait = slow
     [
         ("--nsisolate=none", ""),
         ("--nsisolate=all", ""),
-        ("--nsisolate=all", SLOW_REAPER),
+        ("--nsisolate=all", SLOW_INIT),
         ("-m=isolated", ""),
     ],
     ids=["none", "all", "slow", "marked"],

@@ -771,7 +771,7 @@ def test_a_failure_is_told_whatever_becomes_of_the_view(tmp_path: Path) -> None:
     assert slow.splitlines() == ["no other processes", *not_read]
 
 
-def test_limits_are_told_when_there_is_evidence() -> None:
+def test_limits_are_told_when_they_can_be_shown() -> None:
     """Something is nearly used up, or the failure says so."""
     calm = limits.lines(frozenset(), 100_000, own_pids=False, own_ipc=False)
     assert calm == []

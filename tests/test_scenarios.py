@@ -30,9 +30,9 @@ SCENARIOS: Final[dict[tuple[int, str], tuple[str, ...]]] = {
     ),
     (3, "the runner is killed at each step on the way in"): (
         "test_supervise.py::test_runner_is_killed_on_the_way_in",
-        "test_supervise.py::test_runner_is_killed_beside_a_new_usher",
+        "test_supervise.py::test_runner_is_killed_beside_a_new_supervisor",
     ),
-    (4, "the process in the middle is killed"): ("test_supervise.py::test_usher_is_killed",),
+    (4, "the process in the middle is killed"): ("test_supervise.py::test_supervisor_is_killed",),
     (5, "PID 1 is killed from outside"): ("test_supervise.py::test_pid1_is_killed",),
     (6, "os._exit(0), execv of another program"): (
         "inner/outcomes.py::test_exit_0",
@@ -41,7 +41,7 @@ SCENARIOS: Final[dict[tuple[int, str], tuple[str, ...]]] = {
     (7, "abort()"): ("inner/outcomes.py::test_abort", "inner/reaping.py::test_abort"),
     (8, "SIGKILL to itself"): (
         "inner/outcomes.py::test_sigkill_to_itself_is_dropped_by_the_kernel",
-        "test_reaper.py::test_every_signal_ends_a_test",
+        "test_init.py::test_every_signal_ends_a_test",
     ),
     (9, "a null pointer"): ("inner/outcomes.py::test_segv",),
     (10, "a daemon that keeps the result's descriptor"): (

@@ -105,7 +105,7 @@ def test_pid1_is_killed(conftest: str, side: Side) -> None:
 
 
 @pytest.mark.parametrize("which", ["test_waits", "test_hard"])
-def test_usher_is_killed(which: str) -> None:
+def test_supervisor_is_killed(which: str) -> None:
     """Without its supervisor a test dies, whatever ids it has, is failed, and the run goes on."""
     with running(THREADED, "user", which, "test_next") as run:
         run.wait_for("ready")
@@ -118,7 +118,7 @@ def test_usher_is_killed(which: str) -> None:
         assert verdict(result, "test_next") == "passed"
 
 
-def test_warden_is_killed() -> None:
+def test_watchdog_is_killed() -> None:
     """A watchdog that dies is replaced before the next clone, and nobody notices."""
     with running("", "user", "test_waits", "test_next") as run:
         run.wait_for("ready")
@@ -132,7 +132,7 @@ def test_warden_is_killed() -> None:
         assert verdict(result, "test_next") == "passed"
 
 
-#: The kernel refuses the poll of every burial; once, a signal handler of the suite raises in it.
+#: The kernel refuses the poll of every reaping; once, a signal handler of the suite raises in it.
 REFUSED_POLL = """
 import errno, os, signal
 from unittest import mock
@@ -179,7 +179,7 @@ def test_next():
 
 @pytest.mark.parametrize("raises", ["0", "1"], ids=["refused", "raised"])
 @pytest.mark.parametrize("conftest", ["", THREADED], ids=["short", "long"])
-def test_burial_without_poll(conftest: str, raises: str) -> None:
+def test_reaping_without_poll(conftest: str, raises: str) -> None:
     """A child that cannot be waited for, or has been reaped already, leaves no descriptor."""
     files = {"conftest.py": REFUSED_POLL + conftest, "test_it.py": CRASHING}
     result = run_batch(files, "user", "--nsisolate=all", env={"RAISES": raises})
@@ -311,7 +311,7 @@ def test_runner_is_killed_on_the_way_in(conftest: str, side: Side, step: str) ->
 
 
 @pytest.mark.parametrize("side", [AS_ROOT, "user"])
-def test_runner_is_killed_beside_a_new_usher(side: Side) -> None:
+def test_runner_is_killed_beside_a_new_supervisor(side: Side) -> None:
     """A supervisor that has not made PID 1 yet when the runner dies makes none that stays."""
     with running(
         THREADED + STALLING,

@@ -233,7 +233,7 @@ def make_orphan() -> int:
 
 class TestInit:
     @pytest.mark.isolated(init=True)
-    def test_is_pid_2_below_a_reaper(self) -> None:
+    def test_is_pid_2_below_an_init(self) -> None:
         """With ``init=True`` another process is PID 1, and the test its child."""
         assert (os.getpid(), os.getppid()) == (2, 1)
         assert processes() == [1, 2]

@@ -102,7 +102,7 @@ def _differences(plain: Recording, other: Recording) -> list[Difference]:
 def _without(
     found: Iterable[Difference], unstable: Iterable[Difference]
 ) -> tuple[list[Difference], list[Difference]]:
-    """What is not unstable by itself, and what is: the same field of the same test."""
+    """The stable differences, and the unstable ones: those in the same field of the same test."""
     known = {(difference.nodeid, difference.field) for difference in unstable}
     rest: tuple[list[Difference], list[Difference]] = ([], [])
     for difference in found:
@@ -113,7 +113,7 @@ def _without(
 def _without_consequence(
     found: list[Difference], excused: Iterable[Difference]
 ) -> list[Difference]:
-    """Where a test may pass or fail, "some failed" or "none did" is no difference of its own."""
+    """Where one test may pass or fail, "some failed" or "none did" is no further difference."""
     if not any(difference.field in ("outcome", "report") for difference in excused):
         return found
     codes = {SAME, DIFFERENT}
@@ -158,7 +158,7 @@ def _shown(difference: Difference) -> list[str]:
 
 
 def _as_lines(value: Any) -> list[str]:
-    """As someone would read it: sections with their titles, texts line by line."""
+    """As you would read it: sections with their titles, texts line by line."""
     if value is None:
         return ["(nothing)"]
     if isinstance(value, str):

@@ -93,7 +93,7 @@ def _read_entry(where: str, entry: dict[str, Any]) -> Entry:
 def divide(
     differences: Iterable[Difference], entries: Sequence[Entry]
 ) -> tuple[list[Difference], list[tuple[Difference, Entry]]]:
-    """The differences that nothing allows, and the others with what allows them."""
+    """The differences that no entry allows, and the others with the entry that allows them."""
     open_, allowed = [], []
     for difference in differences:
         entry = next((entry for entry in entries if entry.allows(difference)), None)
@@ -107,7 +107,7 @@ def divide(
 def stale(
     entries: Iterable[Entry], differences: Iterable[Difference], nodeids: Iterable[str]
 ) -> list[tuple[Entry, str]]:
-    """The entries that no difference needs any more, and what has become of them."""
+    """The entries without a difference, each with what is known of its tests."""
     differences, nodeids = list(differences), list(nodeids)
     found = []
     for entry in entries:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What two recordings of one suite say differently (``parity_recording.py`` made them).
 
-What can be made equal between two runs is made equal (``parity_runs.py``: the temporary directory,
-the cache, the seed of hashes). Here only that is taken out which two plain runs do not agree on
-either, and each pattern says why.
+``parity_runs.py`` makes equal what can be equal in two runs: the temporary directory, the cache,
+the seed of hashes. This module takes out only what differs between two plain runs too, and each
+pattern says why.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Difference:
 
 
 def neutral(value: Any, *, name: bool = False) -> Any:
-    """A value without what is different in every run, see the patterns above.
+    """A value without what differs in every run, see the patterns above.
 
     :param name: it is a name, or a list of names.
     """

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-#: A captured text, or the repr of a property, from this size on is told by its size and its ends.
+#: From this size on, only the size and both ends of a captured text or a repr are recorded.
 LONG: Final = 4_000_000
 LONG_REPR: Final = 10_000
 

@@ -102,7 +102,7 @@ class Child:
         self._randomness = random.getstate()
         self.terminal = ChildTerminal(config, turns)
         #: Sees to it that a copy of this process does not come back.
-        self.copies = strays.Copies(item.nodeid)
+        self.copies = strays.Copies(item)
         #: Whether a phase's hooks are at work; reports that are made then are those of subtests.
         self.in_phase = True
         self._pauses = bool(config.getoption("--nsisolate-pause"))

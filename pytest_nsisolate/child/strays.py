@@ -64,11 +64,11 @@ class Copies:
 
     Made in the runner, before the clone; it changes nothing there.
 
-    :param whose: what forks them: the test.
+    :param item: the test.
     """
 
-    def __init__(self, whose: str) -> None:
-        self._whose = whose
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
         #: This is such a copy; an at-fork hook says so.
         self.stray = False
 
@@ -91,7 +91,7 @@ class Copies:
         :param error: what it has come back by, if it did not return.
         """
         if self.stray:
-            leave(self._whose, error)
+            leave(self._item.nodeid, error)
 
 
 class Spot:

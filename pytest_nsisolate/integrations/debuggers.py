@@ -16,7 +16,7 @@ by the number of its parent. An isolated test is number 1, and the number of its
 Consequence: the child names itself by a number that no process has, and the runner as its parent.
 
 What still fails: programs and forks that an isolated test starts run without the debugger. Where
-nobody takes the child on, because the editor does not know of forks, it goes on after
+the editor does not take the child on, because it does not know of forks, it goes on after
 :data:`PATIENCE`, and no other test of the run waits.
 """
 

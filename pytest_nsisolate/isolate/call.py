@@ -102,7 +102,7 @@ class Call:
     :param files: where streams in memory and the fault handler write.
     :param own_pid: whether "am I alone?" has an answer there.
     :param number: of this call in its caller; two children get different random numbers.
-    :param custody: ends the tasks that the function starts and does not await.
+    :param unawaited: ends the tasks that the function starts and does not await.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ standard library; a test enforces that. Each name here is a private twin of a mo
 * of the others there is a copy of the namespace, with gevent's originals where it was first.
 
 Twins are in no ``sys.modules``, so that what walks through that (freezegun, pyfakefs) passes by.
-``os.environ`` is everybody's.
+``os.environ`` is shared with the suite.
 
 What still fails: a stand-in that was there before the plugin was loaded and has kept no original
 (``-p`` of a plugin that patches, a ``sitecustomize``), and one that changes an object in place.

@@ -274,8 +274,8 @@ class OverlayRoot:
         :raises StepError: naming the call and the path.
         """
         self.stage.run()
-        mask = os.umask(0)
         try:
+            mask = os.umask(0)
             os.chdir("/..")
             for folder in self.folders:
                 folder.make()
@@ -285,10 +285,9 @@ class OverlayRoot:
                 _copy(source, path)
             for content in self.contents:
                 content.make()
+            os.umask(mask)
         except OSError as error:
             raise step_error("prepare the root", "mount", error) from error
-        finally:
-            os.umask(mask)
         try:
             os.setxattr(_WORK, "user.nsisolate", b"")
         except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The packets of one link, by a socket of packets with a ring in memory (packet(7)).
+"""The packets of one link, or of many, by a socket with a ring in memory (packet(7)).
 
 Fact: the kernel copies each packet into the ring by itself, with or without a reader, until the
 ring is full; it counts what it could not place (PACKET_STATISTICS).
@@ -19,7 +19,7 @@ from struct import Struct, pack, unpack
 from typing import Final, NamedTuple
 
 from pytest_nsisolate.kernel.links import inside
-from pytest_nsisolate.kernel.originals import mmap, socket
+from pytest_nsisolate.kernel.originals import ctypes, mmap, socket
 
 _SOL_PACKET: Final = 263
 _RX_RING: Final = 5
@@ -30,12 +30,18 @@ _EVERY_PROTOCOL: Final = 3
 _OUTGOING: Final = 4
 _TPACKET_V2: Final = 1
 
+_ATTACH_FILTER: Final = 26
+_LINK_NUMBER: Final = 0xFFFFF008  # SKF_AD_OFF + SKF_AD_IFINDEX
+
 _SLOT: Final = 2048
 _BLOCK: Final = 1 << 16
 
-#: status, length, kept, where it begins, seconds, nanoseconds, tag and its type; at 42 the way.
+#: status, length, kept, where it begins, seconds, nanoseconds, tag and its type; the address of the
+#: link follows, with its number at 36 and the way at 42.
 _HEADER: Final = Struct("=IIIHHIIHH")
 _BEGINNING: Final = Struct("=IIIH")
+_LINK: Final = Struct("=I")
+_WHICH: Final = 36
 _WAY: Final = 42
 _READY: Final = 1
 _TAGGED: Final = 0x10
@@ -52,11 +58,13 @@ UNDELIVERABLE: Final = (
 class Seen(NamedTuple):
     """One packet of a link.
 
+    :param link: the link's number.
     :param time: seconds since the epoch.
     :param outgoing: this link has sent it, seen from its own side.
     :param length: bytes that it had; ``data`` is shorter where it did not fit.
     """
 
+    link: int
     time: float
     outgoing: bool
     length: int
@@ -64,28 +72,36 @@ class Seen(NamedTuple):
 
 
 class PacketRing:
-    """The packets that pass one link from now on, and a way to send some there.
+    """What passes from now on, and a way to send something there.
+
+    The kernel takes some ten milliseconds to make a ring, and to free it: it waits until no
+    processor can be using what was there before (synchronize_net()).
 
     :param netns: a descriptor of the link's network namespace.
-    :param name: the link.
+    :param name: the link; None for every one whose number has a bit of ``only``.
     :param slots: packets that it holds; a multiple of 32.
     :param outgoing: include what the link sends.
     :raises OSError: EPERM without CAP_NET_RAW, ENOMEM, EAFNOSUPPORT in a kernel without packet(7).
     """
 
-    def __init__(self, netns: int, name: str, *, slots: int, outgoing: bool) -> None:
+    def __init__(
+        self, netns: int, name: str | None, *, slots: int, outgoing: bool, only: int = 0
+    ) -> None:
+        protocol = 0 if name else socket.htons(_EVERY_PROTOCOL)
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         with inside(netns):
-            self.socket = c_socket(
-                socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0
-            )
+            self.socket = c_socket(socket.AF_PACKET, kind, protocol)
         try:
+            if name is None:
+                self._attach_filter(only)
             self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
             size = slots * _SLOT
             ring = pack("=IIII", _BLOCK, size // _BLOCK, _SLOT, slots)
             self.socket.setsockopt(_SOL_PACKET, _RX_RING, ring)
             if not outgoing:
                 self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-            self.socket.bind((name, _EVERY_PROTOCOL))
+            if name is not None:
+                self.socket.bind((name, _EVERY_PROTOCOL))
         except OSError:
             self.socket.close()
             raise
@@ -93,6 +109,21 @@ class PacketRing:
         self._memory: mmap.mmap | None = None
         #: Where the next packet will be; of a reader in another process, which tells it.
         self.position = 0
+
+    def _attach_filter(self, only: int) -> None:
+        """Take packets of links whose number has one of these bits (bpf(2), the classic one)."""
+        program = b"".join(
+            pack("=HBBI", *line)
+            for line in (
+                (0x20, 0, 0, _LINK_NUMBER),  # load the number of the link
+                (0x45, 0, 1, only),  # has it one of these bits?
+                (0x06, 0, 0, 1 << 18),  # take it whole
+                (0x06, 0, 0, 0),  # leave it
+            )
+        )
+        held = ctypes.create_string_buffer(program, len(program))
+        described = pack("@HP", len(program) // 8, ctypes.addressof(held))
+        self.socket.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, described)
 
     def read(self, most: int = 1 << 16) -> list[Seen]:
         """What has come since the last time, the oldest first; does not wait."""
@@ -114,7 +145,8 @@ class PacketRing:
                 data = data[:12] + pack("!HH", kind or 0x8100, tag) + data[12:]
                 length += 4
             outgoing = memory[at + _WAY] == _OUTGOING
-            found.append(Seen(seconds + nano * 1e-9, outgoing, length, data))
+            (link,) = _LINK.unpack_from(memory, at + _WHICH)
+            found.append(Seen(link, seconds + nano * 1e-9, outgoing, length, data))
             memory[at : at + 4] = _FREE
             at += _SLOT
             if at == size:

@@ -44,8 +44,8 @@ class PrivateFiles:
         :raises StepError: naming the call and the path.
         """
         self.stage.run()
-        mask = os.umask(0)
         try:
+            mask = os.umask(0)
             os.chdir("/..")
             for folder in self.folders:
                 folder.make()
@@ -59,10 +59,9 @@ class PrivateFiles:
                 content.make()
             self.unstage.run()
             os.chdir("/")
+            os.umask(mask)
         except OSError as error:
             raise step_error("prepare files", "mount", error) from error
-        finally:
-            os.umask(mask)
 
 
 def plan_private_files(

@@ -25,7 +25,7 @@ class Deadline:
 
     def __init__(self, seconds: float | None) -> None:
         self.paused = False
-        """Whether somebody is at a prompt, whatever the limit is."""
+        """Whether the user is at a prompt, with a limit or without."""
         self._until: float | None = None
         self._kept: float | None = None
         self._held_since = 0.0

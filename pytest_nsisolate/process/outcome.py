@@ -100,7 +100,7 @@ def of_end(status: int | None, *, whole: bool) -> Crashed | Exited | Broken:
     """
     if status is None:
         return Broken(
-            "nobody could tell how it ended: its supervisor was killed, or a debugger keeps it"
+            "how it ended is not known: its supervisor was killed, or a debugger keeps it"
         )
     ended = from_wait_status(status)
     if whole:

@@ -39,9 +39,9 @@ def obstacle(pid1: int | None) -> str:
     if place != "zap_pid_ns_processes":
         return f"it does not end, {STEP_SECONDS:g} s after it was killed ({place or 'unknown'})"
     return (
-        f"PID 1 cannot end (zap_pid_ns_processes, {STEP_SECONDS:g} s after the kill): somebody"
-        " outside has started a process in its namespace (nsenter, setns) and does not wait for"
-        " it; end that one"
+        f"PID 1 cannot end (zap_pid_ns_processes, {STEP_SECONDS:g} s after the kill): a process"
+        " outside has started one in its namespace (nsenter, setns) and does not wait for it;"
+        " end the one outside"
     )
 
 

@@ -481,11 +481,21 @@ class _Wishes:
         """With mode and owner of what it takes the place of."""
         if os.path.isdir(path):
             raise StepError(f"place {path}", "mount", errno.EISDIR)
+        if _is_below_a_file(path):
+            raise StepError(f"place {path}", "mount", errno.ENOTDIR)
         try:
             status = os.stat(path)
         except OSError:
             return overlays.Content(path, content)
         return overlays.Content(path, content, S_IMODE(status.st_mode), self._owner(status))
+
+
+def _is_below_a_file(path: str) -> bool:
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+        if os.path.isfile(path):
+            return True
+    return False
 
 
 def _read(content: bytes | Path) -> bytes:

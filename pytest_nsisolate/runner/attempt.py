@@ -75,7 +75,8 @@ class Attempt:
         self.seconds_aside = 0.0
         self.incoming.times = None
         try:
-            self._in_spite_of_ctrl_c(child, self._give_word)
+            if self._owes_word:
+                self._in_spite_of_ctrl_c(child, self._give_word)
             found = self._receive(child, when)
             if when == "teardown" or found is None:
                 self._complete(child)
@@ -137,8 +138,8 @@ class Attempt:
                 self.incoming.read_phase(frame.data, "call", child.limits)
             else:
                 found = self.incoming.read_phase(frame.data, when, child.limits)
-                if found.report.failed:
-                    self._add_view(child, frame.data, found.report)
+                if frame.data.get("view") is True:
+                    self._add_view(child, found.report)
                 return found
         return None
 
@@ -174,8 +175,8 @@ class Attempt:
         match frame.kind:
             case Kind.REPORT:
                 report = self.incoming.read_subtest(frame.data)
-                if report.failed:
-                    self._add_view(child, frame.data, report)
+                if frame.data.get("view") is True:
+                    self._add_view(child, report)
                 self.incoming.log_subtest(report)
                 self._give_word()
             case Kind.PAUSE if self._run.settings.pause and frame.data.get("held") is True:
@@ -197,11 +198,9 @@ class Attempt:
                 with suppress(BrokenStream):
                     measurement.merge(frame.data)
 
-    def _add_view(
-        self, child: ChildProcess, frame: dict[str, Any], report: pytest.TestReport
-    ) -> None:
+    def _add_view(self, child: ChildProcess, report: pytest.TestReport) -> None:
         """A failed test: what it saw of its world, which comes behind its report."""
-        if self.incoming.post_mortem is None or frame.get("view") is not True:
+        if self.incoming.post_mortem is None or not report.failed:
             return
         began = monotonic()
         found = self._await_view(child)

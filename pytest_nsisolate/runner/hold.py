@@ -76,7 +76,7 @@ class _Visit:
 class Held:
     """A test that is held open; a context manager, at whose end every visitor has gone.
 
-    :param attempt: its child, which waits for a word of the runner's.
+    :param child: its process, which waits for a word of the runner's.
     :param nodeid: shown to visitors.
     :param init: the child's PID 1 is an init, and the test its first child.
     :raises OSError: when no socket can be had.

@@ -50,7 +50,7 @@ _HELPERS: Final = frozenset(
 )
 
 #: Under this name a worker of pytest-xdist tells the controller.
-_WORKER_REMARKS: Final = "nsisolate_remarks"
+_WORKER_NOTES: Final = "nsisolate_run_notes"
 
 
 class Notes:
@@ -71,35 +71,35 @@ class Notes:
         if self.losing:
             self.add(GATHERED, item.nodeid, *self.losing)
 
-    def add(self, remark: str, nodeid: str, *details: str) -> None:
+    def add(self, note: str, nodeid: str, *details: str) -> None:
         """Note one test, and what is worth naming about it."""
-        tests = self._tests.setdefault(remark, [])
+        tests = self._tests.setdefault(note, [])
         if nodeid not in tests[-1:]:
             tests.append(nodeid)
-        known = self._details.setdefault(remark, [])
+        known = self._details.setdefault(note, [])
         known += [detail for detail in details if detail not in known]
 
     def lines(self) -> list[str]:
         """One sentence for each kind."""
         return [
-            _sentence(remark, self._tests[remark], self._details[remark])
-            for remark in _KINDS
-            if remark in self._tests
+            _sentence(note, self._tests[note], self._details[note])
+            for note in _KINDS
+            if note in self._tests
         ]
 
     def hand_over(self, config: pytest.Config) -> None:
         """In a worker of pytest-xdist, at the end of its loop."""
         output: dict[str, Any] | None = getattr(config, "workeroutput", None)
         if output is not None and self._tests:
-            output[_WORKER_REMARKS] = [
-                [remark, tests, self._details[remark]] for remark, tests in self._tests.items()
+            output[_WORKER_NOTES] = [
+                [note, tests, self._details[note]] for note, tests in self._tests.items()
             ]
 
     def take_over(self, node: Any) -> None:
         """In the controller, when a worker has ended."""
-        for remark, tests, details in getattr(node, "workeroutput", {}).get(_WORKER_REMARKS, ()):
+        for note, tests, details in getattr(node, "workeroutput", {}).get(_WORKER_NOTES, ()):
             for nodeid in tests:
-                self.add(remark, nodeid, *details)
+                self.add(note, nodeid, *details)
 
 
 def stashed(item: pytest.Item) -> tuple[int, int]:
@@ -141,7 +141,7 @@ def _has_wide_loop(item: pytest.Item) -> bool:
     return any(isinstance(values.get(name), kinds) for name in internals.higher_scope_names(item))
 
 
-def _sentence(remark: str, tests: list[str], details: list[str]) -> str:
+def _sentence(note: str, tests: list[str], details: list[str]) -> str:
     count = "1 test" if len(tests) == 1 else f"{len(tests)} tests, first"
     named = f": {', '.join(details[:5])}{', ...' if len(details) > 5 else ''}" if details else ""
-    return f"nsisolate: {remark}{named} ({count}: {tests[0]})"
+    return f"nsisolate: {note}{named} ({count}: {tests[0]})"

@@ -276,8 +276,9 @@ class Testbed:
         return self._recorder.of(wire.name for wire in found.wires.values())
 
     def take_packets(self) -> None:
-        """Empty the rings of the wires; see :mod:`.capture`."""
-        self._recorder.take(self.wires)
+        """Take out of the kernel's ring what has passed the wires."""
+        if self._fabric is not None and self._fabric.tap is not None:
+            self._recorder.take(self._fabric.tap, {w.number: w.name for w in self.wires})
 
     def pcapng(self) -> bytes:
         """All packets, as a file that Wireshark and tcpdump open."""
@@ -318,6 +319,8 @@ class Testbed:
         self.take_packets()
         overrun = self._overrun()
         self.relay.close()
+        for host in self._hosts.values():
+            host.begin_to_close()
         for host in self._hosts.values():
             host.close()
         self._hosts.clear()

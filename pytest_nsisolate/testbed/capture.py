@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: MIT
 """What has passed the wires since the test began.
 
-Fact: the kernel fills a ring of memory at the port of each wire, whether anybody looks or not.
-What we do: the test's process empties the rings whenever it does something with the testbed, and
-while it waits for something on a host. No process has to run for that.
+Fact: the kernel fills a ring of memory with what passes the ports of all wires, whether anybody
+looks or not.
+What we do: the test's process empties it whenever it does something with the testbed, and while it
+waits for something on a host. No process has to run for that.
 
-What still fails: a wire that carries more than a ring holds between two looks loses packets for the
+What still fails: where more passes between two looks than the ring holds, packets are lost for the
 capture (never for the hosts). They are counted, and :attr:`Capture.missed` has the number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, overload
 
 from pytest_nsisolate.testbed.packets import Packet
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.testbed.wire import Wire
+    from pytest_nsisolate.kernel.packet_sockets import PacketRing
 
 #: Bytes of packets that one testbed keeps; later ones are counted.
 MOST_BYTES: Final = 64 << 20
@@ -26,7 +27,7 @@ MOST_BYTES: Final = 64 << 20
 class Capture(Sequence[Packet]):
     """Packets in the order in which they passed. Made by ``testbed.capture(...)``.
 
-    :ivar missed: packets that passed, but were not kept.
+    :ivar missed: packets of the whole testbed that passed, but were not kept.
     """
 
     def __init__(self, packets: Iterable[Packet], missed: int) -> None:
@@ -91,32 +92,33 @@ class Capture(Sequence[Packet]):
 
 
 class Recorder:
-    """What was taken out of the rings of one testbed."""
+    """What was taken out of the ring of one testbed.
+
+    :ivar missed: packets that passed, but were not kept.
+    """
 
     def __init__(self) -> None:
         self._packets: list[Packet] = []
         self._bytes = 0
-        self._missed: dict[str, int] = {}
+        self.missed = 0
 
-    def take(self, wires: Iterable[Wire]) -> None:
-        """Empty the rings."""
-        for wire in wires:
-            ring = wire.ring
-            if ring is None:
+    def take(self, ring: PacketRing, names: Mapping[int, str]) -> None:
+        """Empty the ring.
+
+        :param names: of the wires, by the numbers of their ports.
+        """
+        found = ring.read()
+        self.missed += ring.lost()
+        for seen in found:
+            if seen.link not in names:
+                continue  # of a host that has not come to be
+            if self._bytes > MOST_BYTES:
+                self.missed += 1
                 continue
-            found = ring.read()
-            left_out = ring.lost()
-            for seen in found:
-                if self._bytes > MOST_BYTES:
-                    left_out += 1
-                    continue
-                self._bytes += len(seen.data)
-                # The port sends to the host what the host receives.
-                self._packets.append(
-                    Packet(seen.time, wire.name, not seen.outgoing, seen.data, seen.length)
-                )
-            if left_out:
-                self._missed[wire.name] = self._missed.get(wire.name, 0) + left_out
+            self._bytes += len(seen.data)
+            # The port sends to the host what the host receives.
+            sent = not seen.outgoing
+            self._packets.append(Packet(seen.time, names[seen.link], sent, seen.data, seen.length))
 
     def of(self, wires: Iterable[str], *, sent: bool | None = None) -> Capture:
         """What passed these wires.
@@ -125,19 +127,13 @@ class Recorder:
         """
         names = frozenset(wires)
         found = (p for p in self._packets if p.wire in names and sent in (None, p.sent))
-        missed = sum(self._missed.get(name, 0) for name in names)
-        return Capture(sorted(found, key=_time), missed)
+        return Capture(sorted(found, key=_time), self.missed)
 
     def __iter__(self) -> Iterator[Packet]:
         return iter(sorted(self._packets, key=_time))
 
     def __len__(self) -> int:
         return len(self._packets)
-
-    @property
-    def missed(self) -> int:
-        """Packets of all wires that were not kept."""
-        return sum(self._missed.values())
 
 
 def _time(packet: Packet) -> float:

@@ -9,11 +9,19 @@ needs no process, its names are nobody else's, and the kernel takes all of it aw
 from __future__ import annotations
 
 import errno
+from typing import Final
 
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.kernel import links
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os
+from pytest_nsisolate.kernel.packet_sockets import PacketRing
+
+#: In the numbers of the ports of the hosts' cables, and in no other link's.
+PORT: Final = 1 << 16
+
+#: Packets of all ports that are kept until the test's process has time to look: 4 MB.
+SLOTS: Final = 2048
 
 
 class Fabric:
@@ -27,10 +35,13 @@ class Fabric:
             self.netns = links.new_network()
         self._numbers = 1
         self._links: links.Links | None = None
+        self.tap: PacketRing | None = None
         try:
             with failing("open a netlink socket", "net"):
                 self._links = links.Links(self.netns)
                 self._silence()
+            with failing("open a packet socket", "net"):
+                self.tap = PacketRing(self.netns, None, slots=SLOTS, outgoing=True, only=PORT)
         except BaseException:
             self.close()
             raise
@@ -72,6 +83,9 @@ class Fabric:
 
     def close(self) -> None:
         """Let go of everything; the kernel removes what nobody else holds."""
+        if self.tap is not None:
+            self.tap.close()
+            self.tap = None
         if self._links is not None:
             self._links.close()
             self._links = None

@@ -300,11 +300,14 @@ class Host:
             self._links.close()
             self._links = None
 
+    def begin_to_close(self) -> None:
+        """Kill everything on it without waiting for that, which :meth:`close` does."""
+        if self._box is not None:
+            self._box.begin_to_close()
+
     def close(self) -> None:
         """At the end: everything on it is gone."""
         self._let_go()
-        for wire in self.wires.values():
-            wire.close()
         if self._box is not None:
             box, self._box = self._box, None
             box.close()

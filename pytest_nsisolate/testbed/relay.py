@@ -221,7 +221,7 @@ def split(fabric: Fabric, port: int, name: str, bridge: int) -> tuple[Ends, int]
     :returns: the ends, and the number of the link that is the other part.
     """
     near, far = fabric.number(), fabric.number()
-    inner, outer = f"relay{near}", f"port{far}"
+    inner, outer = f"relay{near}", f"behind{far}"
     fabric.add_cable(inner, near, links.cable_end(outer, index=far), None)
     with failing("put a relay into a wire", "net"):
         fabric.links.set_up(far, up=True)

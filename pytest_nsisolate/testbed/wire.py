@@ -2,7 +2,7 @@
 """The wire between one host and one switch.
 
 An undisturbed wire is a cable: a veth pair from the host into the switch, at the speed of the
-kernel. A ring of memory at its port keeps what passes, without a process (:mod:`.capture`). What
+kernel. What passes its port is kept by the kernel, without a process (:mod:`.capture`). What
 disturbs it puts a relay into it (:mod:`.relay`), which then stays, and may do nothing.
 """
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import TestbedError, failing
 from pytest_nsisolate.kernel import links
-from pytest_nsisolate.kernel.packet_sockets import PacketRing
 from pytest_nsisolate.testbed import relay
+from pytest_nsisolate.testbed.fabric import PORT
 from pytest_nsisolate.testbed.impairment import Counts, Impairment, changed
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 #: The number of a host's first interface; those before it are the kernel's own.
 FIRST_INTERFACE: Final = 100
-
-#: Packets that are kept of each wire until the test's process has time to look: 1 MB.
-SLOTS: Final = 512
 
 
 class Wire:
@@ -58,11 +55,11 @@ class Wire:
         self._host = host
         self._lengths = addresses
         self._index = FIRST_INTERFACE + at
-        self._port = self._fabric.number()
-        self.mac = bytes((2, 0, 0, 0, *self._port.to_bytes(2, "big")))
+        number = self._fabric.number()
+        self.number = number | PORT
+        self.mac = bytes((2, 0, 0, 0, *number.to_bytes(2, "big")))
         self._plugged = False
         self._cut = False
-        self.ring: PacketRing | None = None
 
     @property
     def _fabric(self) -> Fabric:
@@ -80,7 +77,7 @@ class Wire:
     @property
     def port(self) -> str:
         """The name of its end at the switch."""
-        return f"port{self._port}"
+        return f"port{self.number ^ PORT}"
 
     # The cable -----------------------------------------------------------------------------------
 
@@ -92,17 +89,15 @@ class Wire:
         :raises StepError: ``add a veth pair``, ``add the address …``, ``open a packet socket``.
         """
         end = links.cable_end(self.interface, index=self._index, mac=self.mac, netns=netns)
-        self._fabric.add_cable(self.port, self._port, end, self.network.bridge)
+        self._fabric.add_cable(self.port, self.number, end, self.network.bridge)
         self._plugged = True
         with failing(f"set {self.interface} up", "net"):
             host.set_up(self._index, up=True)
         for address, length in self._lengths:
             with failing(f"add the address {address}", "net"):
                 host.add_address(self._index, address, length)
-        with failing("open a packet socket", "net"):
-            self.ring = PacketRing(self._fabric.netns, self.port, slots=SLOTS, outgoing=True)
         if self._cut:
-            self._fabric.links.set_up(self._port, up=False)
+            self._fabric.links.set_up(self.number, up=False)
         if self._relay.serves(self.name):
             self._put_relay_in()
 
@@ -110,9 +105,8 @@ class Wire:
         """The cable is gone, with both of its ends."""
         if self._plugged:
             self._plugged = False
-            self.close()
             with failing("delete a veth pair", "net"):
-                self._fabric.links.delete(self._port)
+                self._fabric.links.delete(self.number)
             if self._relay.serves(self.name):
                 self._relay.let_go(self.name)
                 with failing("delete a veth pair", "net"):
@@ -123,7 +117,7 @@ class Wire:
         host = self._testbed.hosts[self._host]
         with failing("stop offloading", "net"), host.netns() as netns:
             links.stop_offloading(netns, self.interface)
-        ends, self._relayed = relay.split(self._fabric, self._port, self.port, self.network.bridge)
+        ends, self._relayed = relay.split(self._fabric, self.number, self.port, self.network.bridge)
         self._relay.take_on(self.name, ends)
 
     def ensure_relayed(self) -> None:
@@ -137,12 +131,6 @@ class Wire:
                 raise TestbedError(f"{self.name}: its host has crashed, boot it first")
             with self._testbed.refusing(f"wire {self.name}"):
                 self._put_relay_in()
-
-    def close(self) -> None:
-        """Let go of what keeps packets."""
-        if self.ring is not None:
-            self.ring.close()
-            self.ring = None
 
     # What a test does with it --------------------------------------------------------------------
 
@@ -159,7 +147,7 @@ class Wire:
     def _set_up(self, *, up: bool) -> None:
         if self._plugged:
             with failing("set a wire up or down", "net"):
-                self._fabric.links.set_up(self._port, up=up)
+                self._fabric.links.set_up(self.number, up=up)
 
     def impair(  # noqa: PLR0913 (a keyword for each thing that a wire can do)
         self,
@@ -286,7 +274,7 @@ class Wire:
         """Packets that the host has sent and received on it; zeros where it has crashed."""
         if not self._plugged:
             return 0, 0
-        received, _, sent, _ = self._fabric.links.counters(self._port)
+        received, _, sent, _ = self._fabric.links.counters(self.number)
         return received, sent
 
     @property

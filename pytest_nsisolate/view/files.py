@@ -92,7 +92,8 @@ class Files:
     :param created: are there only now.
     :param modified: are there in another kind, mode, owner or content.
     :param deleted: are there no more.
-    :param complete: nothing is missing, as it would be of more than 10,000 changes.
+    :param complete: nothing is missing, as it would be of more than 10,000 changes, or in a
+        directory that may not be read.
     """
 
     created: tuple[FileEntry, ...] = ()
@@ -157,6 +158,7 @@ class _Layers:
         self._written = written
         self._found: dict[str, list[FileEntry]] = {"created": [], "modified": [], "deleted": []}
         self._left = MOST
+        self._blind = False
         self._bytes = _MOST_IN_ALL
 
     def read(self) -> Files:
@@ -167,7 +169,7 @@ class _Layers:
             word: tuple(sorted(entries, key=lambda entry: entry.path))
             for word, entries in self._found.items()
         }
-        return Files(**found, complete=self._left > 0, _written=self._written)
+        return Files(**found, complete=self._left > 0 and not self._blind, _written=self._written)
 
     def _walk(self, upper: int, path: str, number: int) -> None:
         with os.scandir(upper) as entries:
@@ -194,10 +196,13 @@ class _Layers:
             self._add("modified", path, now)
         if not is_directory:
             return
-        with suppress(PermissionError), _directory(name, upper) as inner:
-            if merged and _is_opaque(inner):
-                self._replaced(inner, path, number)
-            self._walk(inner, path, number)
+        try:
+            with _directory(name, upper) as inner:
+                if merged and _is_opaque(inner):
+                    self._replaced(inner, path, number)
+                self._walk(inner, path, number)
+        except PermissionError:
+            self._blind = True
 
     def _replaced(self, upper: int, path: str, number: int) -> None:
         """The directory was removed and made anew: what is not there again is deleted."""

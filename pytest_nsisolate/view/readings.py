@@ -248,7 +248,7 @@ class Readings:
 
     @property
     def files(self) -> Files:
-        """What the test has ``created``, ``modified`` and ``deleted`` among its files.
+        """What the test has created, modified and deleted among its files until now.
 
         :raises RuntimeError: without ``root="overlay"``.
         """
@@ -273,23 +273,23 @@ class Readings:
     @property
     def _adopter(self) -> int:
         """The process that gets the orphans of the test's world."""
-        return self._usher or 1
+        return self._supervisor or 1
 
     @property
     def _own_pids(self) -> frozenset[int]:
         """The test, and its init if it has one."""
         origin = self._origin
-        known = origin.supervisor is None or self._usher is not None
+        known = origin.supervisor is None or self._supervisor is not None
         return frozenset({os.getpid(), (known and origin.init) or os.getpid()})
 
     @property
-    def _usher(self) -> int | None:
+    def _supervisor(self) -> int | None:
         """That of the origin; None in a call by ``isolate`` with a PID namespace of its own."""
         supervisor = self._origin.supervisor
         return None if supervisor is None or "pid" in self.isolated else supervisor
 
     def _in_world(self, everybody: tuple[Process, ...]) -> tuple[Process, ...]:
-        supervisor = self._usher
+        supervisor = self._supervisor
         return everybody if supervisor is None else below(everybody, supervisor)
 
     def _machinery(self, everybody: Iterable[Process]) -> frozenset[int]:

@@ -184,7 +184,7 @@ def _unpack(data: object, where: str) -> object:
         return {_unpack(key, where): _unpack(item, where) for key, item in pairs.items()}
     if kind is tuple:
         return _rebuild(data, where)  # type: ignore[arg-type]
-    raise UnfitError(_name(kind), where, "which nobody can have sent")
+    raise UnfitError(_name(kind), where, "which no child sends")
 
 
 def _rebuild(data: tuple[object, ...], where: str) -> object:
@@ -203,7 +203,7 @@ def _rebuild(data: tuple[object, ...], where: str) -> object:
                 return tuple.__new__(found, [_unpack(item, where) for item in items])
         case ("d", str(module), str(name), *fields):
             return _fill(_known(module, name, where, _is_dataclass), fields, where)
-    raise UnfitError("tuple", where, "of a shape that nobody can have sent")
+    raise UnfitError("tuple", where, "of a shape that no child sends")
 
 
 def _known(module: str, name: str, where: str, fits: Callable[[type], bool]) -> Any:
@@ -250,7 +250,7 @@ def _pairs(fields: list[object], where: str) -> Iterator[tuple[str, object]]:
             case (str(name), value):
                 yield name, _unpack(value, f"{where}.{name}")
             case _:
-                raise UnfitError("tuple", where, "of a shape that nobody can have sent")
+                raise UnfitError("tuple", where, "of a shape that no child sends")
 
 
 def _is_enum(kind: type) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_nsisolate import Pid1View
+from pytest_nsisolate.view import files
 
 expect = pytest.mark.expect
 isolated = pytest.mark.isolated
@@ -58,21 +59,21 @@ def test_everything_by_its_kind(pid1: Pid1View) -> None:
     os.mkdir("/usr/share/doc/dash")
     Path("/usr/share/doc/dash/copyright").touch(mode=0o600)
     os.chmod("/etc/hostname", 0o640)
-    files = pid1.files
-    assert [str(entry) for entry in files.created] == [
+    found = pid1.files
+    assert [str(entry) for entry in found.created] == [
         *("/etc/nsi", "/etc/nsi/deep", "/etc/nsi/deep/file", "/etc/nsi/deep/link", "/nsi-top")
     ]
-    kinds = {entry.path: (entry.kind, entry.size) for entry in files.created}
+    kinds = {entry.path: (entry.kind, entry.size) for entry in found.created}
     assert kinds["/etc/nsi/deep/file"] == ("file", 4)
     assert kinds["/etc/nsi/deep/link"][0] == "link"
-    assert [str(entry) for entry in files.modified] == [
+    assert [str(entry) for entry in found.modified] == [
         *("/etc/hostname", "/etc/hosts", "/usr/share/doc/dash/copyright")
     ]
-    assert {entry.mode for entry in files.modified if "hostname" in entry.path} == {0o640}
-    deleted = [str(entry) for entry in files.deleted]
+    assert {entry.mode for entry in found.modified if "hostname" in entry.path} == {0o640}
+    deleted = [str(entry) for entry in found.deleted]
     assert deleted[:2] == ["/usr/bin/env", "/usr/share/doc/bash"]
     assert all(path.startswith("/usr/share/doc/dash/") for path in deleted[2:])
-    assert files.complete
+    assert found.complete
 
 
 @expect("passed")
@@ -81,14 +82,14 @@ def test_diffs(pid1: Pid1View) -> None:
     append("/etc/nsi", "new\n")
     os.unlink("/etc/hostname")
     append("/usr/bin/nsi", "\0")
-    files = pid1.files
-    assert files.diff("/etc/hosts").splitlines()[-1] == "+192.0.2.1 nsi"
-    assert files.diff("/etc/nsi") == "--- /dev/null\n+++ /etc/nsi\n@@ -0,0 +1 @@\n+new\n"
-    assert files.diff("/etc/hostname").startswith("--- /etc/hostname\n+++ /dev/null\n")
-    assert files.diff("/etc/passwd") == ""
+    found = pid1.files
+    assert found.diff("/etc/hosts").splitlines()[-1] == "+192.0.2.1 nsi"
+    assert found.diff("/etc/nsi") == "--- /dev/null\n+++ /etc/nsi\n@@ -0,0 +1 @@\n+new\n"
+    assert found.diff("/etc/hostname").startswith("--- /etc/hostname\n+++ /dev/null\n")
+    assert found.diff("/etc/passwd") == ""
     os.unlink("/usr/bin/env")
     shutil.copy("/bin/true", "/usr/bin/env")
-    assert "binary content of /usr/bin/env: sha256 " in files.diff("/usr/bin/env")
+    assert "binary content of /usr/bin/env: sha256 " in found.diff("/usr/bin/env")
 
 
 @isolated(files={"/etc/given": "given\n", "/nsi-given": "given\n"}, hide=["/etc/hostname"])
@@ -128,6 +129,19 @@ def test_a_change_where_none_may_be(pid1: Pid1View) -> None:
     append("/etc/nsi", "")
     append("/etc/hosts", "x\n")
     pid1.assert_unchanged("/etc")
+
+
+@expect("passed")
+def test_more_than_is_looked_at(pid1: Pid1View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not known to be unchanged does not count as that."""
+    monkeypatch.setattr(files, "MOST", 3)
+    for number in range(9):
+        append(f"/etc/nsi-{number}", "")
+    assert not pid1.files.complete
+    with pytest.raises(AssertionError, match="not all of them were looked at"):
+        pid1.assert_files(created="/etc/nsi-*")
+    with pytest.raises(AssertionError, match="not all of them were looked at"):
+        pid1.assert_unchanged("/var")
 
 
 @isolated(root="host")

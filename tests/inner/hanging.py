@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tests that never end, each of which must be ended by its budget, with evidence."""
+"""Tests that never end, each of which must be ended by its budget, with a diagnosis."""
 
 from __future__ import annotations
 

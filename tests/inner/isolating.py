@@ -687,7 +687,7 @@ def test_a_copy_of_a_task_is_not_the_task(isolate: Any) -> None:
 
 @expect(
     "teardown failed",
-    "isolate started and nobody awaited: <Task select() in process",
+    "started by isolate and never awaited: <Task select() in process",
     "!Traceback",
 )
 def test_nobody_awaits(isolate: Any) -> None:
@@ -695,7 +695,7 @@ def test_nobody_awaits(isolate: Any) -> None:
 
 
 @pytest.mark.isolated
-@expect("teardown failed", "nobody awaited: <Task select() in process", "<Box of mount")
+@expect("teardown failed", "never awaited: <Task select() in process", "<Box of mount")
 def test_nobody_awaits_in_a_child(isolate: Any) -> None:
     isolate.start(select.select, [], [], [])
     isolate.using(mount=True).open()

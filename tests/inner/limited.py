@@ -85,14 +85,14 @@ def test_forks() -> None:
 
 @isolated(limits={"processes": 40}, init=True)
 @expect("call failed", REACHED % 40, CHILDREN % 38)
-def test_forks_beside_a_reaper() -> None:
+def test_forks_beside_an_init() -> None:
     with forks(60):
         pass
 
 
 @isolated(limits={"processes": 1}, init=True)
 @expect("setup failed", "isolation refused: limit processes=1: EINVAL", "remedy: ask for more")
-def test_no_room_beside_a_reaper() -> None:
+def test_no_room_beside_an_init() -> None:
     pass
 
 
@@ -158,7 +158,7 @@ def test_memory() -> None:
 
 @isolated(limits={"memory": "64M"}, init=True)
 @expect("call failed", OUT_OF_MEMORY)
-def test_memory_beside_a_reaper() -> None:
+def test_memory_beside_an_init() -> None:
     allocate()
 
 
@@ -179,7 +179,7 @@ def test_cpu() -> None:
 
 @isolated(limits={"cpu": 1}, init=True)
 @expect("call failed", "killed by SIGXCPU: cpu limit of 1 s used up (RLIMIT_CPU)")
-def test_cpu_beside_a_reaper() -> None:
+def test_cpu_beside_an_init() -> None:
     spin()
 
 

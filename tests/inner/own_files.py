@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import pytest
 
+from pytest_nsisolate import Pid1View
+
 expect = pytest.mark.expect("passed")
 isolated = pytest.mark.isolated
 
@@ -260,6 +262,23 @@ def test_proc_does_not_lead_out() -> None:
         way = f"/proc/self/fd/{entry}"
         if os.path.isdir(way):
             assert os.path.samestat(os.stat(f"{way}{'/..' * 40}"), os.stat("/"))
+
+
+@isolated(root="overlay")
+@expect
+def test_the_view_of_the_host_is_read_only(pid1: Pid1View) -> None:
+    """``pid1.files`` has a descriptor of what was there, through which nothing is written."""
+    assert not pid1.files
+    folders = [
+        int(fd) for fd in os.listdir("/proc/self/fd") if os.path.isdir(f"/proc/self/fd/{fd}")
+    ]
+    met = set()
+    for fd in folders:
+        for name in ("by-view", "kept/by-view"):
+            flags = os.O_CREAT | os.O_WRONLY
+            path = f"{HERE}/{name}".lstrip("/")
+            met.add(refused(lambda: os.close(os.open(path, flags, dir_fd=fd))))  # noqa: B023
+    assert "EROFS" in met
 
 
 @isolated(root="overlay")

@@ -79,7 +79,7 @@ def test_none_is_kept(raw_socket: str) -> None:
 
 @isolated(caps=["NET_ADMIN", "cap_net_raw"], init=True, pid=True, net=True)
 @expect("passed")
-def test_beside_a_reaper(raw_socket: str) -> None:
+def test_beside_an_init(raw_socket: str) -> None:
     """Names in either case, with or without their prefix; also under ``init=True``."""
     assert own()["CapPrm"] == NET_ADMIN | NET_RAW
     assert raw_socket == ""

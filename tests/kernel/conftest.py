@@ -156,7 +156,7 @@ class World:
         if "mount" in own:
             plan = mounts.plan_mounts(own=own, in_use=in_use, more_devices=self.devices)
         if "user" not in own:
-            return run_in_child(lambda: _as_usher(own, plan, body))
+            return run_in_child(lambda: _as_supervisor(own, plan, body))
         if self.kind == "rootless":
             uid, gid = os.geteuid(), os.getegid()
             maps = idmap.single_maps(inside_uid=0, inside_gid=0, outside_uid=uid, outside_gid=gid)
@@ -164,12 +164,12 @@ class World:
             def alone() -> Any:
                 namespaces.enter("user")
                 idmap.write_maps(maps, None)
-                return _as_usher(own, plan, body)
+                return _as_supervisor(own, plan, body)
 
             return run_in_child(alone)
-        return self._usher_with_writer(own, plan, body)
+        return self._supervisor_with_writer(own, plan, body)
 
-    def _usher_with_writer(
+    def _supervisor_with_writer(
         self, own: frozenset[str], plan: mounts.MountPlan | None, body: Callable[[], Any]
     ) -> Any:
         maps = idmap.identity_maps()
@@ -179,7 +179,7 @@ class World:
             namespaces.enter("user")
             os.write(entered[1], str(os.getpid()).encode())
             os.read(written[0], 1)
-            return _as_usher(own, plan, body)
+            return _as_supervisor(own, plan, body)
 
         writer = os.fork()
         if writer == 0:
@@ -196,7 +196,9 @@ class World:
             os.waitpid(writer, 0)
 
 
-def _as_usher(own: frozenset[str], plan: mounts.MountPlan | None, body: Callable[[], Any]) -> Any:
+def _as_supervisor(
+    own: frozenset[str], plan: mounts.MountPlan | None, body: Callable[[], Any]
+) -> Any:
     if "pid" in own:
         namespaces.enter("pid")
 

@@ -94,6 +94,6 @@ def test_both_watchdogs_in_a_worker(tmp_path: Path) -> None:
     )
     assert result.summary == "1 failed, 1 passed", result.text
     assert "timed out after 1.5 s in call" in result.failure("test_slow")
-    # Once by pytest's watchdog, once as the evidence of the timeout.
+    # Once by pytest's watchdog, once as the diagnosis of the timeout.
     assert result.text.count("in wait_for_ever") >= 2
     assert "node down" not in result.text

@@ -69,7 +69,9 @@ class TestProcesses:
         with owned("true") as process:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             pid1.assert_no_process(process)
-            with pytest.raises(AssertionError, match="hint: it has ended, and nobody has waited"):
+            with pytest.raises(
+                AssertionError, match="hint: it has ended, and its parent has not waited"
+            ):
                 pid1.assert_process(process)
 
     def test_a_daemon_is_one(self, pid1: Pid1View) -> None:
@@ -206,7 +208,7 @@ class TestNetwork:
             with pytest.raises(AssertionError, match=r"hint: .* on that port, with proto='tcp'"):
                 pid1.assert_listening(80, proto="udp")
             with pytest.raises(
-                AssertionError, match=r"hint: somebody listens on 127\.0\.0\.1, not on"
+                AssertionError, match=r"hint: something listens on 127\.0\.0\.1, not on"
             ):
                 pid1.assert_listening(80, host="127.0.0.2")
 

@@ -114,17 +114,17 @@ class TestSockets:
         monkeypatch.setattr(netlink, "_SOCK_DIAG", 255)
         assert netlink.takes_ipv4("tcp", 8080) is None
         with server("::", v6only=True):
-            with pytest.raises(AssertionError, match="somebody listens on tcp port 8080"):
+            with pytest.raises(AssertionError, match="something listens on tcp port 8080"):
                 pid1.assert_not_listening(8080, host="127.0.0.1")
-            with pytest.raises(AssertionError, match="hint: somebody listens on ::, not on"):
+            with pytest.raises(AssertionError, match="hint: something listens on ::, not on"):
                 pid1.assert_listening(8080, host="127.0.0.1")
 
     @pytest.mark.parametrize(
         ("bound", "v6only", "asked", "hint"),
         [
             ("0.0.0.0", False, "127.0.0.1", "0.0.0.0:8080 takes what comes to 127.0.0.1 too"),
-            ("0.0.0.0", False, "::1", "somebody listens on 0.0.0.0, not on ::1"),
-            ("::", True, "127.0.0.1", "somebody listens on ::, not on 127.0.0.1"),
+            ("0.0.0.0", False, "::1", "something listens on 0.0.0.0, not on ::1"),
+            ("::", True, "127.0.0.1", "something listens on ::, not on 127.0.0.1"),
             ("::", False, "127.0.0.1", "[::]:8080 takes what comes to 127.0.0.1 too"),
         ],
     )
@@ -217,7 +217,7 @@ class TestEnded:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             assert pid1.assert_dies(process, 0) == 3
             assert pid1.assert_dies("sh", 0) == 3
-            with pytest.raises(AssertionError, match="it has ended, and nobody has waited"):
+            with pytest.raises(AssertionError, match="it has ended, and its parent has not waited"):
                 pid1.assert_dies(process)
             assert process.wait() == 3
 
@@ -235,7 +235,7 @@ class TestEnded:
         child.join()
         assert pid1.assert_dies(child, 0) == 5
 
-    def test_a_number_is_no_evidence(self, pid1: Pid1View) -> None:
+    def test_a_number_proves_nothing(self, pid1: Pid1View) -> None:
         """That there ever was one."""
         with pytest.raises(AssertionError, match="no process with number 4000"):
             pid1.assert_dies(4000, 0)

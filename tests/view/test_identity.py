@@ -256,6 +256,6 @@ def test_it_is_read_only(pid1: Pid1View) -> None:
 
 
 @pytest.mark.isolated(init=True)
-def test_behind_a_reaper_its_number_is_its_own(pid1: Pid1View) -> None:
+def test_behind_an_init_its_number_is_its_own(pid1: Pid1View) -> None:
     """Not the init's."""
     assert pid1.pid == os.getpid() > 1

@@ -84,7 +84,7 @@ def find_nothing(pid1: Pid1View) -> None:
 
 @WORLDS
 class TestWhatIsThereAnyway:
-    def test_the_test_and_its_reaper(self, pid1: Pid1View, world: dict[str, bool]) -> None:
+    def test_the_test_and_its_init(self, pid1: Pid1View, world: dict[str, bool]) -> None:
         """In the list they are, all the same."""
         find_nothing(pid1)
         assert len(pid1.processes) == (2 if "init" in world else 1)

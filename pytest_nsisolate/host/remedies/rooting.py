@@ -13,9 +13,9 @@ from errno import (
     ENOENT,
     ENOSPC,
     ENOSYS,
+    ENOTDIR,
     EOPNOTSUPP,
     EPERM,
-    ETIMEDOUT,
 )
 from typing import Final
 
@@ -54,6 +54,13 @@ ROOTS: Final = (
         always,
         "files= names a directory of this host",
         "name a file in it, or hide the directory with hide=",
+    ),
+    Row(
+        "place ",
+        (ENOTDIR,),
+        always,
+        "files= names a path below a file of this host",
+        "name another path, or hide the file with hide=",
     ),
     Row(
         "hide ",

@@ -82,7 +82,7 @@ class ProcessAssertions(Readings):
         if mine and self.pid == 1:
             hint += "; with init=True an init waits for orphans"
         raise failure(
-            f"{number_of(zombies, 'process')} ended and nobody has waited",
+            f"{number_of(zombies, 'process')} ended without being waited for",
             expected=f"no zombies{bound(within)}",
             seen=number_of(zombies, "process"),
             rows=zombies,
@@ -218,7 +218,7 @@ class ProcessAssertions(Readings):
     def _why_absent(self, everybody: tuple[Process, ...], which: Which) -> str | None:
         meant = self._meant(everybody, which)
         if any(process.is_zombie for process in meant):
-            return "it has ended, and nobody has waited for it"
+            return "it has ended, and its parent has not waited for it"
         if not meant and any(matches(process, which) for process in everybody):
             return "only this test or its init is such a process; a number means them: pid1.pid"
         return None

@@ -56,7 +56,7 @@ class SocketAssertions(Readings):
         if found:
             return found[0]
         raise failure(
-            f"nobody listens on {fits}",
+            f"nothing listens on {fits}",
             expected=f"a listening socket{bound(within)}",
             seen=number_of(sockets, "listening socket"),
             rows=sockets,
@@ -83,8 +83,8 @@ class SocketAssertions(Readings):
         if waiting.until(silent, within):
             return
         raise failure(
-            f"somebody listens on {fits}",
-            expected=f"nobody{bound(within)}",
+            f"something listens on {fits}",
+            expected=f"nothing{bound(within)}",
             seen=number_of(last, "socket"),
             rows=last,
             hint=None if "net" in self.isolated else no_own("net"),
@@ -104,7 +104,7 @@ class SocketAssertions(Readings):
         if found:
             raise failure(
                 f"{fits} did not stay closed",
-                expected=f"nobody listening for {for_:g} s",
+                expected=f"nothing listening for {for_:g} s",
                 seen=number_of(found, "socket"),
                 rows=found,
             )
@@ -123,9 +123,9 @@ class SocketAssertions(Readings):
                     "leave host out to allow it"
                 )
         if same:
-            return f"somebody listens on {same[0].host}, not on {place.host}"
+            return f"something listens on {same[0].host}, not on {place.host}"
         if there:
-            return f"somebody listens on that port, with proto={there[0].proto!r}"
+            return f"something listens on that port, with proto={there[0].proto!r}"
         return None
 
 

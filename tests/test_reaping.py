@@ -19,7 +19,7 @@ from pytest_nsisolate.process.launch import fork
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this needs Linux")
 
 
-def test_an_usher_that_waits_for_a_word_gets_it_at_the_burial() -> None:
+def test_a_supervisor_that_waits_for_an_answer_gets_it_at_the_reaping() -> None:
     """Otherwise it would wait for as long as a step may take, and then be killed."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     frames, frames_write = os.pipe()
