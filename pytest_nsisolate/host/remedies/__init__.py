@@ -26,7 +26,6 @@ from pytest_nsisolate.host.remedies.table import Case, Row
 from pytest_nsisolate.request.model import UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
-    *rooting.SLOW,
     *entering.ANYWHERE,
     *entering.NEW_USER,
     *entering.UNSHARE,

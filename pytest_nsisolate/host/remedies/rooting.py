@@ -21,17 +21,6 @@ from typing import Final
 
 from pytest_nsisolate.host.remedies.table import UNCONFINE, Row, always
 
-#: Before the row of any step that takes too long.
-SLOW: Final = (
-    Row(
-        "make the ownership layer",
-        (ETIMEDOUT,),
-        always,
-        "this host's directories could not be looked through in a minute",
-        'run it again, when they have been read from the disk once; or take root="readonly"',
-    ),
-)
-
 ROOTS: Final = (
     Row(
         "take .* apart",
