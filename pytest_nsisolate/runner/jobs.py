@@ -260,6 +260,8 @@ class Jobs:
         items = self._session.items
         at = self._places.get(item, len(items))
         if not hasattr(self._session.config, "workerinput"):
+            if self._places.get(nextitem, at + 1) <= at:
+                return ()  # a round of a loop that repeats: it has a state of its own (stress)
             known = at + 1 < len(items) and items[at + 1] is nextitem
             return items[at + 1 : at + 1 + self._depth] if known else (nextitem,)
         return (nextitem, *(items[index] for index in self._queued()))

@@ -133,11 +133,7 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
             # Perhaps they have what this one needs: descriptors, processes, memory.
             _enter_child(item, run, request)
             return
-        # No child was born: the test is an error, or by policy a skip.
-        internals.disown(item)
-        report = attempt.refuse(error.refusal)
-        crash = None if report.skipped else reports.crash_of(report)
-        raise Elsewhere(report, crash, made_here=True) from None
+        raise _refused(attempt, error) from None
     finally:
         if writer is None and connection is not None:
             connection.close()
@@ -150,6 +146,14 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     if run.jobs is not None:
         run.jobs.let_go_of_others()
     child.settle_in(writer)
+
+
+def _refused(attempt: Attempt, error: RefusedError) -> Elsewhere:
+    """No child was born: the test is an error, or by policy a skip."""
+    internals.disown(attempt.item)
+    report = attempt.refuse(error.refusal)
+    crash = None if report.skipped else reports.crash_of(report)
+    return Elsewhere(report, crash, made_here=True)
 
 
 def _configured(item: pytest.Item, request: IsolationRequest, run: Run) -> IsolationRequest:

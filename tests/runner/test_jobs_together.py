@@ -279,3 +279,20 @@ def test_what_a_hook_adds_on_both_sides_is_there_once(tmp_path: Path) -> None:
     assert not differences(one, three)
     assert terminal(one) == terminal(three)
     assert [text.count('name="hook"') for text in files] == [7, 7], files[1]
+
+
+def test_each_round_has_its_seed(tmp_path: Path) -> None:
+    """``--nsisolate-stress``: no test of the next round is launched with the seed of this one."""
+    source = """
+        import random
+        pytestmark = pytest.mark.isolated(uts=True)
+        @pytest.mark.parametrize("number", range(3))
+        def test_it(number): note(f"{number} {random.random()}")
+    """
+    folder = write_files(tmp_path, suite(source))
+    one, three = (
+        run_suite(folder, f"--nsisolate-jobs={jobs}", "--nsisolate-stress=3@7") for jobs in (1, 3)
+    )
+    assert one.returncode == three.returncode == 0, three.text
+    assert sorted(one.journal) == sorted(three.journal)
+    assert len(set(one.journal)) == 9, one.journal

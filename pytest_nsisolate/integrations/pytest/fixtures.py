@@ -121,6 +121,8 @@ def can_begin_in_copy(item: pytest.Item) -> bool:
     Nothing stands here that would be torn down before the item's turn, nothing that it shares has
     failed, and what is missing are mere folders, modules and classes.
     """
+    if not getattr(item, "_request", True):
+        item._initrequest()  # type: ignore[attr-defined]  # as runtestprotocol: it runs again
     chain, stack = item.listchain(), setup_stack(item)
     for node, (finalizers, failure) in stack.items():
         # Each node has a finalizer of its own: its ``teardown``.
