@@ -86,7 +86,7 @@ def test_what_takes_a_value_and_what_takes_a_command() -> None:
         *("--root", "--writable", "--hide", "--root-size", "--chdir"),
     }
     assert run["--user"].choices == ("map", "same", "none")
-    assert {name for name, option in run.items() if option.folder} == {"--root", "--chdir"}
+    assert {name for name, option in run.items() if option.folder} == {"--chdir"}
     assert COMMANDS["completion"].words == tuple(SHELLS)
 
 
