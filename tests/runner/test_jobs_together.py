@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from textwrap import dedent
 from typing import Final
 
 import pytest
@@ -38,8 +39,9 @@ def test_what_tests_leave_for_their_exit_is_done_and_shown_in_order(tmp_path: Pa
     """Each in its own process, whose turn in the runner may come much later."""
     results = []
     for jobs in (1, 3):
-        files = suite(ENDING.replace("COUNT", str(jobs)))
-        folder = write_files(tmp_path / str(jobs), files)
+        folder = write_files(tmp_path, suite(ENDING.replace("COUNT", str(jobs))))
+        for met in folder.glob("here.*"):
+            met.unlink()
         results.append(run_suite(folder, f"--nsisolate-jobs={jobs}"))
     one, three = results
     assert "4 passed" in three.stdout, three.text
@@ -108,7 +110,7 @@ def test_a_copy_does_not_come_back(side: Side, threads: str) -> None:
 
     One that came back in the runner would take the others' frames.
     """
-    files = {**suite(STRAYING), "conftest.py": STRAYING_HOOKS + threads}
+    files = {**suite(STRAYING), "conftest.py": dedent(STRAYING_HOOKS) + threads}
     result = run_batch(files, side, "--nsisolate-jobs=3")
     assert result.summary == "6 passed", result.text
     found = Counter(line.partition(" ")[2] for line in result.journal)
