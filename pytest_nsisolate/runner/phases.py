@@ -187,9 +187,10 @@ def launch_ahead(
     try:
         attempt.request = run.launcher.admit(request)
         child, writer = _clone(item, run, attempt, inside, ahead_of=nextitem)
-    finally:
-        if attempt.child is None and run.in_child is None:
+    except BaseException:
+        if attempt.child is None:
             attempt.turns.close()
+        raise
     if writer is not None:
         assert isinstance(child, AheadChild)
         assert run.jobs is not None

@@ -645,9 +645,9 @@ def test_each_debugger_has_its_turn(tmp_path: Path) -> None:
     write_files(tmp_path, suite(source))
     steps: list[Step] = [
         (PROMPT, "p number + 40\n"),
-        (r"\n40", "c\n"),
+        (r"\n40\s+\(Pdb\) ", "c\n"),
         (PROMPT, "p number + 40\n"),
-        (r"\n41", "c\n"),
+        (r"\n41\s+\(Pdb\) ", "c\n"),
         ("2 passed", ""),
     ]
     hold(tmp_path, pytest_command("--nsisolate-jobs=2"), steps)
