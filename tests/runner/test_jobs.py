@@ -235,6 +235,7 @@ def test_a_test_that_is_alone(tmp_path: Path) -> None:
 
 
 BORDERS: Final = {
+    "meeting.py": MEETING,
     "conftest.py": """
         import os, pytest
         from journal import note
@@ -271,7 +272,11 @@ BORDERS: Final = {
         import os, pytest
         pytestmark = pytest.mark.isolated(uts=True)
         @pytest.mark.parametrize("number", range(3))
-        def test_bare(noted, number): assert "WIDE" not in os.environ
+        def test_bare(noted, number):
+            assert "WIDE" not in os.environ
+            if os.environ.get("MEET"):
+                import meeting
+                assert meeting.meet("here", 2)
         @pytest.mark.isolated(False)
         def test_in_the_runner(noted): pass
         class TestIt:
@@ -287,7 +292,8 @@ def test_code_of_wider_fixtures_runs_alone(tmp_path: Path) -> None:
     Nor does a test run beside one that is not isolated. All this in the order of one job.
     """
     folder = write_files(tmp_path, BORDERS)
-    one, four = (run_suite(folder, f"--nsisolate-jobs={jobs}") for jobs in (1, 4))
+    one = run_suite(folder)
+    four = run_suite(folder, "--nsisolate-jobs=4", env={"MEET": "1"})
     assert four.summary == "11 passed", four.text
     assert not differences(one, four)
 
@@ -646,9 +652,9 @@ def test_each_debugger_has_its_turn(tmp_path: Path) -> None:
     write_files(tmp_path, suite(source))
     steps: list[Step] = [
         (PROMPT, "p number + 40\n"),
-        (r"\n40", "c\n"),
+        (r"\n40\s+\(Pdb\) ", "c\n"),
         (PROMPT, "p number + 40\n"),
-        (r"\n41", "c\n"),
+        (r"\n41\s+\(Pdb\) ", "c\n"),
         ("2 passed", ""),
     ]
     hold(tmp_path, pytest_command("--nsisolate-jobs=2"), steps)
