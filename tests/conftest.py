@@ -16,14 +16,12 @@ HERE: Final = Path(__file__).parent
 #: Modules, and folders of them, that are about the kernel, processes, or programs of ours: with a
 #: second release of pytest they would say the same once more.
 ANY_PYTEST: Final = (
-    *("cli", "console", "host", "kernel", "view", "test_benchmarks.py", "test_diagnosis.py"),
-    *("test_examples.py", "test_launch.py", "test_leftovers.py"),
-    *("test_parity_tool.py", "test_init.py", "test_supervise.py"),
-    *("test_tagged.py", "test_wire.py", "test_world_rootless.py", "test_coverage_lost.py"),
-    *("test_ci_recipes.py", "test_remedies.py", "test_packaging.py", "test_workflows.py"),
-    *("test_faults.py", "test_scenarios.py", "test_nasty.py"),
-    *("test_isolate.py", "test_isolate_runs.py", "test_isolate_values.py", "test_limits.py"),
-    *("test_caps.py", "test_escapes.py", "test_container_tools.py"),
+    *("cli", "hostile", "host", "isolate", "kernel", "process", "terminal", "testbed", "view"),
+    *("wire/test_frames.py", "wire/test_tagged_json.py", "request/test_grants.py"),
+    *("child/test_escapes.py", "child/test_leftovers.py", "child/test_world_rootless.py"),
+    *("integrations/coverage/test_lost.py", "parity/test_tool.py", "parity/test_scenarios.py"),
+    *("test_benchmarks.py", "test_container_tools.py", "test_examples.py", "test_packaging.py"),
+    "test_workflows.py",
 )
 
 

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.hostile import MASK_OTHERS
+from tests.hosts import MASK_OTHERS
 from tests.seccomp import deny
 
 #: What a container's root may do where nothing was added or dropped.

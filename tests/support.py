@@ -157,7 +157,7 @@ def run_suite(
     """Run pytest on a folder in a process of its own, and gather what it said.
 
     :param env: variables added to those of :func:`inner_environment`.
-    :param prefix: a command that starts the other one (see ``tests/hostile.py``).
+    :param prefix: a command that starts the other one (see ``tests/hosts.py``).
     :param basetemp: keep its temporary directories below the folder.
     :param cache: with pytest's cache provider.
     :param python: options of the interpreter.

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.batch import SIDES, Side, prefix, run_batch, said, suite_folder, verdict
+from tests.inner_runs import SIDES, Side, prefix, run_batch, said, suite_folder, verdict
 from tests.support import NEEDS_NAMESPACES, Result, run_suite
 
 DEMO: Final = Path(__file__).parents[1] / "examples" / "system"

@@ -27,7 +27,7 @@ PROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_te
 NOT_IN_THE_SOURCE: Final = {".pre-commit-config.yaml", ".readthedocs.yaml"}
 
 #: Some tests of the unpacked source, with and without isolation: its helpers are there.
-SAMPLE: Final = ("tests/test_tagged.py", "examples/world")
+SAMPLE: Final = ("tests/wire/test_tagged_json.py", "examples/world")
 
 DIST: Final = ("build", "hatchling", "hatch_fancy_pypi_readme", "readme_renderer", "twine")
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.hostile import NEEDS_HOSTS, run_on
+from tests.hosts import NEEDS_HOSTS, run_on
 from tests.support import ON_THE_HOST
 
 ROOT: Final = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_nsisolate.cli import doctor_report
 from pytest_nsisolate.cli.doctor import schema
-from tests.hostile import NEEDS_HOSTS, run_on
+from tests.hosts import NEEDS_HOSTS, run_on
 
 DOCTOR: Final = (sys.executable, "-m", "pytest_nsisolate", "doctor")
 SCHEMA: Final[dict[str, Any]] = json.loads(schema())

@@ -21,7 +21,7 @@ from pytest_nsisolate.host import (
     header_line,
     known_obstacle,
 )
-from tests.hostile import NEEDS_HOSTS, run_on
+from tests.hosts import NEEDS_HOSTS, run_on
 
 NEEDS_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's /proc")
 

@@ -23,7 +23,7 @@ from typing import Final
 import pytest
 
 from tests.containers import CONTAINERS
-from tests.hostile import HOSTS, NEEDS_HOSTS
+from tests.hosts import HOSTS, NEEDS_HOSTS
 from tests.support import ON_THE_HOST, Result, inner_environment, run_suite, write_files
 
 pytestmark = [NEEDS_HOSTS, ON_THE_HOST]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tests that fail in worlds of all kinds; ``tests/test_postmortem.py`` reads their reports."""
+"""Tests that fail in worlds of all kinds; ``tests/view/postmortem/`` reads their reports."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from pytest_nsisolate.errors import FaultRefusal, StepError
 from pytest_nsisolate.kernel import seccomp
 from pytest_nsisolate.process import fault_supervisor
-from tests.batch import SIDES, THREADED, Side, run_batch
+from tests.inner_runs import SIDES, THREADED, Side, run_batch
 from tests.support import NEEDS_NAMESPACES, needs
 
 pytestmark = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batch import SIDES, Side, assert_expected, cases, said, shared_batch, verdict
+from tests.inner_runs import SIDES, Side, assert_expected, cases, said, shared_batch, verdict
 from tests.support import NEEDS_NAMESPACES
 
 

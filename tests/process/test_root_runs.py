@@ -12,7 +12,15 @@ from typing import Final
 import pytest
 
 from tests import seccomp
-from tests.batch import SIDES, THREADED, Side, assert_nothing_alive, run_batch, start, suite_folder
+from tests.inner_runs import (
+    SIDES,
+    THREADED,
+    Side,
+    assert_nothing_alive,
+    run_batch,
+    start,
+    suite_folder,
+)
 from tests.support import NEEDS_NAMESPACES, run_source
 
 pytestmark = NEEDS_NAMESPACES

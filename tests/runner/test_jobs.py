@@ -11,7 +11,7 @@ from typing import Final
 import pexpect
 import pytest
 
-from tests.batch import (
+from tests.inner_runs import (
     SIDES,
     THREADED,
     Side,
@@ -21,6 +21,7 @@ from tests.batch import (
     suite_folder,
     verdict,
 )
+from tests.pseudo_terminals import CTRL_Z, PROMPT, Step, hold, pytest_command
 from tests.support import (
     NEEDS_NAMESPACES,
     Result,
@@ -31,7 +32,6 @@ from tests.support import (
     terminal,
     write_files,
 )
-from tests.terminal import CTRL_Z, PROMPT, Step, hold, pytest_command
 
 pytestmark = NEEDS_NAMESPACES
 

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from pytest_nsisolate.process.outcome import EXIT_STRAY
-from tests.batch import SIDES, THREADED, Side, run_batch
+from tests.inner_runs import SIDES, THREADED, Side, run_batch
 from tests.runner.test_jobs import suite
 from tests.support import NEEDS_NAMESPACES, differences, run_suite, terminal, write_files
 

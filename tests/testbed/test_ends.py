@@ -11,7 +11,7 @@ from typing import Final
 
 import pytest
 
-from tests.batch import (
+from tests.inner_runs import (
     SIDES,
     Running,
     Side,

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.batch import SIDES, Side, run_batch, verdict
+from tests.inner_runs import SIDES, Side, run_batch, verdict
 from tests.support import NEEDS_NAMESPACES
 
 pytestmark = NEEDS_NAMESPACES

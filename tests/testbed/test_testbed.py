@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.batch import Side, assert_expected, cases, shared_batch
+from tests.inner_runs import Side, assert_expected, cases, shared_batch
 from tests.support import NEEDS_NAMESPACES
 
 pytestmark = NEEDS_NAMESPACES

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_nsisolate import Pid1View, TimeOffsets
 from pytest_nsisolate.view import Capabilities, Limit
+from tests.host_observer import checked, libc, status
 from tests.support import NEEDS_NAMESPACES, ON_THE_HOST
 from tests.view.tools import (
     NEEDS_CAPSH,
@@ -26,7 +27,6 @@ from tests.view.tools import (
     run,
     run_json,
 )
-from tests.witness import checked, libc, status
 
 pytestmark = NEEDS_NAMESPACES
 

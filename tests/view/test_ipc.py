@@ -13,9 +13,9 @@ import pytest
 
 from pytest_nsisolate import Pid1View
 from pytest_nsisolate.view import IpcObject, ipc
+from tests.host_observer import mq_open, shm_create, shm_remove
 from tests.support import NEEDS_NAMESPACES, ON_THE_HOST
 from tests.view.tools import NEEDS_FINDMNT, NEEDS_IPCS, run
-from tests.witness import mq_open, shm_create, shm_remove
 
 pytestmark = NEEDS_NAMESPACES
 

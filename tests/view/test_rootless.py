@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.batch import prefix, suite_folder
-from tests.hostile import NEEDS_ROOT
+from tests.hosts import NEEDS_ROOT
+from tests.inner_runs import prefix, suite_folder
 from tests.support import NEEDS_NAMESPACES, inner_environment
 
 HERE: Final = Path(__file__).parent

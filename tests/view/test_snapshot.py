@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from pytest_nsisolate import Difference, Pid1View, Snapshot
+from tests.host_observer import shm_create, shm_remove
 from tests.support import NEEDS_NAMESPACES
 from tests.view.tools import NEEDS_FINDMNT, NEEDS_IP, run
-from tests.witness import shm_create, shm_remove
 
 pytestmark = NEEDS_NAMESPACES
 
