@@ -190,7 +190,8 @@ def test_a_refusal_names_step_number_and_cause(
     host_name: str, step: str, error: str, cause: str
 ) -> None:
     """On hosts that refuse for real."""
-    verdict = probe_on(host_name)
+    # Where /proc is read-only the offsets of a time namespace are refused at the same time.
+    verdict = probe_on(host_name, ALL - {"time"} if host_name == "read-only-proc" else ALL)
 
     assert (verdict.ok, verdict.step, verdict.errno) == (False, step, error)
     assert cause in verdict.cause
