@@ -188,7 +188,9 @@ class OutermostHooks:
         in_child = self._run.in_child
         if in_child is None:
             return (yield from phases.make_report(item, call, self._run))
-        in_child.copies.leave_if_stray(None if call.excinfo is None else call.excinfo.value)
+        if in_child.copies.stray:
+            # Only then: the excinfo of a skipped subtest has no value yet with pytest-subtests.
+            in_child.copies.leave_if_stray(None if call.excinfo is None else call.excinfo.value)
         if call.excinfo is not None and not in_child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
