@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -365,10 +366,15 @@ def test_the_end_of_a_program(testbed: nsi.Testbed) -> None:
     assert program.log == "up\n"
     with pytest.raises(subprocess.TimeoutExpired):
         program.wait(0.05)
+    assert program.stop() == -signal.SIGTERM
+    # Alone: a shell without job control lets its background commands ignore SIGINT.
+    program = a.start(["sleep", "1000"])
     program.send_signal(signal.SIGINT)
-    program.stop()
-    assert program.status is not None
-    assert not [p for p in a.view.leftovers if p.name == "sleep"]
+    assert program.wait(30) == -signal.SIGINT
+    # The first shell's sleep has got the signal, and may be on its way out still.
+    until = time.monotonic() + 30
+    while any(process.name == "sleep" for process in a.view.leftovers):
+        assert time.monotonic() < until, "the programs' children are not ended"
 
 
 @expect("passed")
