@@ -2,7 +2,7 @@
 """The one way into namespaces: for tests, for ``isolate``, for the command line and the host check.
 
 One launcher serves one process. It knows what this process may do here, asks the host check,
-makes the plan, forks, keeps a list of what it has started, and gives back what was made for a
+has the plan made, forks, keeps a list of what it has started, and gives back what was made for a
 process that was not born. Each refusal on the way is a
 :class:`~pytest_nsisolate.host.refusal.RefusedError` with its cause and its remedy.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_nsisolate.errors import StepError, failing
@@ -23,15 +23,13 @@ from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.kernel.originals import threading
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.kernel.idmap import IdMaps
-    from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.process.channel import Output, Shared
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.host_check import HostCheck
     from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
     from pytest_nsisolate.process.limits import HeldLimits
-    from pytest_nsisolate.process.plan import InUse, LaunchPlan, MountPlans, OwnRoot
-    from pytest_nsisolate.process.root import Roots
+    from pytest_nsisolate.process.plan import InUse, LaunchPlan, OwnRoot
+    from pytest_nsisolate.process.planner import Planner
     from pytest_nsisolate.process.sharing import Sharing
     from pytest_nsisolate.request.model import IsolationRequest, UserMode
     from pytest_nsisolate.wire.frames import FrameWriter
@@ -50,8 +48,7 @@ class Launcher:
         #: Held while a child is forked, and while a thread closes what it holds of its child.
         self.lock = threading.RLock()
         self._children: list[ChildProcess] = []
-        self._mount_plans: MountPlans | None = None
-        self._roots: Roots | None = None
+        self._planner: Planner | None = None
         self._limit_mechanisms: LimitMechanisms | None = None
 
     # What this process is on this host -----------------------------------------------------------
@@ -72,21 +69,6 @@ class Launcher:
         """What the host check has to say, if it was asked; one line each."""
         check: HostCheck | None = vars(self).get("check")
         return () if check is None else check.notes()
-
-    @cached_property
-    def _capabilities(self) -> tuple[int, int]:
-        """The permitted and bounding capabilities (capabilities(7)), as masks."""
-        from pytest_nsisolate.kernel import process
-
-        held = process.capabilities()
-        return held.permitted, held.bounding
-
-    @cached_property
-    def _identity_maps(self) -> IdMaps:
-        """The own ids one to one; they cannot change while this process lives."""
-        from pytest_nsisolate.kernel import idmap
-
-        return idmap.identity_maps()
 
     def explained(self, refusal: Refusal, user: UserMode = "map") -> Refusal:
         """The same refusal, with its cause and its remedy.
@@ -153,7 +135,7 @@ class Launcher:
                         held = self.limit_mechanisms.enforce(
                             request.limits, request.namespaces, init=request.init
                         )
-                    plan = self._plan(request, join, root, looks=looks)
+                    plan = self.planner.plan(request, join, root, looks=looks)
                     own = plan.root
                     plan = replace(plan, lean=lean, limits=held)
                 under_way = Launch(self, plan, files, shared)
@@ -210,74 +192,16 @@ class Launcher:
         except StepError as error:
             raise RefusedError(self.explained(Refusal.of(error), request.user)) from None
 
-    def _plan(
-        self, request: IsolationRequest, join: int | None, root: str | None, *, looks: bool
-    ) -> LaunchPlan:
-        from pytest_nsisolate.process import plan
-
-        wanted, maps, world = request.namespaces, None, None
-        new_root: OwnRoot | None = None
-        if join is None and "user" in wanted:
-            host = self.host
-            maps = self._identity_maps if host.privileged else plan.own_maps(request, host)
-        if join is None and "mount" in wanted:
-            # A root of its own has a minimal /dev in any case.
-            shown = root is None and not request.has_host_powers
-            world = self._mounts(request, request.devices if shown else None)
-            new_root = self._own_root(request, world, looks=looks)
-            if root is not None:
-                from pytest_nsisolate.kernel import roots
-
-                new_root = roots.plan_root(root, own=wanted, more_devices=request.devices)
-        return plan.LaunchPlan(
-            namespaces=wanted,
-            maps=maps,
-            maps_by_runner=maps is not None and self.host.privileged,
-            mounts=world,
-            time=None if join is not None else request.time,
-            hostname=None if join is not None else request.hostname,
-            keep_capabilities=plan.kept_capabilities(request, self.host, self._capabilities),
-            no_new_privs=request.no_new_privs,
-            sheltered=not request.has_host_powers,
-            add_addresses=None if join is not None else _loopback(request.addresses),
-            init=join is None and request.init,
-            cwd=plan.current_directory() if root is None else "/",
-            join=join,
-            root=new_root,
-        )
-
-    def _mounts(self, request: IsolationRequest, devices: tuple[str, ...] | None) -> MountPlan:
-        writable = None
-        if request.root == "readonly":
-            from pytest_nsisolate.process.root import stays
-
-            writable = stays(request, self._in_use)
-        return self.mount_plans.plan(request.namespaces, devices, writable)
-
-    def _own_root(
-        self, request: IsolationRequest, world: MountPlan, *, looks: bool
-    ) -> OwnRoot | None:
-        if not request.has_own_files:
-            return None
-        if self._roots is None:
-            from pytest_nsisolate.process.root import Roots
-
-            self._roots = Roots(self, self._in_use)
-        return self._roots.plan(request, world, self.mount_plans.generation, looks=looks)
-
     # What is held here, for children and of them ------------------------------------------------
 
     @property
-    def mount_plans(self) -> MountPlans:
-        """Which mounts a child makes.
+    def planner(self) -> Planner:
+        """What makes plans."""
+        if self._planner is None:
+            from pytest_nsisolate.process.planner import Planner
 
-        :raises StepError: without a ``/proc``.
-        """
-        if self._mount_plans is None:
-            from pytest_nsisolate.process.plan import MountPlans
-
-            self._mount_plans = MountPlans(self._in_use)
-        return self._mount_plans
+            self._planner = Planner(self, self._in_use)
+        return self._planner
 
     @property
     def limit_mechanisms(self) -> LimitMechanisms:
@@ -303,8 +227,7 @@ class Launcher:
     def held(self) -> tuple[int, ...]:
         """Descriptors that the next child must not have: of other children, and of the mounts."""
         self._children = [child for child in self._children if not child.reaped]
-        own: tuple[int, ...] = () if self._roots is None else self._roots.descriptors()
-        own += () if self._mount_plans is None else (self._mount_plans.watched,)
+        own = () if self._planner is None else self._planner.descriptors()
         return (*own, *(fd for child in self._children for fd in child.descriptors()))
 
     def take_on(self, child: ChildProcess) -> None:
@@ -319,22 +242,11 @@ class Launcher:
         if self._limit_mechanisms is not None:
             self._limit_mechanisms.close()
         self.dismiss_watchdog()
-        if self._roots is not None:
-            self._roots.close()
-            self._roots = None
-        if self._mount_plans is not None:
-            self._mount_plans.close()
-            self._mount_plans = None
+        if self._planner is not None:
+            self._planner.close()
+            self._planner = None
         if "sharing" in vars(self):
             self.sharing.close()
-
-
-def _loopback(addresses: tuple[str, ...]) -> Callable[[], None] | None:
-    if not addresses:
-        return None
-    from pytest_nsisolate.kernel import links
-
-    return partial(links.add_to_loopback, links.parsed(addresses))
 
 
 class Launch:

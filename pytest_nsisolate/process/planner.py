@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""From a request to the plan of one launch, and what is kept for the plans that follow.
+
+A launcher has one planner, from its first launch on. Ids, capabilities, mounts and the roots of
+children are read once, and again when they have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from pytest_nsisolate.kernel import idmap, process
+from pytest_nsisolate.process.plan import (
+    LaunchPlan,
+    MountPlans,
+    current_directory,
+    kept_capabilities,
+    own_maps,
+)
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.kernel.mounts import MountPlan
+    from pytest_nsisolate.process.launcher import Launcher
+    from pytest_nsisolate.process.plan import InUse, OwnRoot
+    from pytest_nsisolate.process.root import Roots
+    from pytest_nsisolate.request.model import IsolationRequest
+
+
+class Planner:
+    """Makes the plans of one launcher.
+
+    :param in_use: paths that must stay reachable in every child.
+    """
+
+    def __init__(self, launcher: Launcher, in_use: InUse) -> None:
+        self._launcher = launcher
+        self._in_use = in_use
+        self._mount_plans: MountPlans | None = None
+        self._roots: Roots | None = None
+
+    def plan(
+        self, request: IsolationRequest, join: int | None, root: str | None, *, looks: bool
+    ) -> LaunchPlan:
+        """For the parameters, see :meth:`~pytest_nsisolate.process.launcher.Launcher.preparing`.
+
+        :raises StepError: for what this host does not have, or has in use.
+        """
+        host = self._launcher.host
+        wanted, maps, world = request.namespaces, None, None
+        new_root: OwnRoot | None = None
+        if join is None and "user" in wanted:
+            maps = self._identity_maps if host.privileged else own_maps(request, host)
+        if join is None and "mount" in wanted:
+            # A root of its own has a minimal /dev in any case.
+            shown = root is None and not request.has_host_powers
+            world = self._mounts(request, request.devices if shown else None)
+            new_root = self._own_root(request, world, looks=looks)
+            if root is not None:
+                from pytest_nsisolate.kernel import roots
+
+                new_root = roots.plan_root(root, own=wanted, more_devices=request.devices)
+        return LaunchPlan(
+            namespaces=wanted,
+            maps=maps,
+            maps_by_runner=maps is not None and host.privileged,
+            mounts=world,
+            time=None if join is not None else request.time,
+            hostname=None if join is not None else request.hostname,
+            keep_capabilities=kept_capabilities(request, host, self._capabilities),
+            no_new_privs=request.no_new_privs,
+            sheltered=not request.has_host_powers,
+            add_addresses=None if join is not None else _loopback(request.addresses),
+            init=join is None and request.init,
+            cwd=current_directory() if root is None else "/",
+            join=join,
+            root=new_root,
+        )
+
+    def _mounts(self, request: IsolationRequest, devices: tuple[str, ...] | None) -> MountPlan:
+        writable = None
+        if request.root == "readonly":
+            from pytest_nsisolate.process.root import stays
+
+            writable = stays(request, self._in_use)
+        if self._mount_plans is None:
+            self._mount_plans = MountPlans(self._in_use)
+        return self._mount_plans.plan(request.namespaces, devices, writable)
+
+    def _own_root(
+        self, request: IsolationRequest, world: MountPlan, *, looks: bool
+    ) -> OwnRoot | None:
+        if not request.has_own_files:
+            return None
+        if self._roots is None:
+            from pytest_nsisolate.process.root import Roots
+
+            self._roots = Roots(self._launcher, self._in_use)
+        assert self._mount_plans is not None
+        return self._roots.plan(request, world, self._mount_plans.generation, looks=looks)
+
+    @cached_property
+    def _capabilities(self) -> tuple[int, int]:
+        """The permitted and bounding capabilities (capabilities(7)), as masks."""
+        held = process.capabilities()
+        return held.permitted, held.bounding
+
+    @cached_property
+    def _identity_maps(self) -> idmap.IdMaps:
+        """The own ids one to one; they cannot change while this process lives."""
+        return idmap.identity_maps()
+
+    def descriptors(self) -> tuple[int, ...]:
+        """What no child must have, but for what its plan gives it."""
+        own = () if self._roots is None else self._roots.descriptors()
+        return own if self._mount_plans is None else (*own, self._mount_plans.watched)
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self._roots is not None:
+            self._roots.close()
+            self._roots = None
+        if self._mount_plans is not None:
+            self._mount_plans.close()
+            self._mount_plans = None
+
+
+def _loopback(addresses: tuple[str, ...]) -> Callable[[], None] | None:
+    if not addresses:
+        return None
+    from pytest_nsisolate.kernel import links
+
+    return partial(links.add_to_loopback, links.parsed(addresses))
