@@ -27,20 +27,19 @@ from pytest_nsisolate.child import (
     after_fork,
     ending,
     fixtures,
-    inherited,
     leftovers,
     output,
     strays,
 )
+from pytest_nsisolate.child.arrival import Arrival
 from pytest_nsisolate.child.outgoing import Outgoing, wish_to_end
 from pytest_nsisolate.child.terminal import ChildTerminal, Turns
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
-from pytest_nsisolate.kernel.originals import faulthandler, os, posix, random, traceback
-from pytest_nsisolate.kernel.signals import stack_signal
+from pytest_nsisolate.kernel.originals import faulthandler, os, posix, traceback
 from pytest_nsisolate.process.channel import Output
-from pytest_nsisolate.process.outcome import EXIT_REFUSED, EXIT_STRAY
+from pytest_nsisolate.process.outcome import EXIT_STRAY
 from pytest_nsisolate.wire import warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -91,15 +90,10 @@ class Child:
         self._files = files
         self._ending = ending.Ending()
         self._ended = False
-        self._redirection = output.Redirection(files, config)
+        self._arrival = Arrival(item, files)
         self._own_finalizers = fixtures.OwnFinalizers(item, inside)
-        self._watchdog = _watchdog(config)
-        self._silence = internals.Silence(config, self._is_kept)
         self._records_warnings = config.pluginmanager.hasplugin("warnings")
         self._carries = bool(item.ihook.pytest_nsisolate_carry.get_hookimpls())
-        after_fork.wake_openssl()
-        # A fork reseeds :mod:`random`; a suite that seeded it wants the same numbers here too.
-        self._randomness = random.getstate()
         self.terminal = ChildTerminal(config, turns)
         #: Sees to it that a copy of this process does not come back.
         self.copies = strays.Copies(item)
@@ -113,32 +107,11 @@ class Child:
     # Before the first fixture ---------------------------------------------------------------------
 
     def settle_in(self, writer: FrameWriter) -> None:
-        """Make this copy of pytest the child's own: output, faults, warnings, finalizers.
-
-        What the kernel refuses is a refusal of the test, and the end of this process.
-        """
+        """Make this copy of pytest the child's own: output, faults, warnings, finalizers."""
         self.outgoing.writer = writer
-        step = "redirect output"
-        try:
-            self._redirection.apply()
-            step = "install the fault handler"
-            faulthandler.enable(file=self._files.fault)
-            faulthandler.register(stack_signal(), file=self._files.fault, all_threads=True)
-        except OSError as error:
-            frame: dict[str, object] = {"step": step, "errno": error.errno}
-            self.outgoing.send(Kind.REFUSED, frame)
-            posix._exit(EXIT_REFUSED)
         self.terminal.enter(self.outgoing.send)
-        if self._watchdog is not None:
-            # A thread, which no fork takes along.
-            timeout, descriptor, leave = self._watchdog
-            faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
         os.register_at_fork(after_in_child=self._after_fork, after_in_parent=self._note_fork)
-        after_fork.end_twinship()
-        after_fork.renew_thread_id()
-        inherited.stay_visible()
-        random.setstate(self._randomness)
-        self._silence.fall()
+        self._arrival.settle_in(self.outgoing.send)
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self.outgoing.send(Kind.COVERAGE, data))
         self._ending.begin()
@@ -167,15 +140,6 @@ class Child:
         self.terminal.say_done()
         self.outgoing.send_subtest(report)
         self.terminal.wait()
-
-    def _is_kept(self, plugin: object) -> bool:
-        """Who hears of subtests in the child: the session (``-x``), live logs, and us."""
-        kind = type(plugin)
-        return (
-            isinstance(plugin, pytest.Session)
-            or kind.__name__ in {"LoggingPlugin", "OutermostHooks"}
-            or internals.shows_subtests(self._item, plugin)
-        )
 
     # The phases -----------------------------------------------------------------------------------
 
@@ -333,12 +297,3 @@ class Child:
     def _note_fork(self) -> None:
         if self.outgoing.post_mortem is not None:
             self.outgoing.post_mortem.forked = True
-
-
-def _watchdog(config: pytest.Config) -> tuple[float, int, bool] | None:
-    """``faulthandler_timeout``: seconds, where to write, and whether to leave then."""
-    descriptor = internals.fault_handler_descriptor(config)
-    timeout = internals.fault_timeout(config)
-    if timeout <= 0 or descriptor is None:
-        return None
-    return timeout, descriptor, internals.exits_on_fault_timeout(config)
