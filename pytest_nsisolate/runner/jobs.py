@@ -22,10 +22,9 @@ border of scopes that own fixtures, one test runs alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -37,6 +36,7 @@ from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os, resource, select, signal
 from pytest_nsisolate.process.job_control import INTERRUPT_GRACE, Job
 from pytest_nsisolate.runner import phases
+from pytest_nsisolate.runner.upcoming import Upcoming
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
@@ -61,6 +61,38 @@ _RESERVE: Final = 64
 _PART: Final = 2
 
 
+class _Descriptors:
+    """What the descriptors of this process allow.
+
+    :param children: as many as shall be held.
+    :ivar children: as many as can be.
+    """
+
+    def __init__(self, children: int) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = soft - len(os.listdir("/proc/self/fd"))
+        self.children = max(1, min(children, free // _DESCRIPTORS // _PART))
+        #: The numbers from here on are left to the suite.
+        self._last = soft - min(_RESERVE, soft // 4)
+
+    def are_short(self, children: Iterable[ChildProcess | None]) -> bool:
+        """Whether the suite has opened many since the run began.
+
+        :param children: those that were launched ahead.
+        """
+        return any(
+            child is not None and max(child.descriptors()) >= self._last for child in children
+        )
+
+    def exceed_limit_of(self, request: IsolationRequest) -> bool:
+        """Whether its limit of files may be below what the runner holds for the others.
+
+        Such a test has its turn when none of them is left.
+        """
+        files = None if request.limits is None else request.limits.files
+        return files is not None and files < self.children * _DESCRIPTORS + _OWN_FILES
+
+
 class Jobs:
     """The children that were launched ahead, in the runner.
 
@@ -70,14 +102,9 @@ class Jobs:
     def __init__(self, run: Run, session: pytest.Session, limit: int) -> None:
         self._run = run
         self._session = session
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        free = soft - len(os.listdir("/proc/self/fd"))
-        self._depth = max(1, min(_DEPTH * limit, free // _DESCRIPTORS // _PART))
-        self._limit = min(limit, self._depth)
-        #: The numbers from here on are left to the suite.
-        self._last_descriptor = soft - min(_RESERVE, soft // 4)
-        self._places = {item: at for at, item in enumerate(session.items)}
-        self._upcoming: Sequence[pytest.Item] = ()
+        self._descriptors = _Descriptors(_DEPTH * limit)
+        self._limit = min(limit, self._descriptors.children)
+        self._upcoming = Upcoming(session, self._descriptors.children)
         self._ahead: dict[pytest.Item, Attempt] = {}
         #: Of those that were asked for: what the hook has made of the request.
         self._requests: dict[pytest.Item, IsolationRequest] = {}
@@ -102,7 +129,7 @@ class Jobs:
         Until that has something to say; or until it has ended, if the runner must not launch others
         while hooks of the item are in force.
         """
-        self._upcoming = self._after(item, nextitem)
+        self._upcoming.come_to(item, nextitem)
         self._leaves_no_trace = all(
             internals.is_builtin(found.plugin) or _is_ours(found.plugin)
             for hook in (item.ihook.pytest_runtest_protocol, item.ihook.pytest_runtest_setup)
@@ -253,29 +280,6 @@ class Jobs:
 
     # Ahead --------------------------------------------------------------------------------------
 
-    def _after(self, item: pytest.Item, nextitem: pytest.Item | None) -> Sequence[pytest.Item]:
-        """The items behind this one, as far as they are known, in order."""
-        if nextitem is None:
-            return ()
-        items = self._session.items
-        at = self._places.get(item, len(items))
-        if not hasattr(self._session.config, "workerinput"):
-            if self._places.get(nextitem, at + 1) <= at:
-                return ()  # a round of a loop that repeats: it has a state of its own (stress)
-            known = at + 1 < len(items) and items[at + 1] is nextitem
-            return items[at + 1 : at + 1 + self._depth] if known else (nextitem,)
-        return (nextitem, *(items[index] for index in self._queued()))
-
-    def _queued(self) -> list[int]:
-        """In a worker of pytest-xdist: what its controller has sent besides the next one."""
-        for plugin in self._session.config.pluginmanager.get_plugins():
-            queue: Any = getattr(plugin, "torun", None)
-            if hasattr(queue, "lock"):
-                with queue.lock() as entries:
-                    found = [*islice(entries, self._depth)]
-                return [entry for entry in found if isinstance(entry, int)]
-        return []
-
     def _drop_missed(self, item: pytest.Item) -> None:
         """Children whose item has been passed over: a hook has skipped it, or it was stolen."""
         for missed in self._ahead.keys() - {item, *self._upcoming}:
@@ -296,34 +300,16 @@ class Jobs:
                 continue
             if item is self._border or len(self._running()) >= self._limit:
                 return
-            if self._is_crowded():
+            if self._descriptors.are_short(attempt.child for attempt in self._ahead.values()):
                 return
             if internals.is_left_out(item):
                 self._not_ahead.add(item)
                 continue
-            if not self._can_begin(item) or self._needs_few_files(requests[item]):
+            if not self._can_begin(item) or self._descriptors.exceed_limit_of(requests[item]):
                 self._border = item
                 return
             if self._has_room(requests[item]):
-                self._launch(item, self._behind(item, first))
-
-    def _behind(self, item: pytest.Item, first: pytest.Item | None) -> pytest.Item | None:
-        """What comes after an item, None if that is not known."""
-        if item is first:
-            return self._upcoming[0] if self._upcoming else None
-        at = self._upcoming.index(item) + 1
-        if at < len(self._upcoming):
-            return self._upcoming[at]
-        place = self._places[item] + 1
-        return self._session.items[place] if place < len(self._session.items) else None
-
-    def _needs_few_files(self, request: IsolationRequest) -> bool:
-        """Whether its limit of files may be below what the runner holds for the others.
-
-        Such a test has its turn when none of them is left.
-        """
-        files = None if request.limits is None else request.limits.files
-        return files is not None and files < self._depth * _DESCRIPTORS + _OWN_FILES
+                self._launch(item, self._upcoming.behind(item))
 
     def _can_begin(self, item: pytest.Item) -> bool:
         if not internals.can_begin_in_copy(item):
@@ -351,14 +337,6 @@ class Jobs:
         running = self._running()
         return len(running) < self._limit and not any(
             request.excludes(attempt.request) for attempt in running
-        )
-
-    def _is_crowded(self) -> bool:
-        """Whether descriptors are short: the suite has opened many since the run began."""
-        children = [attempt.child for attempt in self._ahead.values()]
-        return any(
-            child is not None and max(child.descriptors()) >= self._last_descriptor
-            for child in children
         )
 
     def _running(self) -> list[Attempt]:
