@@ -4,23 +4,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_nsisolate.errors import (
-    IsolatedLoss,
-    NsisolateOverrunWarning,
-    StepError,
-    TestbedError,
-)
+from pytest_nsisolate.errors import NsisolateOverrunWarning, StepError, TestbedError
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel.originals import re
-from pytest_nsisolate.testbed import pcapng
+from pytest_nsisolate.testbed import partition, pcapng
 from pytest_nsisolate.testbed.capture import Capture, Recorder
 from pytest_nsisolate.testbed.fabric import Fabric
 from pytest_nsisolate.testbed.host import Host, Router
-from pytest_nsisolate.testbed.network import Network, Place, parse_subnets
+from pytest_nsisolate.testbed.network import Network, Place, parse_places, parse_subnets
 from pytest_nsisolate.testbed.relay import Relay
 from pytest_nsisolate.testbed.routing import routes_of
 from pytest_nsisolate.testbed.wire import Wire
@@ -151,15 +146,7 @@ class Testbed:
             raise TestbedError(f"{name!r} is no host name: letters, digits and hyphens, 63 at most")
         if name in self._hosts or name == "localhost":
             raise TestbedError(f"testbed.host({name!r}): there is a host of that name")
-        if not networks:
-            raise TestbedError(f"testbed.host({name!r}): a host is on a network, name one")
-        places = [place if isinstance(place, Place) else Place(place) for place in networks]
-        for place in places:
-            network = place.network
-            if network not in self._networks.values():
-                raise TestbedError(f"testbed.host({name!r}): {network!r} is no network of this one")
-            if [other.network for other in places].count(network) > 1:
-                raise TestbedError(f"testbed.host({name!r}): {network} is named twice")
+        places = parse_places(name, networks, self._networks.values())
         wires: dict[Network, Wire] = {}
         try:
             for at, place in enumerate(places):
@@ -228,35 +215,16 @@ class Testbed:
         :raises TestbedError: for a host in two groups, or fewer than two groups.
         """
         __tracebackhide__ = True
-        parts = [frozenset(group) for group in groups]
-        if len(parts) < 2:
-            raise TestbedError("testbed.partition(...): name two groups or more, {a}, {b, c}")
-        for at, part in enumerate(parts):
-            for host in part:
-                self._found(host)
-                if any(host in other for other in parts[at + 1 :]):
-                    raise TestbedError(f"testbed.partition(...): {host} is in two groups")
+        parts = partition.parse_groups(groups, self._found)
         # A crashed host gets nothing; when it is booted it is where it was.
-        blocked: dict[str, frozenset[bytes]] = {wire.name: frozenset() for wire in self.wires}
-        for part in parts:
-            others = frozenset().union(*(other for other in parts if other is not part))
-            sources = frozenset(_sources_of(others))
-            for host in part:
-                for wire in host.wires.values():
-                    wire.ensure_relayed()
-                    blocked[wire.name] = sources
-        self._block(blocked)
+        self.relay.block(self._unblocked() | partition.blocked(parts))
 
     def heal(self) -> None:
         """The opposite of :meth:`partition`, in one step."""
-        self._block({wire.name: frozenset() for wire in self.wires})
+        self.relay.block(self._unblocked())
 
-    def _block(self, blocked: Mapping[str, frozenset[bytes]]) -> None:
-        self.relay.change(
-            (name, False, "blocked", sources)
-            for name, sources in blocked.items()
-            if self.relay.serves(name)
-        )
+    def _unblocked(self) -> dict[str, frozenset[bytes]]:
+        return {wire.name: frozenset() for wire in self.wires}
 
     # What passes ---------------------------------------------------------------------------------
 
@@ -317,7 +285,7 @@ class Testbed:
     def close(self) -> None:
         """Everything ends: programs, hosts, wires, networks."""
         self.take_packets()
-        overrun = self._overrun()
+        overrun = self.relay.overrun(wire.name for wire in self.wires)
         self.relay.close()
         for host in self._hosts.values():
             host.begin_to_close()
@@ -331,20 +299,9 @@ class Testbed:
         if failures := self.relay.failures():
             raise TestbedError(f"a function given to wire.drop() has failed: {failures[0]}")
         if overrun:
-            text = f"the relay did not keep up, these wires have lost packets: {overrun}"
+            lost = ", ".join(f"{wire} {packets}" for wire, packets in overrun.items())
+            text = f"the relay did not keep up, these wires have lost packets: {lost}"
             warnings.warn(NsisolateOverrunWarning(text), stacklevel=2)
-
-    def _overrun(self) -> str:
-        try:
-            self.relay.refresh()
-        except IsolatedLoss:
-            pass  # what it was asked last has said so
-        found = []
-        for wire in self.wires:
-            if self.relay.serves(wire.name):
-                lost = sum(way.counts.overrun for way in self.relay.ways(wire.name))
-                found += [f"{wire.name} {lost}"] if lost else []
-        return ", ".join(found)
 
     def __repr__(self) -> str:
         return f"<testbed of {len(self._hosts)} hosts on {len(self._networks)} networks>"
@@ -364,14 +321,6 @@ class Refusing:
         __tracebackhide__ = True
         if isinstance(error, StepError):
             raise self._isolate.refused(Refusal.of(error), self._what) from None
-
-
-def _sources_of(hosts: Iterable[Host]) -> Iterator[bytes]:
-    """The hardware and IP addresses that they send from."""
-    for host in hosts:
-        for wire in host.wires.values():
-            yield wire.mac
-            yield from (address.packed for address in wire.addresses)
 
 
 def _give_back(wires: Mapping[Network, Wire]) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -108,3 +108,24 @@ def parse_subnets(texts: Iterable[str], others: Iterable[Network]) -> tuple[IpNe
     if not found:
         raise TestbedError('testbed.network() needs a subnet: testbed.network("10.0.0.0/24")')
     return tuple(found)
+
+
+def parse_places(
+    host: str, given: Iterable[Network | Place], known: Collection[Network]
+) -> list[Place]:
+    """What ``testbed.host(...)`` was given.
+
+    :param known: the networks of the testbed.
+    :raises TestbedError: for no network, a network twice, and one of another testbed.
+    """
+    __tracebackhide__ = True
+    places = [place if isinstance(place, Place) else Place(place) for place in given]
+    if not places:
+        raise TestbedError(f"testbed.host({host!r}): a host is on a network, name one")
+    networks = [place.network for place in places]
+    for network in networks:
+        if network not in known:
+            raise TestbedError(f"testbed.host({host!r}): {network!r} is no network of this one")
+        if networks.count(network) > 1:
+            raise TestbedError(f"testbed.host({host!r}): {network} is named twice")
+    return places

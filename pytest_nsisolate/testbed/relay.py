@@ -14,7 +14,7 @@ the relay that is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
@@ -103,6 +103,15 @@ class Relay:
         """Set all of this between two packets."""
         self._ask([*changes])
 
+    def block(self, sources: Mapping[str, frozenset[bytes]]) -> None:
+        """From now on nothing that one of these has sent reaches the host of a wire.
+
+        :param sources: hardware and IP addresses, by wire; those that it does not serve are left
+            out.
+        """
+        served = {wire: found for wire, found in sources.items() if self.serves(wire)}
+        self.change((wire, False, "blocked", found) for wire, found in served.items())
+
     def add_function(self, match: Callable[[Packet], object], changes: Iterable[Change]) -> int:
         """Another function that chooses packets.
 
@@ -129,6 +138,18 @@ class Relay:
             for way in ways:
                 found += [f"{way.wire}: {text}" for text in way.failures]
                 way.failures.clear()
+        return found
+
+    def overrun(self, wires: Iterable[str]) -> dict[str, int]:
+        """How many packets were lost because it did not keep up, by wire; asked at the end."""
+        try:
+            self.refresh()
+        except IsolatedLoss:
+            pass  # what it was asked last has said so
+        found = {}
+        for wire in filter(self.serves, wires):
+            if lost := sum(way.counts.overrun for way in self.ways(wire)):
+                found[wire] = lost
         return found
 
     # The process ---------------------------------------------------------------------------------
