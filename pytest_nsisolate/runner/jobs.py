@@ -35,7 +35,7 @@ from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import os, resource, select, signal
 from pytest_nsisolate.process.job_control import INTERRUPT_GRACE, Job
-from pytest_nsisolate.runner import phases
+from pytest_nsisolate.runner import cloning
 from pytest_nsisolate.runner.upcoming import Upcoming
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ class Jobs:
         try:
             changed = item.ihook.pytest_nsisolate_configure(item=item, request=request)
             request = request if changed is None else changed
-            attempt = phases.launch_ahead(item, nextitem, request, run)
+            attempt = cloning.launch_ahead(item, nextitem, request, run)
         except Exception:
             # When its turn comes it is tried again, and told as ever.
             self._not_ahead.add(item)

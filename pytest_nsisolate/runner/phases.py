@@ -21,33 +21,22 @@ import contextlib
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from pytest_nsisolate.child import after_fork, fixtures, output, strays
 from pytest_nsisolate.child.ahead import AheadChild
-from pytest_nsisolate.child.leftovers import LeftoverCheck
-from pytest_nsisolate.child.main import Child
-from pytest_nsisolate.child.terminal import Turns
-from pytest_nsisolate.errors import failing
 from pytest_nsisolate.host.refusal import RefusedError
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
-from pytest_nsisolate.kernel.originals import faulthandler
-from pytest_nsisolate.process import job_control, outcome
-from pytest_nsisolate.process.channel import Output
-from pytest_nsisolate.process.child_process import ChildProcess
+from pytest_nsisolate.process import outcome
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import notes, reports, tracebacks
 from pytest_nsisolate.runner.attempt import Attempt
+from pytest_nsisolate.runner.cloning import clone, inside_of
 from pytest_nsisolate.runner.run import SHOWN, Run
 from pytest_nsisolate.view.origin import make_view
-from pytest_nsisolate.view.postmortem import at_failure
-from pytest_nsisolate.wire.frames import FrameWriter
-
-if TYPE_CHECKING:
-    pass
 
 #: The attempt at an item that is going on.
 ATTEMPT = pytest.StashKey[Attempt]()
@@ -113,7 +102,7 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     finish(run)  # a plugin that repeats a test need not have logged its last attempt
     try:
         request = _configured(item, request, run)
-        inside = _inside(item, request, run)
+        inside = inside_of(item, request, run)
         fixtures.set_up_higher_scopes(item, inside, before=run.end_own_children)
     except BaseException:
         # The item's own setup has not run, and its teardown may rely on it (unittest's does).
@@ -127,7 +116,7 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     try:
         attempt.request = run.launcher.admit(request)
         began = 0.0 if run.trace is None else run.trace.now()
-        child, writer = _clone(item, run, attempt, inside, debugged=connection is not None)
+        child, writer = clone(item, run, attempt, inside, debugged=connection is not None)
     except RefusedError as error:
         if run.jobs is not None and run.jobs.abandon():
             # Perhaps they have what this one needs: descriptors, processes, memory.
@@ -164,13 +153,6 @@ def _configured(item: pytest.Item, request: IsolationRequest, run: Run) -> Isola
     return request if changed is None else changed
 
 
-def _inside(item: pytest.Item, request: IsolationRequest, run: Run) -> frozenset[str]:
-    """The wider fixtures that are left to the child."""
-    if run.jobs is not None:
-        return run.jobs.inside(item, request)
-    return fixtures.left_to_child(item, request.inside)
-
-
 def _is_announced(item: pytest.Item) -> bool:
     """Whether anybody asks for it; to make a view imports what shows it."""
     return bool(item.ihook.pytest_nsisolate_ready.get_hookimpls())
@@ -180,37 +162,6 @@ def _announce(item: pytest.Item, run: Run) -> None:
     assert run.request is not None
     view = make_view(run.request, run.home, run.helpers)
     item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
-
-
-def launch_ahead(
-    item: pytest.Item, nextitem: pytest.Item | None, request: IsolationRequest, run: Run
-) -> Attempt:
-    """Clone a child that goes through the whole protocol by itself. In the child: no return.
-
-    :param nextitem: what comes after that item.
-    :param request: what the item has asked for, as the hook has left it.
-    :returns: an attempt that its item has to take over when its turn comes.
-    :raises RefusedError: when there cannot be a child.
-    """
-    run.notes.look_at(item)
-    attempt = Attempt(item, request, run)
-    with failing("open what a child waits at", None):
-        attempt.turns = Turns()
-    inside = _inside(item, request, run)
-    try:
-        attempt.request = run.launcher.admit(request)
-        child, writer = _clone(item, run, attempt, inside, ahead_of=nextitem)
-    except BaseException:
-        if attempt.child is None:
-            attempt.turns.close()
-        raise
-    if writer is not None:
-        assert isinstance(child, AheadChild)
-        assert run.jobs is not None
-        run.in_child, run.request = child, attempt.request
-        run.jobs.let_go_of_others()
-        child.run(writer)
-    return attempt
 
 
 def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
@@ -246,117 +197,6 @@ def _connect(item: pytest.Item, run: Run) -> debuggers.Connection | None:
     if connection is None:
         run.notes.add(notes.UNDEBUGGED, item.nodeid, debuggers.why())
     return connection
-
-
-def _clone(
-    item: pytest.Item,
-    run: Run,
-    attempt: Attempt,
-    inside: frozenset[str],
-    *,
-    debugged: bool = False,
-    ahead_of: pytest.Item | Literal[False] | None = False,
-) -> tuple[Child, FrameWriter | None]:
-    """The child's side, made before the clone, where it costs no page, and the clone.
-
-    :param debugged: an editor may be debugging it: no time is too long.
-    :param ahead_of: its item's turn is still to come, and this is the one after it.
-    :returns: in the runner no writer, and the attempt has its child then.
-    :raises RefusedError: when there cannot be a child.
-    """
-    request = attempt.request
-    config = item.config
-    ahead = ahead_of is not False
-    # A watchdog costs more than it saves one test.
-    watched = ahead or run.nextitem in run.requests
-    # What it has changed is told beside what there was.
-    looks = "pid1" in getattr(item, "fixturenames", ())
-    with run.launcher.preparing(request, watchdog=watched, looks=looks) as launch:
-        files = launch.files
-        with failing("open what all children share", None):
-            run.turns.forget()
-        child = _make_child(item, run, attempt, files, inside, ahead_of)
-        if child.outgoing.post_mortem is not None:
-            child.outgoing.post_mortem.note_plan(launch.plan.made)
-        with failing("prepare the launch", None):
-            moved = not ahead and output.move_to(files, config)
-        output.flush_to_terminal(config)
-        if internals.fault_timeout(config) > 0:
-            # The child has a watchdog of its own; this one could end the runner. Before the fork:
-            # to cancel it afterwards, as arming another does, waits for a thread that the fork
-            # has not taken along.
-            faulthandler.cancel_dump_traceback_later()
-
-        def take_on(born: ChildProcess) -> None:
-            attempt.child = born
-            if run.jobs is not None:
-                born.meanwhile = run.jobs.wait_with
-            if ahead:
-                assert attempt.turns is not None
-                born.end.word = attempt.turns.hand_over()
-                return
-            run.current = born
-            born.debugged = bool(config.getoption("usepdb", False))
-            born.inbox.patient = debugged
-            if job_control.has_terminal():
-                # Also while the runner does not wait for the child: it may be at a prompt already.
-                job = job_control.Job(born)
-                run.stopping.enter_context(job_control.stopping_with(job.hold, job.go_on))
-
-        measured = attempt.incoming.measurement
-        cloning = nullcontext() if measured is None else measured.cloning()
-        # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
-        with run.launcher.lock, cloning:
-            budget = None if debugged else _budget(item, run, request)
-            writer = launch.fork(take_on, budget=budget, measured=measured is not None)
-    if writer is None:
-        # Now, while the new child is busy: the exit of the last one is over by then.
-        run.reap_outstanding()
-        if moved:
-            output.forget_moved(config)
-    return child, writer
-
-
-def _make_child(
-    item: pytest.Item,
-    run: Run,
-    attempt: Attempt,
-    files: Output,
-    inside: frozenset[str],
-    ahead_of: pytest.Item | Literal[False] | None,
-) -> Child:
-    request = attempt.request
-    own_pid = "pid" in request.namespaces
-    measurement = attempt.incoming.measurement = run.measurement()
-    make = Child if ahead_of is False else AheadChild
-    child = make(
-        item,
-        run.nextitem if ahead_of is False else ahead_of,
-        files,
-        inside=inside,
-        own_pid=own_pid,
-        leftover_check=LeftoverCheck(item, request.leftovers, own_pid=own_pid, init=request.init),
-        turns=attempt.turns or run.turns,
-        measurement=measurement,
-    )
-    if isinstance(child, AheadChild):
-        assert run.jobs is not None
-        child.inside, child.warning_filters = inside, run.jobs.warning_filters
-    child.outgoing.limited = request.limits is not None
-    child.outgoing.post_mortem = attempt.incoming.post_mortem = at_failure.opened(
-        item,
-        request,
-        run.settings.postmortem,
-        run.home,
-        run.first_mounts,
-        run.launcher.host.euid,
-    )
-    return child
-
-
-def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | None:
-    given = [seconds for seconds in (request.timeout, run.budgets.get(item)) if seconds]
-    return min(given, default=None)
 
 
 # Call and tear-down ------------------------------------------------------------------------------
