@@ -44,11 +44,11 @@ HERE = Path(__file__).parent
 def arrive(name):
     os.close(os.open(HERE / f"{name}.{os.urandom(8).hex()}", os.O_CREAT | os.O_WRONLY, 0o666))
 
-def meet(name, count, seconds=20):
+def meet(name, count, seconds=60):
     arrive(name)
     return seen(name, count, seconds)
 
-def seen(name, count, seconds=20):
+def seen(name, count, seconds=60):
     until = time.monotonic() + seconds
     while len(list(HERE.glob(f"{name}.*"))) < count:
         if time.monotonic() > until:
@@ -528,6 +528,13 @@ STOPPING: Final = """
 """
 
 
+#: The seconds that a child has to tear down are few for a machine with much to do.
+PATIENT: Final = """
+from pytest_nsisolate.runner import jobs
+jobs.INTERRUPT_GRACE = 60
+"""
+
+
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize(
     ("stop", "option", "said"),
@@ -539,7 +546,9 @@ STOPPING: Final = """
 )
 def test_what_is_at_work_ends_unreported(side: Side, stop: str, option: str, said: str) -> None:
     """After ``-x`` and ``pytest.exit`` the others tear down, say nothing, and are gone."""
-    result = run_batch(suite(STOPPING.replace("STOP", stop)), side, "--nsisolate-jobs=3", option)
+    files = suite(STOPPING.replace("STOP", stop))
+    files["conftest.py"] = PATIENT
+    result = run_batch(files, side, "--nsisolate-jobs=3", option)
     assert said in result.stdout, result.text
     assert {report["nodeid"].partition("::")[2] for report in result.reports} <= {"test_stops"}
     assert sorted(result.journal) == ["child torn down", "child torn down"]
