@@ -16,13 +16,14 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_IMODE, S_ISDIR
+from stat import S_IMODE
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel import covered, overlays, private_files, syscalls
+from pytest_nsisolate.kernel import covered, open_directories, overlays, private_files, syscalls
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os
+from pytest_nsisolate.kernel.survey import Survey, is_in, read_mounts, status_of, take_apart
 from pytest_nsisolate.process.ownership_layer import Ids, OwnershipLayer, attach, mode_for_others
 from pytest_nsisolate.process.passage import Passage
 
@@ -113,7 +114,7 @@ class OverlaidRoot:
         host = _host_as_it_is() if self._looks else None
         directories: list[tuple[int, str]] = []
         self._plan.enter(lambda: directories.extend(self._settle(host)))
-        _leave(directories)
+        open_directories.leave(directories)
 
     def _settle(self, host: int | None) -> list[tuple[int, str]]:
         try:
@@ -130,7 +131,7 @@ class OverlaidRoot:
             os.close(tmpfs)
         else:
             _here.append(Written(tmpfs, host, self._plan.places, self._one_id))
-        return [entry for entry in _open_directories() if entry[0] not in (tmpfs, host)]
+        return [entry for entry in open_directories.listed() if entry[0] not in (tmpfs, host)]
 
     # In the launching process ---------------------------------------------------------------------
 
@@ -218,35 +219,6 @@ class PrivateFilesOnly:
         """It is the host's."""
 
 
-def _open_directories() -> list[tuple[int, str]]:
-    """Each with its path, while that is the host's."""
-    found = []
-    try:
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                if S_ISDIR(os.fstat(int(name)).st_mode):
-                    found.append((int(name), os.readlink(f"/proc/self/fd/{name}")))
-            except OSError:
-                continue  # that of the listing
-    except OSError as error:
-        raise step_error("list the open directories", "mount", error) from error
-    return found
-
-
-def _leave(directories: list[tuple[int, str]]) -> None:
-    """None of them leads out: each is opened anew by its path, or covered if that is gone."""
-    try:
-        for fd, path in directories:
-            try:
-                again = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except OSError:
-                again = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(again, fd, os.get_inheritable(fd))
-            os.close(again)
-    except OSError as error:
-        raise step_error("leave the directories of the host", "mount", error) from error
-
-
 class Roots:
     """Makes the roots of one launcher's children."""
 
@@ -287,7 +259,7 @@ class Roots:
         same = request.user == "same" and not self._launcher.host.privileged
 
         def bound(path: str) -> bool:
-            return surveyed.survey.is_bound(path) or any(_is_in(path, other) for other in stay)
+            return surveyed.survey.is_bound(path) or any(is_in(path, other) for other in stay)
 
         own_proc = "pid" in mounts.own
         key = (through, stay, request.root_size, request.user, wishes.key, own_proc)
@@ -371,10 +343,6 @@ class Roots:
         return owner
 
 
-def _is_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
-
-
 def stays(request: IsolationRequest, in_use: InUse) -> tuple[str, ...]:
     """Real paths that stay the host's in any root, outermost only.
 
@@ -395,8 +363,8 @@ class _Surveyed:
     """The host's root, taken apart, as long as that holds."""
 
     def __init__(self, through: tuple[str, ...], hidden: tuple[str, ...]) -> None:
-        self.points = overlays.read_mounts()
-        self.survey = overlays.survey(self.points, through, hidden)
+        self.points = read_mounts()
+        self.survey = take_apart(self.points, through, hidden)
         self._marks = self._look()
         self._strange: dict[Ids, frozenset[str]] = {}
 
@@ -407,14 +375,14 @@ class _Surveyed:
     def not_of(self, ids: Ids) -> frozenset[str]:
         """Places whose owner or group is none of these."""
         if ids not in self._strange:
-            found = ((path, overlays.status_of(path)) for path in self.survey.places)
+            found = ((path, status_of(path)) for path in self.survey.places)
             self._strange[ids] = frozenset(
                 path for path, status in found if status is not None and not ids.have(status)
             )
         return self._strange[ids]
 
     def _look(self) -> list[int]:
-        found = (overlays.status_of(path) for path in ("/", *self.survey.folders))
+        found = (status_of(path) for path in ("/", *self.survey.folders))
         return [0 if status is None else status.st_mtime_ns for status in found]
 
 
@@ -433,16 +401,14 @@ class _Wishes:
         self._owner = owner
         self.hidden = tuple(os.path.realpath(path) for path in request.hide)
         for path in self.hidden:
-            if any(_is_in(other, path) for other in needed):
+            if any(is_in(other, path) for other in needed):
                 raise StepError(f"hide {path}", "mount", errno.EBUSY)
         self._files: dict[str, bytes] = {}
         for path, content in request.files:
             self._files[os.path.realpath(path)] = _read(content)
         self.key = (tuple(self._files.items()), self.hidden)
 
-    def contents(
-        self, survey: overlays.Survey, bound: Callable[[str], bool]
-    ) -> list[overlays.Content]:
+    def contents(self, survey: Survey, bound: Callable[[str], bool]) -> list[overlays.Content]:
         """For overlays, in which nothing has to be bound."""
         found = [
             overlays.Content(path, None)
