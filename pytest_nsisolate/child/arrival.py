@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_nsisolate.child import after_fork, inherited, output
+from pytest_nsisolate.child import inherited, output
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import faulthandler, posix, random
 from pytest_nsisolate.kernel.signals import stack_signal
+from pytest_nsisolate.process import after_fork
 from pytest_nsisolate.process.channel import Output
 from pytest_nsisolate.process.outcome import EXIT_REFUSED
 from pytest_nsisolate.wire.frames import Kind

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from pytest_nsisolate.child import (
-    after_fork,
     ending,
     fixtures,
     leftovers,
@@ -38,6 +37,7 @@ from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, posix, traceback
+from pytest_nsisolate.process import after_fork
 from pytest_nsisolate.process.channel import Output
 from pytest_nsisolate.process.outcome import EXIT_STRAY
 from pytest_nsisolate.wire import warnings

@@ -15,7 +15,6 @@ import pytest
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import os, traceback
 from pytest_nsisolate.request import limits
-from pytest_nsisolate.runner import notes
 from pytest_nsisolate.wire import exceptions, reports, type_names
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -63,7 +62,7 @@ class Outgoing:
         item, session = self._item, self._item.session
         self._properties = len(internals.testsuite_properties(item.config) or ())
         self._attributes = dict(internals.junit_attributes(item))
-        self._stashed = notes.stashed(item)
+        self._stashed = _stashed(item)
         self._stop = (session.shouldstop, session.shouldfail)
 
     def send(self, kind: Kind, data: dict[str, object]) -> None:
@@ -208,7 +207,7 @@ class Outgoing:
         :param ended: what the test has left for the end of its process has been done.
         :param undebugged: why the editor could not debug this process; empty if it could.
         """
-        stashed = notes.stashed(self._item) != self._stashed
+        stashed = _stashed(self._item) != self._stashed
         plain = alone and not stashed and not ended and not undebugged
         if plain and self._phases == _EVERY_PHASE and self.writer is not None:
             self.writer.send_encoded(Kind.DONE, _DONE)
@@ -231,6 +230,11 @@ def wish_to_end(error: BaseException) -> dict[str, object] | None:
     if issubclass(kind, KeyboardInterrupt):
         return {"kind": "interrupt", "place": exceptions.place(error)}
     return None
+
+
+def _stashed(item: pytest.Item) -> tuple[int, int]:
+    """How much the stashes hold that outlive the item."""
+    return len(item.session.stash), len(item.config.stash)
 
 
 def _explain(error: BaseException) -> str:

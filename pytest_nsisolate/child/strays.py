@@ -30,11 +30,11 @@ from typing import NoReturn
 
 import pytest
 
-from pytest_nsisolate.child.after_fork import here
 from pytest_nsisolate.integrations import pytest as internals
+from pytest_nsisolate.integrations.pytest import tracebacks
 from pytest_nsisolate.kernel.originals import os, posix, traceback
+from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.process.outcome import EXIT_STRAY
-from pytest_nsisolate.runner import tracebacks
 
 #: In the runner: sets the traps in a copy that is forked just now.
 _traps: list[Callable[[], None]] = []

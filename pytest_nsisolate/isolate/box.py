@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
 from pytest_nsisolate.child import output
-from pytest_nsisolate.child.after_fork import here
 from pytest_nsisolate.errors import IsolatedCrash, IsolatedLoss, StepError, failing
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.isolate.call import Function
@@ -33,6 +32,7 @@ from pytest_nsisolate.isolate.task import Task, refusal
 from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
 from pytest_nsisolate.process import channel
+from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 

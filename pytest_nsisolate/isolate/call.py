@@ -22,13 +22,14 @@ from warnings import warn_explicit
 
 import pytest
 
-from pytest_nsisolate.child import after_fork, ending, leftovers, output, strays
+from pytest_nsisolate.child import ending, leftovers, output, strays
 from pytest_nsisolate.errors import NsisolateLeftoversWarning
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import process
 from pytest_nsisolate.kernel.originals import faulthandler, os, pickle, posix, random, traceback
 from pytest_nsisolate.kernel.signals import stack_signal
+from pytest_nsisolate.process import after_fork
 from pytest_nsisolate.process.outcome import EXIT_STRAY
 from pytest_nsisolate.wire import exceptions, log_records, values, warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_nsisolate.child.after_fork import here
 from pytest_nsisolate.kernel.originals import os, threading
+from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.runner.surroundings import make_launcher
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import pytest
 
 from pytest_nsisolate.child import output
-from pytest_nsisolate.child.after_fork import here
 from pytest_nsisolate.errors import (
     BrokenStream,
     IsolatedExit,
@@ -33,6 +32,7 @@ from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process import outcome
+from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.diagnosis import WORLD
 from pytest_nsisolate.process.job_control import Job

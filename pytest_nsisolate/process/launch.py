@@ -29,13 +29,12 @@ from _socket import socketpair  # pytest-socket forbids the one of the module ab
 from collections.abc import Callable
 from contextlib import suppress
 
-from pytest_nsisolate.child import after_fork
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.kernel import birthmark, process
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.originals import gc, os, posix, signal, socket
-from pytest_nsisolate.process import reaping, supervisor
+from pytest_nsisolate.process import after_fork, reaping, supervisor
 from pytest_nsisolate.process.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.process.plan import LaunchPlan
 from pytest_nsisolate.wire.frames import FrameWriter

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate.child import after_fork, strays
+from pytest_nsisolate.child import strays
 from pytest_nsisolate.integrations import plugins
-from pytest_nsisolate.process import job_control
+from pytest_nsisolate.integrations.pytest import tracebacks
+from pytest_nsisolate.process import after_fork, job_control
 from pytest_nsisolate.request.options import jobs_now
-from pytest_nsisolate.runner import phases, summary, tracebacks
+from pytest_nsisolate.runner import phases, summary
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.runner.streams import StandardStreams
 from pytest_nsisolate.view import origin

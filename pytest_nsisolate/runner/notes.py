@@ -102,11 +102,6 @@ class Notes:
                 self.add(note, nodeid, *details)
 
 
-def stashed(item: pytest.Item) -> tuple[int, int]:
-    """How much the stashes hold that outlive the item."""
-    return len(item.session.stash), len(item.config.stash)
-
-
 def _threads() -> set[str]:
     """Every other thread that a test may miss, by name and by the module of what it runs."""
     here = threading.current_thread()

@@ -25,14 +25,15 @@ from typing import NoReturn
 
 import pytest
 
-from pytest_nsisolate.child import after_fork, fixtures, output, strays
+from pytest_nsisolate.child import fixtures, output, strays
 from pytest_nsisolate.child.ahead import AheadChild
 from pytest_nsisolate.host.refusal import RefusedError
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
-from pytest_nsisolate.process import outcome
+from pytest_nsisolate.integrations.pytest import tracebacks
+from pytest_nsisolate.process import after_fork, outcome
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.runner import notes, reports, tracebacks
+from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.attempt import Attempt
 from pytest_nsisolate.runner.cloning import clone, inside_of
 from pytest_nsisolate.runner.run import SHOWN, Run

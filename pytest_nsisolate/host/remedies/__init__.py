@@ -17,13 +17,15 @@ themselves one after the other, which is why the container remedy names all thre
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.host.remedies import entering, faulting, furnishing, limiting, rooting
 from pytest_nsisolate.host.remedies.table import Case, Row
-from pytest_nsisolate.request.model import UserMode
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.request.model import UserMode
 
 TABLE: Final[tuple[Row, ...]] = (
     *entering.ANYWHERE,

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from errno import errorcode
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.host import CAP_SYS_ADMIN, SECCOMP_FILTER, Host, facts
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import PLATFORM, os, re
-from pytest_nsisolate.request.model import UserMode
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.request.model import UserMode
 
 #: ``docker run --security-opt`` of each. The filter comes first, the mount rule of the profile
 #: docker-default shows itself without it, and the masked ``/proc`` without that.

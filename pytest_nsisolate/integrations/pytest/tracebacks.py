@@ -20,7 +20,7 @@ import pluggy
 from pytest_nsisolate.kernel.originals import os
 
 #: Code of this package may stand between pytest and a test; what users call is no machinery.
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = str(Path(__file__).parents[2])
 _FOR_USERS = str(Path(_PACKAGE, "view")) + os.sep
 _NOT_FOR_USERS = str(Path(_PACKAGE, "view", "postmortem")) + os.sep
 #: Has hooks, and fixtures, which are the users'.

@@ -13,7 +13,7 @@ from typing import Any
 import pluggy
 import pytest
 
-from pytest_nsisolate.runner import tracebacks
+from pytest_nsisolate.integrations.pytest import tracebacks
 from tests.support import NEEDS_NAMESPACES, run_parity, terminal, write_files
 
 OURS = str(Path(tracebacks.__file__).with_name("phases.py"))
