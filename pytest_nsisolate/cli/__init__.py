@@ -3,7 +3,7 @@
 
 ==============================  =================================================================
 :mod:`.run`, :mod:`.session`    a command as PID 1 of fresh namespaces
-:mod:`.enter`, :mod:`.inside`   a command in the namespaces of a test that is held open
+:mod:`.enter`                   a command in the namespaces of a test that is held open
 :mod:`.doctor`                  what this host gives; its report is in :mod:`.doctor_report`
 :mod:`.completion`              scripts that complete all of these in a shell
 :mod:`.held`                    those tests

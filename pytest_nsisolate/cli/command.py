@@ -8,10 +8,11 @@ Consequence: the process that is to have the terminal opens it, and sends the ma
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
-from pytest_nsisolate.errors import failing
+from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel.originals import fcntl, os, posix, shutil, signal, socket, termios
 
 #: As env(1), nohup(1) and docker(1): what has failed is not the command.
@@ -31,20 +32,35 @@ BY_SIGNAL: Final = 128
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
-def take_terminal(channel: socket.socket) -> None:
+def open_terminal() -> tuple[int, int]:
+    """A pseudo-terminal, master and slave, in the mode and of the size of standard input's.
+
+    :raises OSError: where there are no devices.
+    """
+    mode, size = termios.tcgetattr(0), fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
+    master, slave = os.openpty()
+    termios.tcsetattr(slave, termios.TCSANOW, mode)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+    return master, slave
+
+
+def take_terminal(channel: socket.socket, spare: tuple[int, int] | None) -> None:
     """Open a pseudo-terminal like the one that is standard input, and make it one's own.
 
     It replaces the standard streams that are terminals; the others stay.
     Only a leader of a session that has no terminal can do this.
 
     :param channel: over which the master goes to the runner.
+    :param spare: one that was opened elsewhere, for a place without devices: it has no name there.
     :raises StepError: ``open a terminal``.
     """
     with failing("open a terminal", None):
-        mode, size = termios.tcgetattr(0), fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8))
-        master, slave = os.openpty()
-        termios.tcsetattr(slave, termios.TCSANOW, mode)
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+        try:
+            master, slave = open_terminal()
+        except OSError:
+            if spare is None:
+                raise
+            master, slave = spare
         socket.send_fds(channel, [b"m"], [master])
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
         for stream in range(3):
@@ -54,7 +70,18 @@ def take_terminal(channel: socket.socket) -> None:
         os.close(slave)
 
 
-def execute(command: Sequence[str], name: str = "run", *, directory: str | None = None) -> NoReturn:
+def shell() -> list[str]:
+    """The user's own, if it is there.
+
+    :raises StepError: when there is none at all.
+    """
+    for path in (os.environ.get("SHELL", ""), "/bin/sh"):
+        if path and shutil.which(path):
+            return [path]
+    raise StepError("look for a shell", "mount", errno.ENOENT, "neither $SHELL nor /bin/sh")
+
+
+def execute(command: Sequence[str], name: str, *, directory: str | None = None) -> NoReturn:
     """Become the command, which is looked for in ``PATH``; a failure is said as shells say it.
 
     :param name: the subcommand that says it.

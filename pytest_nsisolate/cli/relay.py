@@ -61,6 +61,7 @@ def relay(
     terminal: Terminal | None = None,
     signals: Signals | None = None,
     seconds: float | None = None,
+    until: int | None = None,
     deliver: Callable[[int], bool] | None = None,
 ) -> End:
     """Be the wire between the user's terminal and a pseudo-terminal; main thread only.
@@ -72,13 +73,14 @@ def relay(
     :param terminal: the user's; without, that of standard input.
     :param signals: in force already; without, for as long as this lasts.
     :param seconds: how long at most.
+    :param until: a descriptor; when it can be read, the relay hangs up.
     :param deliver: what to do with a signal for this process; False wants the relay to hang up.
         Without, Ctrl-C and Ctrl-\\ by kill(1) go to the foreground group inside, and all others
         hang up.
     """
     ours = Terminal() if terminal is None else terminal
     with nullcontext(signals) if signals is not None else Signals() as taken:
-        wire = _Wire(master, ended, ours, taken, deliver)
+        wire = _Wire(master, ended, ours, taken, until, deliver)
         try:
             return wire.run(seconds) if wire.take_over() else End.HUNG_UP
         finally:
@@ -106,12 +108,14 @@ class _Wire:
         ended: int,
         terminal: Terminal,
         signals: Signals,
+        until: int | None,
         deliver: Callable[[int], bool] | None,
     ) -> None:
         self._master = master
         self._ended = ended
         self._terminal = terminal
         self._signals = signals
+        self._until = until
         self._deliver = deliver or (lambda number: press(master, number))
         self._screen = terminal.open_screen()
         self._typed = bytearray()
@@ -136,6 +140,8 @@ class _Wire:
                 return End.HUNG_UP
             if self._over and not self._shown and not self._readable():
                 return End.ENDED
+            if self._until in ready and not self._over:
+                return End.HUNG_UP
             self._over = self._over or self._ended in ready
 
     def _poll(self, left: float | None) -> dict[int, int]:
@@ -145,6 +151,8 @@ class _Wire:
         master = select.POLLOUT if self._typed else 0
         if not self._over:
             poller.register(self._ended, select.POLLIN)
+            if self._until is not None:
+                poller.register(self._until, select.POLLIN)
             # Once the process has ended, nothing is typed for it.
             if len(self._typed) < _WAITING:
                 poller.register(self._terminal.fd, select.POLLIN)

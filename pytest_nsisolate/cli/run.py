@@ -135,7 +135,7 @@ def main(args: argparse.Namespace) -> int:
         parser.error(re.sub(r"isolate\.using\((.*?)\): ", _as_options, str(found)))
     root = _root(args.root, request, parser)
     try:
-        session = Session(request, command, root=root, directory=args.chdir)
+        session = Session("run", request, command, root=root, directory=args.chdir)
     except KeyboardInterrupt:
         return BY_SIGNAL + signal.SIGINT
     except (IsolatedRefusal, LostError) as error:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One command in its namespaces, from the first fork until nothing of it is left.
 
+They are its own (``run``), or those of a test that is held open (``enter``).
+
 Fact: PID 1 gets no signal that it has no handler for (pid_namespaces(7)), so a Ctrl-C that is
 passed on to it may do nothing at all.
 Consequence: the third signal that asks for the end ends everything by SIGKILL.
@@ -18,6 +20,8 @@ from pytest_nsisolate.cli.command import (
     NOT_STARTED,
     TIMED_OUT,
     execute,
+    open_terminal,
+    shell,
     take_terminal,
 )
 from pytest_nsisolate.cli.relay import End, press, relay
@@ -36,6 +40,7 @@ from pytest_nsisolate.wire.frames import FrameWriter, Kind
 if TYPE_CHECKING:
     from pytest_nsisolate.process.channel import Output
     from pytest_nsisolate.process.child_process import ChildProcess
+    from pytest_nsisolate.process.place import Place
     from pytest_nsisolate.request.model import IsolationRequest
 
 #: Signals that ask for the end; at the third one the command is not asked any more.
@@ -53,7 +58,10 @@ class LostError(NsisolateError):
 class Session:
     """A command that stands in its namespaces; a context manager, at whose end it is gone.
 
-    :param command: what to run; where there is no such thing, that is its own exit status.
+    :param name: the subcommand, which says what the command cannot.
+    :param command: what to run; where there is no such thing, that is its own exit status. Without
+        one, the user's shell.
+    :param join: the process whose namespaces it joins.
     :param root: the folder that is its root; real, and checked (:func:`roots.problem`).
     :param directory: where it starts, seen from inside.
     :raises IsolatedRefusal: when this host denies a namespace.
@@ -62,9 +70,11 @@ class Session:
 
     def __init__(
         self,
+        name: str,
         request: IsolationRequest,
         command: Sequence[str],
         *,
+        join: Place | None = None,
         root: str | None = None,
         directory: str | None = None,
     ) -> None:
@@ -76,8 +86,10 @@ class Session:
         self._child: ChildProcess | None = None
         self._master = -1
         try:
-            request = self._launcher.admit(request)
-            self._start(request, command, root, directory)
+            if join is None:
+                request = self._launcher.admit(request)
+            become = partial(_become, name, command, directory)
+            self._start(request, become, join=join, root=root)
             self._get_ready(request)
         except RefusedError as error:
             self.close()
@@ -92,29 +104,36 @@ class Session:
     def _start(
         self,
         request: IsolationRequest,
-        command: Sequence[str],
+        become: Callable[..., NoReturn],
+        *,
+        join: Place | None,
         root: str | None,
-        directory: str | None,
     ) -> None:
         theirs: socket.socket | None = None
+        spare: tuple[int, int] | None = None
 
         def prepare(_: Output) -> Callable[[FrameWriter], NoReturn]:
-            nonlocal theirs
+            nonlocal theirs, spare
             if self._terminal is not None:
                 with failing("open a channel for the terminal", None):
                     self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            return partial(_become, command, theirs, directory, mask)
+                    spare = None if join is None else open_terminal()
+            return partial(become, theirs, spare, mask)
 
         # Blocked until they wait in a pipe; the command begins with the caller's own mask.
         mask = process.block_signals()
         try:
             budget = request.timeout
-            self._child = self._launcher.start(request, prepare, budget=budget, root=root)
+            self._child = self._launcher.start(
+                request, prepare, budget=budget, join=join, root=root
+            )
             self._signals = Signals()
         finally:
             process.restore_signals(mask)
             if theirs is not None:
                 theirs.close()
+            for fd in spare or ():
+                os.close(fd)
 
     def _get_ready(self, request: IsolationRequest) -> None:
         child = self._child
@@ -134,19 +153,23 @@ class Session:
 
     # At work ------------------------------------------------------------------------------------
 
-    def serve(self) -> tuple[int, str]:
-        """Until the command has ended: (the exit status to end with, what there is to say)."""
+    def serve(self, until: int | None = None) -> tuple[int, str]:
+        """Until the command has ended: (the exit status to end with, what there is to say).
+
+        :param until: a descriptor; when it can be read, the command is ended.
+        """
         child, signals = self._child, self._signals
         assert child is not None
         assert signals is not None
         if self._terminal is None:
-            end = self._wait(child, signals)
+            end = self._wait(child, signals, until)
         else:
             end = relay(
                 *(self._master, _end_of(child)),
                 terminal=self._terminal,
                 signals=signals,
                 seconds=child.seconds_left,
+                until=until,
                 deliver=lambda number: self._deliver(child, number),
             )
         if end is End.HUNG_UP:
@@ -155,11 +178,13 @@ class Session:
             pass
         return self._status(child)
 
-    def _wait(self, child: ChildProcess, signals: Signals) -> End:
+    def _wait(self, child: ChildProcess, signals: Signals, until: int | None) -> End:
         """Without a terminal there is nothing to pass on but signals."""
         poller = select.poll()
         poller.register(signals.fd, select.POLLIN)
         poller.register(_end_of(child), select.POLLIN)
+        if until is not None:
+            poller.register(until, select.POLLIN)
         while True:
             left = child.seconds_left
             ready = dict(poller.poll(None if left is None else left * 1000))
@@ -174,6 +199,8 @@ class Session:
                     return End.HUNG_UP
             if _end_of(child) in ready:
                 return End.ENDED
+            if until in ready:
+                return End.HUNG_UP
 
     def _deliver(self, child: ChildProcess, number: int) -> bool:
         """Pass a signal for this process on to the command; False when it was asked enough."""
@@ -186,11 +213,12 @@ class Session:
         return True
 
     def _hang_up(self, child: ChildProcess) -> None:
-        """The terminal has gone, or patience is at its end: so is the command, soon."""
+        """The terminal has gone, or patience or time is at its end: so is the command, soon."""
         self._close_master()
         if len(self._asked) < _PATIENCE:
             self._asked.append(signal.SIGHUP)
             _send(child, signal.SIGHUP)
+            _send(child, signal.SIGCONT)
             poller = select.poll()
             poller.register(_end_of(child), select.POLLIN)
             poller.poll(_HANGUP_SECONDS * 1000)
@@ -253,19 +281,22 @@ def _send(child: ChildProcess, number: int) -> None:
 
 
 def _become(
+    name: str,
     command: Sequence[str],
-    channel: socket.socket | None,
     directory: str | None,
+    channel: socket.socket | None,
+    spare: tuple[int, int] | None,
     mask: frozenset[int],
     writer: FrameWriter,
 ) -> NoReturn:
-    """In the new PID 1, or the child of the init: everything stands but the command itself."""
+    """In the new process: everything stands but the command itself."""
     try:
         if channel is not None:
-            take_terminal(channel)
+            take_terminal(channel, spare)
+        found = command or shell()
         writer.send_encoded(Kind.READY, b"{}")
         process.restore_signals(mask)
-        execute(command, directory=directory)
+        execute(found, name, directory=directory)
     except StepError as error:
         refuse(writer, error)
     except BaseException as error:

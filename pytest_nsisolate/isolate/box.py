@@ -33,6 +33,7 @@ from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
 from pytest_nsisolate.process import channel
 from pytest_nsisolate.process.after_fork import here
+from pytest_nsisolate.process.place import Place
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -269,11 +270,11 @@ class Box:
         if self._of is not here():
             raise RuntimeError(f"{self!r} belongs to the process that has opened it")
         with self._caller.launcher.lock:
-            if self._closed or self.child.wait(0):
-                raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
             # Closing the box frees the number of its pidfd for another file.
             keeper = self.child.end.pid1_pidfd
-            return Task(self._home, function, self._request, keeper)
+            if self._closed or self.child.wait(0) or keeper is None:
+                raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
+            return Task(self._home, function, self._request, Place(keeper))
 
 
 def _keep(furnish: Callable[[], None] | None, writer: FrameWriter) -> NoReturn:

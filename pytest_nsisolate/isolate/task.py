@@ -44,6 +44,7 @@ from pytest_nsisolate.wire.frames import Frame, FrameWriter, Kind
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.process.channel import Output
+    from pytest_nsisolate.process.place import Place
     from pytest_nsisolate.request.model import IsolationRequest
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class Task(Generic[T]):
         home: PerProcess,
         function: Function,
         request: IsolationRequest,
-        join: int | None = None,
+        join: Place | None = None,
     ) -> None:
         __tracebackhide__ = True
         self.name = function.name
@@ -121,7 +122,7 @@ class Task(Generic[T]):
     def _launch(
         self,
         prepare: Callable[[Output], Callable[[FrameWriter], NoReturn]],
-        join: int | None,
+        join: Place | None,
         *,
         debugged: bool,
     ) -> None:

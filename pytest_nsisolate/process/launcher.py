@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.host_check import HostCheck
     from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
     from pytest_nsisolate.process.limits import HeldLimits
+    from pytest_nsisolate.process.place import Place
     from pytest_nsisolate.process.plan import InUse, LaunchPlan, OwnRoot
     from pytest_nsisolate.process.planner import Planner
     from pytest_nsisolate.process.sharing import Sharing
@@ -101,7 +102,7 @@ class Launcher:
         *,
         watchdog: bool = False,
         lean: bool = False,
-        join: int | None = None,
+        join: Place | None = None,
         root: str | None = None,
         limits: HeldLimits | None = None,
         looks: bool = False,
@@ -113,7 +114,7 @@ class Launcher:
         :param request: as :meth:`admit` has given it.
         :param watchdog: whether one may be started, for this child and those that come.
         :param lean: see :class:`~pytest_nsisolate.process.plan.LaunchPlan`.
-        :param join: a pidfd of the process whose namespaces the child joins.
+        :param join: a process whose namespaces the child joins; those of the request are these.
         :param root: the folder that will be the child's root; real, and checked
             (:func:`~pytest_nsisolate.kernel.roots.problem`).
         :param limits: what holds limits that the request does not have.

@@ -24,6 +24,7 @@ from pytest_nsisolate.request.model import IsolationRequest, TimeOffsets
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.limits import HeldLimits
+    from pytest_nsisolate.process.place import Place
     from pytest_nsisolate.process.root import Written
 
 _EVERY: Final = (1 << 64) - 1
@@ -46,7 +47,7 @@ class LaunchPlan:
     :param cwd: where the test starts; entered again by path where mounts cover something.
     :param lean: the processes beside the test keep no descriptor that is not theirs: another
         process may wait for the end of a pipe that the caller has passed on.
-    :param join: a pidfd: no new namespaces, but those of this process; the test is not PID 1.
+    :param join: no new namespaces, but those of this process; the test is not PID 1.
     :param root: what gives the child another root.
     :param limits: what holds those of the test.
     """
@@ -61,7 +62,7 @@ class LaunchPlan:
     init: bool
     cwd: str
     lean: bool = False
-    join: int | None = None
+    join: Place | None = None
     root: OwnRoot | None = None
     no_new_privs: bool = False
     sheltered: bool = True

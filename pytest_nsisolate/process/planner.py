@@ -23,6 +23,7 @@ from pytest_nsisolate.process.plan import (
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.process.launcher import Launcher
+    from pytest_nsisolate.process.place import Place
     from pytest_nsisolate.process.plan import InUse, OwnRoot
     from pytest_nsisolate.process.root import Roots
     from pytest_nsisolate.request.model import IsolationRequest
@@ -41,18 +42,20 @@ class Planner:
         self._roots: Roots | None = None
 
     def plan(
-        self, request: IsolationRequest, join: int | None, root: str | None, *, looks: bool
+        self, request: IsolationRequest, join: Place | None, root: str | None, *, looks: bool
     ) -> LaunchPlan:
         """For the parameters, see :meth:`~pytest_nsisolate.process.launcher.Launcher.preparing`.
 
         :raises StepError: for what this host does not have, or has in use.
         """
+        if join is not None:
+            return self._joining(request, join)
         host = self._launcher.host
         wanted, maps, world = request.namespaces, None, None
         new_root: OwnRoot | None = None
-        if join is None and "user" in wanted:
+        if "user" in wanted:
             maps = self._identity_maps if host.privileged else own_maps(request, host)
-        if join is None and "mount" in wanted:
+        if "mount" in wanted:
             # A root of its own has a minimal /dev in any case.
             shown = root is None and not request.has_host_powers
             world = self._mounts(request, request.devices if shown else None)
@@ -66,17 +69,39 @@ class Planner:
             maps=maps,
             maps_by_runner=maps is not None and host.privileged,
             mounts=world,
-            time=None if join is not None else request.time,
-            hostname=None if join is not None else request.hostname,
-            keep_capabilities=kept_capabilities(request, host, self._capabilities),
+            time=request.time,
+            hostname=request.hostname,
+            keep_capabilities=self._kept_capabilities(request),
             no_new_privs=request.no_new_privs,
             sheltered=not request.has_host_powers,
-            add_addresses=None if join is not None else _loopback(request.addresses),
-            init=join is None and request.init,
+            add_addresses=_loopback(request.addresses),
+            init=request.init,
             cwd=current_directory() if root is None else "/",
-            join=join,
             root=new_root,
         )
+
+    def _joining(self, request: IsolationRequest, place: Place) -> LaunchPlan:
+        """Everything is there already but the process itself."""
+        bounding = place.bounding
+        return LaunchPlan(
+            namespaces=request.namespaces,
+            maps=None,
+            maps_by_runner=False,
+            mounts=None,
+            time=None,
+            hostname=None,
+            keep_capabilities=(
+                self._kept_capabilities(request) if bounding is None else (bounding, bounding)
+            ),
+            no_new_privs=request.no_new_privs,
+            sheltered=not request.has_host_powers,
+            init=False,
+            cwd=current_directory(),
+            join=place,
+        )
+
+    def _kept_capabilities(self, request: IsolationRequest) -> tuple[int, int | None] | None:
+        return kept_capabilities(request, self._launcher.host, self._capabilities)
 
     def _mounts(self, request: IsolationRequest, devices: tuple[str, ...] | None) -> MountPlan:
         writable = None

@@ -103,11 +103,11 @@ def enter_directly(plan: LaunchPlan, link: Link) -> None:
 
 def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     """What must come before PID 1 is born, and its birth: (pid, all flags were used at once)."""
-    if plan.join is not None:
-        namespaces.join(plan.join, plan.namespaces)
-        return _fork("pid"), True
     if "pid" not in plan.namespaces:
         process.become_subreaper()
+    if plan.join is not None:
+        namespaces.join(plan.join.pidfd, plan.namespaces)
+        return _fork("pid"), True
     if plan.maps is not None:
         try:
             namespaces.enter("user")
@@ -170,7 +170,7 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     if plan.join is None:
         _make_world(plan, link, at_once=at_once)
     else:
-        named("chdir", os.chdir, plan.cwd)  # setns(2) has moved it to the root
+        plan.join.enter(plan.cwd)  # setns(2) has moved it to the root
     if plan.init:
         init.fork_test(link.control, lean=plan.lean)
     if plan.limits is not None:
