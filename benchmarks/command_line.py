@@ -38,10 +38,14 @@ def add_where(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     return where
 
 
-def environments(options: argparse.Namespace) -> Environments:
-    """As :func:`add_where` has let the user say."""
+def environments(options: argparse.Namespace, together: tuple[str, ...] = ()) -> Environments:
+    """As :func:`add_where` has let the user say.
+
+    :param together: see :class:`Environments`.
+    """
     root = None if options.here else options.envs.resolve()
-    return Environments(root, options.python, options.pytest, options.source.resolve())
+    source = options.source.resolve()
+    return Environments(root, options.python, options.pytest, source, together=together)
 
 
 def positive(text: str) -> int:

@@ -100,6 +100,8 @@ IDLE = Contender(
 )
 
 EVERYONE = (PLAIN, FLOOR, FORKED, ISOLATE, ISOLATED, PID_ALONE, DEFAULT_SET, UNPRIVILEGED)
+#: What one environment for all of them has.
+PACKAGES = tuple(dict.fromkeys(name for one in EVERYONE for name in one.requirements))
 BY_KEY = {contender.key: contender for contender in (*EVERYONE, IDLE)}
 
 

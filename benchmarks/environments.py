@@ -51,6 +51,8 @@ class Environments:
     """Where the environments are kept and what they are made of.
 
     ``root`` None: the running interpreter serves everyone, nothing is installed.
+    ``together``: packages of all contenders. One environment has them all, and each contender
+    loads its own plugin only, so that nothing else differs.
     """
 
     root: Path | None
@@ -58,6 +60,7 @@ class Environments:
     pytest: str = PYTEST
     source: Path = REPOSITORY
     extra: tuple[str, ...] = ()
+    together: tuple[str, ...] = ()
 
     def interpreter(self, contender: Contender) -> Interpreter:
         """The environment of this contender, made if needed.
@@ -66,7 +69,8 @@ class Environments:
         """
         if self.root is None:
             return self._here(contender)
-        name = "-".join((contender.environment, "pytest", self.pytest, *self.extra))
+        whose = "all" if self.together else contender.environment
+        name = "-".join((whose, "pytest", self.pytest, *self.extra))
         folder = self.root / name
         recipe = self._recipe(contender)
         stamp = folder / "nsibench.json"
@@ -77,7 +81,7 @@ class Environments:
             (self.root / ".gitignore").write_text("*\n", encoding="utf-8")
             self._make(folder, contender)
             stamp.write_text(json.dumps(recipe), encoding="utf-8")
-        return Interpreter(folder / "bin" / "python")
+        return Interpreter(folder / "bin" / "python", autoload=not self.together)
 
     def _here(self, contender: Contender) -> Interpreter:
         package = contender.module.partition(".")[0]
@@ -86,7 +90,7 @@ class Environments:
         return Interpreter(Path(sys.executable), autoload=False)
 
     def _recipe(self, contender: Contender) -> dict[str, object]:
-        ours = OURS in contender.requirements
+        ours = OURS in (self.together or contender.requirements)
         return {
             "python": self.base_python,
             "packages": self._packages(contender),
@@ -94,7 +98,8 @@ class Environments:
         }
 
     def _packages(self, contender: Contender) -> list[str]:
-        named = [str(self.source) if name == OURS else name for name in contender.requirements]
+        wanted = self.together or contender.requirements
+        named = [str(self.source) if name == OURS else name for name in wanted]
         return [f"pytest=={self.pytest}", *self.extra, *named]
 
     def _make(self, folder: Path, contender: Contender) -> None:

@@ -35,11 +35,21 @@ DROPPED = (
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What one side of a session has spent in the run loop: processor seconds, faults, calls."""
+
+    cpu: float
+    faults: float
+    calls: float
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """What one pytest session told. Times in seconds, memory in KiB.
 
     ``stamps`` are the starts of the tests and the end of the loop, counted from its beginning;
-    ``left`` are the processes that still ran after the session, by id.
+    ``left`` are the processes that still ran after the session, by id; ``runner`` and ``children``
+    are what they have spent, calls only if they were asked for.
     """
 
     wall: float
@@ -47,8 +57,10 @@ class Session:
     stamps: tuple[float, ...]
     resident_kib: tuple[int, int]
     descriptors: tuple[int, int]
-    children: int
+    unreaped: int
     left: tuple[int, ...]
+    runner: Spent
+    children: Spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +72,11 @@ class Runner:
     folder: Path
     account: Account | None
 
-    def run(self, count: int, resident_mb: int = 0) -> Session:
-        """One session of ``count`` empty tests. UnavailableError if not a clean pass."""
+    def run(self, count: int, resident_mb: int = 0, *, calls: bool = False) -> Session:
+        """One session of ``count`` empty tests. UnavailableError if not a clean pass.
+
+        :param calls: count Python's; the times of that session mean nothing.
+        """
         name = f"test_empty_{count}.py"
         self.provide(name, suite(self.contender.mark, count))
         record = self.folder / "record.json"
@@ -74,6 +89,7 @@ class Runner:
                 "NSIBENCH_RECORD": str(record),
                 TOKEN: token,
                 "NSIBENCH_RESIDENT_MB": str(resident_mb),
+                "NSIBENCH_CALLS": "1" if calls else "",
             },
         )
         wall = time.monotonic() - begin
@@ -84,8 +100,10 @@ class Runner:
             stamps=tuple(data["stamps"]),
             resident_kib=(data["resident_kib"][0], data["resident_kib"][1]),
             descriptors=(data["descriptors"][0], data["descriptors"][1]),
-            children=data["children"],
+            unreaped=data["children"],
             left=tuple(survivors(token)),
+            runner=Spent(**data["spent"][0]),
+            children=Spent(**data["spent"][1]),
         )
 
     def check(self) -> None:

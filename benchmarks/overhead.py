@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING
 import studies
 from accounts import account, reachable, workplace
 from command_line import add_where, environments, machine, parser_for, positive, say, write
-from contenders import BY_KEY, DEFAULT_SET, EVERYONE, FLOOR, FORKED, IDLE, PLAIN, Contender
+from contenders import (
+    BY_KEY,
+    DEFAULT_SET,
+    EVERYONE,
+    FLOOR,
+    FORKED,
+    IDLE,
+    PACKAGES,
+    PLAIN,
+    Contender,
+)
 from environments import Environments, UnavailableError
 from measure import Runner
 
@@ -68,7 +78,7 @@ def runners(
     wanted: Iterable[Contender], options: argparse.Namespace, absent: list[str]
 ) -> Iterator[list[Runner]]:
     """A checked runner for each contender that this machine can run; ``absent`` says why not."""
-    made = environments(options)
+    made = environments(options, PACKAGES)
     with ExitStack() as stack:
         ready = []
         for contender in wanted:

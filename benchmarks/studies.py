@@ -64,20 +64,28 @@ def cost(runners: Iterable[Runner], rounds: int, tests: int, say: Say) -> Table:
     runners = list(runners)
     costs: dict[str, list[float]] = {runner.contender.key: [] for runner in runners}
     firsts: dict[str, list[float]] = {runner.contender.key: [] for runner in runners}
+    spent: dict[str, list[Spending]] = {runner.contender.key: [] for runner in runners}
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for runner in runners:
             key, count = runner.contender.key, runner.contender.count(tests)
-            start_up = runner.run(1)
-            costs[key].append(per_test(runner.run(count), start_up, count))
+            start_up, session = runner.run(1), runner.run(count)
+            costs[key].append(per_test(session, start_up, count))
+            spent[key].append(spent_per_test(session, start_up, count))
             firsts[key].append(start_up.loop)
     table = Table(
         f"Cost of an empty test: {rounds} interleaved rounds, medians",
-        ("contender", "ms/test", "quartiles", "over plain", "x forked", "x floor", "first test"),
+        (
+            *("contender", "ms/test", "quartiles", "over plain", "x forked", "x floor"),
+            *("first test", "cpu ms", "cpu x forked", "faults", "calls"),
+        ),
     )
     middle = {key: statistics.median(values) for key, values in costs.items()}
+    spendings = {key: _medians(values) for key, values in spent.items()}
+    processor = {key: one["runner cpu"] + one["child cpu"] for key, one in spendings.items()}
     for runner in runners:
-        key = runner.contender.key
+        key, spending = runner.contender.key, spendings[runner.contender.key]
+        spending |= calls_per_test(runner, min(tests, 20))
         over = middle[key] - middle["plain"] if "plain" in middle else None
         table.rows.append(
             (
@@ -88,11 +96,49 @@ def cost(runners: Iterable[Runner], rounds: int, tests: int, say: Say) -> Table:
                 ratio(middle, key, "forked"),
                 ratio(middle, key, "floor"),
                 ms(statistics.median(firsts[key]), 1),
+                f"{ms(spending['runner cpu'])}+{ms(spending['child cpu'])}",
+                ratio(processor, key, "forked"),
+                f"{spending['runner faults']:.0f}+{spending['child faults']:.0f}",
+                f"{spending['runner calls']:.0f}+{spending['child calls']:.0f}",
             )
         )
-        table.data[key] = {"cost": costs[key], "first": firsts[key], "median": middle[key]}
+        table.data[key] = {
+            "cost": costs[key],
+            "first": firsts[key],
+            "median": middle[key],
+            "spent": spending,
+        }
     table.notes.append("x forked, x floor: this overhead over plain, divided by theirs")
+    table.notes.append("cpu, faults that trapped, Python calls: of the runner + of what it starts")
     return table
+
+
+#: Side and what was spent there.
+Spending = dict[str, float]
+
+
+def spent_per_test(session: Session, start_up: Session, count: int) -> Spending:
+    """What each further test has spent."""
+    sides = (
+        ("runner", session.runner, start_up.runner),
+        ("child", session.children, start_up.children),
+    )
+    return {
+        f"{side} {what}": (getattr(after, what) - getattr(before, what)) / (count - 1)
+        for side, after, before in sides
+        for what in ("cpu", "faults", "calls")
+    }
+
+
+def calls_per_test(runner: Runner, tests: int) -> Spending:
+    """Python calls of each further test; they hardly differ between sessions."""
+    count = runner.contender.count(tests)
+    found = spent_per_test(runner.run(count, calls=True), runner.run(1, calls=True), count)
+    return {key: value for key, value in found.items() if key.endswith("calls")}
+
+
+def _medians(spent: Sequence[Spending]) -> Spending:
+    return {key: statistics.median(one[key] for one in spent) for key in spent[0]}
 
 
 def ratio(middle: Mapping[str, float], key: str, base: str) -> str:
@@ -151,7 +197,7 @@ def _drift_facts(session: Session, part: int) -> dict[str, float]:
         "last_mean": statistics.fmean(each[-part:]),
         "memory": session.resident_kib[1] - session.resident_kib[0],
         "descriptors": session.descriptors[1] - session.descriptors[0],
-        "children": session.children,
+        "children": session.unreaped,
         "left": len(session.left),
     }
 

@@ -65,10 +65,21 @@ def test_cost_table_has_a_row_for_whoever_can_run_here(tmp_path: Path, isolates:
     wanted = f"plain,floor,nsisolate-pid,{OURS}"
     done = benchmark("overhead.py", f"--only={wanted}", "--rounds=1", "--tests=3", f"--json={file}")
 
-    found = set(measured(done, file)["cost"])
+    cost = measured(done, file)["cost"]
     # A host may refuse what the default set does not need, so there is no upper bound then.
-    assert found >= (set(wanted.split(",")) if isolates else {"plain", "floor"}), done.stdout
+    assert set(cost) >= (set(wanted.split(",")) if isolates else {"plain", "floor"}), done.stdout
     assert "floor: fork, protocol, exit" in done.stdout
+    assert spent(cost, "plain", "child") == [0, 0]
+    for side in ("runner", "child"):
+        for key in set(cost) - {"plain"}:
+            assert min(spent(cost, key, side)) > 50, (key, side)
+
+
+def spent(cost: dict[str, object], key: str, side: str) -> list[float]:
+    """Faults and calls of one side, per test."""
+    entry = cost[key]
+    assert isinstance(entry, dict)
+    return [entry["spent"][f"{side} {what}"] for what in ("faults", "calls")]
 
 
 def test_other_studies_answer_too(tmp_path: Path, isolates: bool) -> None:
