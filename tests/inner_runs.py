@@ -148,7 +148,7 @@ def shared_batch(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             files = {**source(module), "conftest.py": conftest, **(more or {})}
-            result = run_batch(files, side, *arguments, timeout=120)
+            result = run_batch(files, side, *arguments, timeout=600)
             kept.write_bytes(pickle.dumps(result))
     found: Result = pickle.loads(kept.read_bytes())
     return found
@@ -276,7 +276,7 @@ class Running:
         def made() -> bool:
             return (self.folder / mark).exists() or self.process.poll() is not None
 
-        assert eventually(made, 20), self.text()
+        assert eventually(made, 60), self.text()
         assert (self.folder / mark).exists(), self.text()
 
     def text(self) -> str:

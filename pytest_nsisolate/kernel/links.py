@@ -11,6 +11,10 @@ namespace, one of them up and in a bridge. The other one cannot be up yet (ENOTC
 What we do: the few messages are written here, as bytes. pyroute2's would take the time of a third
 host for each, and its import 0.2 s in a run that does not need it otherwise.
 
+Fact: a link that gets its carrier loses what it is given to send until a worker of the kernel has
+seen that, which may take a second (linkwatch; netdevice(7) has the flag, RFC 2863 the state).
+What we do: :meth:`Links.await_carrier` waits for it, so that the first packet of a test passes.
+
 Fact: a kernel destroys the links of a namespace some time after its last holder is gone.
 What we do: what has to be gone at once is deleted by its number.
 """
@@ -25,8 +29,9 @@ from struct import Struct, pack, unpack_from
 from typing import Final, TypeAlias
 
 from pytest_nsisolate.kernel import process, syscalls
+from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.libc import step_error
-from pytest_nsisolate.kernel.originals import ctypes, fcntl, os, socket
+from pytest_nsisolate.kernel.originals import ctypes, fcntl, os, socket, time
 
 IpAddress: TypeAlias = IPv4Address | IPv6Address
 IpNetwork: TypeAlias = IPv4Network | IPv6Network
@@ -53,9 +58,12 @@ _ATTRIBUTE: Final = Struct("=HH")
 
 _LOOPBACK: Final = 1
 _UP: Final = 1
+_HAS_CARRIER: Final = 0x10000  # IFF_LOWER_UP
+_OPERATIONAL: Final = 6  # IF_OPER_UP
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
 _IFLA_MASTER: Final = 10
+_IFLA_OPERSTATE: Final = 16
 _IFLA_LINKINFO: Final = 18
 _IFLA_STATS64: Final = 23
 _IFLA_NET_NS_FD: Final = 28
@@ -79,6 +87,7 @@ _SIOCETHTOOL: Final = 0x8946
 _OFFLOADS: Final = (0x17, 0x1F, 0x24)
 
 _SECONDS: Final = 5.0
+_PAUSE: Final = 0.001
 _BUFFER: Final = 1 << 16
 
 
@@ -195,6 +204,19 @@ class Links:
     def set_up(self, index: int, *, up: bool) -> None:
         """Set a link up or down; the other end of a cable loses its carrier."""
         self._ask(_NEWLINK, _link(index, _UP if up else 0, _UP))
+
+    def await_carrier(self, index: int) -> None:
+        """Wait until a link whose carrier has come passes packets; at once, if it has none."""
+        until = monotonic() + _SECONDS
+        while True:
+            answer = self._ask(_GETLINK, _link(index), acknowledged=False)
+            flags = _LINK.unpack_from(answer)[3]
+            states = [
+                v[0] for kind, v in _attributes(answer[_LINK.size :]) if kind == _IFLA_OPERSTATE
+            ]
+            if not flags & _HAS_CARRIER or _OPERATIONAL in states or monotonic() > until:
+                return
+            time.sleep(_PAUSE)
 
     def plug(self, index: int, bridge: int) -> None:
         """Plug a link into a bridge; 0 pulls it out."""

@@ -231,6 +231,12 @@ class Host:
                 self.close()
                 raise
 
+    @property
+    def netlink(self) -> links.Links:
+        """The conversation with the kernel about its network."""
+        assert self._links is not None, f"host {self.name} has crashed"
+        return self._links
+
     def _plug_in(self) -> None:
         with self.netns() as netns:
             with failing("open a netlink socket", "net"):

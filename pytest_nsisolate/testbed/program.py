@@ -2,8 +2,8 @@
 """A program in the background of a host: started, awaited until it is ready, ended.
 
 Fact: only children enter a PID namespace, and a program's status is its parent's to learn.
-What we do: a function of the box starts the program in a session of its own, passes signals on, and
-waits for it. It dies with the box, as the program does.
+What we do: a function of the box (:mod:`.program_loop`) starts the program in a session of its own,
+passes signals on, and waits for it. It dies with the box, as the program does.
 
 Fact: a pipe that a daemon holds open never ends.
 What we do: output goes to a file in memory, which outlives whoever writes to it.
@@ -12,7 +12,6 @@ What we do: output goes to a file in memory, which outlives whoever writes to it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from struct import Struct
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -20,6 +19,7 @@ from pytest_nsisolate.errors import IsolatedLoss, NotReadyError
 from pytest_nsisolate.isolate.call import Function
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, re, select, signal, socket, subprocess, time
+from pytest_nsisolate.testbed.program_loop import MESSAGE, serve
 
 if TYPE_CHECKING:
     from pytest_nsisolate.isolate.task import Task
@@ -36,10 +36,6 @@ _MOST_LOG: Final = 1 << 20
 
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.02
-
-#: ``P``: it runs, with this number. ``E``: it could not be started, with this errno. ``X``: it has
-#: ended, with this status, as ``Popen.returncode``.
-_MESSAGE: Final = Struct("=ci")
 
 _LISTEN: Final = "0A"
 
@@ -65,12 +61,13 @@ class Program:
         self._host = host
         self.pid = 0
         self._status: int | None = None
-        self._over = False
+        self._ended = False
+        self._over = False  # its process group, too
         self._log = os.memfd_create("nsisolate-log", os.MFD_CLOEXEC)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
         try:
-            work = Function(_serve, (words, self._log, ours, theirs, env, cwd), {}, command=name)
+            work = Function(serve, (words, self._log, ours, theirs, env, cwd), {}, command=name)
             self._task: Task[int | None] = host.box.begin(work)
         except BaseException:
             ours.close()
@@ -97,13 +94,13 @@ class Program:
     def _hear(self) -> tuple[bytes, int]:
         """The next message; without one, because that end is closed, no letter."""
         try:
-            data = self._socket.recv(_MESSAGE.size)
+            data = self._socket.recv(MESSAGE.size)
         except ConnectionResetError:
             # It has ended with a signal of ours unread; what it has sent is here all the same.
-            data = self._socket.recv(_MESSAGE.size)
-        if len(data) < _MESSAGE.size:
+            data = self._socket.recv(MESSAGE.size)
+        if len(data) < MESSAGE.size:
             return b"", 0
-        letter, number = _MESSAGE.unpack(data)
+        letter, number = MESSAGE.unpack(data)
         return letter, number
 
     # What a test asks ----------------------------------------------------------------------------
@@ -145,31 +142,46 @@ class Program:
 
     def send_signal(self, number: int) -> None:
         """To the program and all that is in its process group, as a terminal does."""
-        if not self._look(0):
-            try:
-                self._socket.send(_MESSAGE.pack(b"S", number))
-            except OSError:
-                pass  # it has just ended
+        if not self._look(0, group=True):
+            self._say(b"S", number)
 
     def stop(self, within: float = GRACE) -> int | None:
-        """SIGTERM, and SIGKILL after so many seconds; it has ended afterwards.
+        """SIGTERM, and SIGKILL after so many seconds, for it and all that is in its process group.
+
+        All of these have ended afterwards; of a program that had ended by itself, too.
 
         :returns: its status.
         """
         self.send_signal(signal.SIGTERM)
         self.send_signal(signal.SIGCONT)
-        until = monotonic() + within
-        while not self._look(max(0.0, min(_LONGEST_PAUSE, until - monotonic()))):
-            if monotonic() > until:
-                self.kill()
+        if not self._await_group(within):
+            self.kill()
         return self._status
 
     def kill(self) -> int | None:
-        """SIGKILL; it has ended afterwards."""
+        """SIGKILL; it and all that is in its process group have ended afterwards."""
         self.send_signal(signal.SIGKILL)
-        while not self._look(_LONGEST_PAUSE):
+        # What the kernel does not let die ends with its host.
+        while not self._await_group(GRACE) and not self._ended:
             pass
         return self._status
+
+    def _await_group(self, seconds: float) -> bool:
+        """Whether it has ended with its process group, waiting up to so long."""
+        until = monotonic() + seconds
+        if not self._over:
+            self._say(b"W")
+        while not self._look(max(0.0, min(_LONGEST_PAUSE, until - monotonic())), group=True):
+            self._host.testbed.take_packets()
+            if monotonic() > until:
+                return False
+        return True
+
+    def _say(self, letter: bytes, number: int = 0) -> None:
+        try:
+            self._socket.send(MESSAGE.pack(letter, number))
+        except OSError:
+            pass  # it has just ended
 
     def __enter__(self) -> Program:
         return self
@@ -183,7 +195,7 @@ class Program:
         self.stop()
 
     def __repr__(self) -> str:
-        state = "running" if not self._over else f"ended with {self._status}"
+        state = "running" if not self._ended else f"ended with {self._status}"
         return f"<program {self.command} on {self._host.name}, {state}>"
 
     # Until it is ready ---------------------------------------------------------------------------
@@ -201,6 +213,7 @@ class Program:
             self._host.testbed.take_packets()
             if self._look(0):
                 became = _ending(self._status)
+                self.kill()
             elif monotonic() > until:
                 became = f"not ready after {within:g} s"
                 self.kill()
@@ -230,22 +243,24 @@ class Program:
 
     # The end -------------------------------------------------------------------------------------
 
-    def _look(self, seconds: float) -> bool:
-        """Whether it has ended, waiting up to so long."""
-        if self._over:
+    def _look(self, seconds: float, *, group: bool = False) -> bool:
+        """Whether it has ended, and its process group if that is asked, waiting up to so long."""
+        if self._over or (self._ended and not group):
             return True
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         if not poller.poll(seconds * 1000):
             return False
         letter, number = self._hear()
-        if letter == b"X":
+        self._ended = True
+        if letter:
             self._status = number
-        self._end()
-        return True
+        if letter != b"L":
+            self._end()
+        return letter != b"L" or not group
 
     def _end(self) -> None:
-        self._over = True
+        self._ended = self._over = True
         self._socket.close()
         if not self._task.settled:
             self._task.result()  # of the function that has waited for it
@@ -253,7 +268,7 @@ class Program:
     def forget(self) -> None:
         """Its host is gone, and the program with it."""
         if not self._over:
-            self._over = True
+            self._ended = self._over = True
             self._socket.close()
         if self._log >= 0:
             self._last_log = self.log
@@ -290,54 +305,3 @@ def port_in_use(pid: int, port: int) -> bool:
             ):
                 return True
     return False
-
-
-def _serve(
-    words: list[str],
-    log: int,
-    theirs: socket.socket,
-    ours: socket.socket,
-    env: Mapping[str, str] | None,
-    cwd: str | None,
-) -> int | None:
-    """In the box: start a program, pass signals on, and tell its end.
-
-    :param theirs: the test's end, which is not this process's to hold.
-    """
-    theirs.close()
-    try:
-        child = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-        )
-    except OSError as error:
-        ours.send(_MESSAGE.pack(b"E", error.errno or 0))
-        return None
-    ours.send(_MESSAGE.pack(b"P", child.pid))
-    pidfd = os.pidfd_open(child.pid)
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    poller.register(ours, select.POLLIN)
-    while True:
-        ready = {fd for fd, _ in poller.poll()}
-        if pidfd in ready:
-            break
-        data = ours.recv(_MESSAGE.size)
-        number = _MESSAGE.unpack(data)[1] if data else signal.SIGKILL
-        if not data:
-            poller.unregister(ours)
-        try:
-            os.killpg(child.pid, number)
-        except ProcessLookupError:
-            pass
-    status = child.wait()
-    try:
-        ours.send(_MESSAGE.pack(b"X", status))
-    except OSError:
-        pass  # nobody asks any more
-    return status

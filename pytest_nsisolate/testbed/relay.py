@@ -248,6 +248,8 @@ def split(fabric: Fabric, port: int, name: str, bridge: int) -> tuple[Ends, int]
         fabric.links.set_up(far, up=True)
         links.stop_offloading(fabric.netns, outer)
         fabric.links.plug(far, bridge)
+        fabric.links.await_carrier(near)
+        fabric.links.await_carrier(far)
         network = PacketRing(fabric.netns, inner, slots=_SLOTS, outgoing=False)
         try:
             fabric.links.plug(port, 0)

@@ -98,6 +98,7 @@ class Wire:
                 host.add_address(self._index, address, length)
         if self._cut:
             self._fabric.links.set_up(self.number, up=False)
+        self._await_carrier()
         if self._relay.serves(self.name):
             self._put_relay_in()
 
@@ -143,6 +144,14 @@ class Wire:
         """The opposite of :meth:`cut`."""
         self._cut = False
         self._set_up(up=True)
+        self._await_carrier()
+
+    def _await_carrier(self) -> None:
+        """The next packet passes, to the host and from it."""
+        if self._plugged:
+            with failing("wait for the carrier", "net"):
+                self._fabric.links.await_carrier(self.number)
+                self._testbed.hosts[self._host].netlink.await_carrier(self._index)
 
     def _set_up(self, *, up: bool) -> None:
         if self._plugged:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -47,6 +48,18 @@ print("got it", flush=True)
 time.sleep(1000)
 """
 
+#: Its child makes a session of its own, and never waits for the grandchild, a zombie in the group.
+HOLDS_A_ZOMBIE = """
+import os, signal, time
+if not os.fork():
+    if not os.fork():
+        os._exit(0)
+    os.setsid()
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    print("zombie", flush=True)
+time.sleep(1000)
+"""
+
 CONNECTING = """
 import socket, time
 connection = socket.create_connection(("b", 80))
@@ -59,26 +72,43 @@ def serve(host: nsi.Host, word: str = "ok") -> nsi.Program:
 
 
 def ask(address: str) -> str:
-    with socket.create_connection((address, 80), timeout=5) as connection:
+    with socket.create_connection((address, 80), timeout=30) as connection:
         return b"".join(iter(lambda: connection.recv(100), b"")).decode()
 
 
-def reaches(host: nsi.Host, other: nsi.Host, seconds: float = 0.5) -> bool:
-    """Whether a datagram gets there and back, by the kernel's own echo."""
-    return host.call(_pings, other.address, seconds)
+def reaches(host: nsi.Host, other: nsi.Host) -> float:
+    """Seconds that an echo of the kernel's takes there and back; asks again until one comes."""
+    return host.call(_ping, other.address, 30.0)
 
 
-def _pings(address: str, seconds: float) -> bool:
+def is_cut_off(host: nsi.Host, other: nsi.Host) -> bool:
+    """No echo comes."""
+    return not host.call(_ping, other.address, 0.3)
+
+
+def _ping(address: str, seconds: float) -> float:
+    until = time.monotonic() + seconds
+    found = 0.0
+    while not found and (left := until - time.monotonic()) > 0:
+        found = _echo(address, min(left, 1.0))
+    return found
+
+
+def _echo(address: str, seconds: float) -> float:
+    # Of its own, because the answer to an earlier one may come now.
+    body = os.urandom(12)
+    total = (8 << 8) + sum(struct.unpack("!6H", body))
+    checksum = ~(total % 0xFFFF) & 0xFFFF
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
         raw.settimeout(seconds)
-        # Type 8, checksum of type, number 1 and sequence 1.
+        start = time.monotonic()
         try:
-            raw.sendto(bytes((8, 0, 0xF7, 0xFD, 0, 1, 0, 1)), (address, 0))
-            while raw.recv(100)[20] != 0:
+            raw.sendto(struct.pack("!BBH", 8, 0, checksum) + body, (address, 0))
+            while (answer := raw.recv(100))[20] != 0 or answer[24:] != body:
                 pass
         except OSError:
-            return False
-    return True
+            return 0.0
+        return time.monotonic() - start
 
 
 # Networks and hosts ------------------------------------------------------------------------------
@@ -170,7 +200,7 @@ def test_a_host_on_two_networks(testbed: nsi.Testbed) -> None:
     assert both.wires[left].addresses == both.wires[left].addresses
     assert reaches(both, a)
     assert reaches(both, b)
-    assert not reaches(a, b)
+    assert is_cut_off(a, b)
     with pytest.raises(nsi.TestbedError, match="both has 2 wires"):
         both.wire  # noqa: B018
 
@@ -186,7 +216,7 @@ def test_a_router(testbed: nsi.Testbed) -> None:
     with serve(b):
         assert a.call(ask, "10.0.2.2") == "ok to ::ffff:10.0.1.1"
         assert a.call(ask, "fd02::2") == "ok to fd01::1"
-    assert "default via 10.0.1.2" in a.run("ip route").stdout
+    a.view.assert_route("default", via="10.0.1.2")
     assert router.addresses == ("10.0.1.2", "10.0.2.1", "fd01::2", "fd02::1")
 
 
@@ -202,8 +232,8 @@ def test_nat(testbed: nsi.Testbed) -> None:
     with serve(b):
         assert a.call(ask, "10.0.0.2") == "ok to ::ffff:10.0.0.1"
         assert a.call(ask, "fd02::2") == "ok to fd02::1"
-    assert "default" not in b.run("ip route").stdout
-    assert not reaches(b, a)
+    b.view.assert_no_route_to("192.168.0.1")
+    assert is_cut_off(b, a)
 
 
 @expect("passed")
@@ -211,12 +241,12 @@ def test_two_routers_in_a_row(testbed: nsi.Testbed) -> None:
     """Each knows the way to the other one's networks; no other route is there without a router."""
     nets = [testbed.network(f"10.0.{n}.0/24") for n in range(3)]
     a, b = testbed.host("a", nets[0]), testbed.host("b", nets[2])
-    assert "default" not in a.run("ip route").stdout
+    a.view.assert_no_route_to("10.0.2.1")
     testbed.router("r1", nets[0], nets[1])
     testbed.router("r2", nets[1], nets[2])
     assert reaches(a, b)
     lonely = testbed.host("c", nets[0], routes=False)
-    assert not reaches(lonely, b)
+    assert is_cut_off(lonely, b)
 
 
 @expect("passed")
@@ -366,15 +396,51 @@ def test_the_end_of_a_program(testbed: nsi.Testbed) -> None:
     assert program.log == "up\n"
     with pytest.raises(subprocess.TimeoutExpired):
         program.wait(0.05)
-    assert program.stop() == -signal.SIGTERM
+    assert program.stop(30) == -signal.SIGTERM
     # Alone: a shell without job control lets its background commands ignore SIGINT.
     program = a.start(["sleep", "1000"])
     program.send_signal(signal.SIGINT)
     assert program.wait(30) == -signal.SIGINT
-    # The first shell's sleep has got the signal, and may be on its way out still.
-    until = time.monotonic() + 30
-    while any(process.name == "sleep" for process in a.view.leftovers):
-        assert time.monotonic() < until, "the programs' children are not ended"
+    assert runs_nothing(a)
+
+
+@expect("passed")
+def test_the_group_of_a_program_ends_with_it(testbed: nsi.Testbed) -> None:
+    """Also those that outlive the program, that ignore SIGTERM, and that another one holds."""
+    a = testbed.host("a", testbed.network("10.0.0.0/24"))
+    # The shell ends at once, its child goes on: wait() is for the program alone.
+    program = a.start(["sh", "-c", "sleep 1000 & exit 3"])
+    assert program.wait(30) == 3
+    assert len(a.view.leftovers) == 1
+    assert program.status == program.stop() == 3
+    assert runs_nothing(a)
+    # Its child is deaf; SIGKILL is for all.
+    deaf = "(trap '' TERM; echo up; while :; do sleep 1000; done) & wait"
+    program = a.start(["sh", "-c", deaf], ready="up", within=30)
+    assert program.stop(within=0.1) in (-signal.SIGTERM, -signal.SIGKILL)
+    assert runs_nothing(a)
+    # A zombie that its parent does not wait for is no reason to wait. The parent is elsewhere.
+    program = a.start([sys.executable, "-c", HOLDS_A_ZOMBIE], ready="zombie", within=30)
+    assert program.stop(30) == -signal.SIGTERM
+    others = [process.is_zombie for process in a.view.processes if process.pid != 1]
+    assert sorted(others) == [False, True]
+
+
+def runs_nothing(host: nsi.Host) -> bool:
+    """Not even a zombie."""
+    return [process.pid for process in host.view.processes] == [1]
+
+
+@expect("passed")
+def test_a_program_that_is_stopped_twice(testbed: nsi.Testbed) -> None:
+    """By a signal that stops processes, and by two calls."""
+    a = testbed.host("a", testbed.network("10.0.0.0/24"))
+    with a.start(["sh", "-c", "echo up; sleep 1000; :"], ready="up", within=30) as program:
+        program.send_signal(signal.SIGSTOP)
+        assert program.stop(30) == -signal.SIGTERM
+        assert program.kill() == -signal.SIGTERM
+        program.send_signal(signal.SIGTERM)
+    assert runs_nothing(a)
 
 
 @expect("passed")
