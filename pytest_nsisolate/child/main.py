@@ -44,6 +44,8 @@ from pytest_nsisolate.wire import warnings
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_nsisolate.integrations.coverage import Measurement
 
 
@@ -84,6 +86,8 @@ class Child:
         self.outgoing = Outgoing(item, files.fault)
         #: To the editor that debugs the runner.
         self.connection: debuggers.Connection | None = None
+        #: Lets servers outside be reached (``reach=``).
+        self.open_up: Callable[[FrameWriter], None] | None = None
         self._undebugged = ""
         self._left = ""
         self._measurement = measurement
@@ -114,6 +118,8 @@ class Child:
         self._arrival.settle_in(self.outgoing.send)
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self.outgoing.send(Kind.COVERAGE, data))
+        if self.open_up is not None:
+            self.open_up(writer)
         self._ending.begin()
         self.begin()
 

@@ -35,6 +35,7 @@ from pytest_nsisolate.process import outcome
 from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.process.channel import read_text
 from pytest_nsisolate.process.diagnosis import WORLD
+from pytest_nsisolate.process.expiry import catch_up
 from pytest_nsisolate.process.job_control import Job
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.runner import notes
@@ -162,7 +163,7 @@ class Task(Generic[T]):
         __tracebackhide__ = True
         until = None if timeout is None else monotonic() + timeout
         self._check_home()
-        self._guarded(self.child.catch_up)
+        self._guarded(lambda: catch_up(self.child))
         while not self.over:
             if until is not None:
                 left = until - monotonic()
@@ -180,7 +181,7 @@ class Task(Generic[T]):
         """Whether :meth:`result` would not wait."""
         __tracebackhide__ = True
         self._check_home()
-        self._guarded(self.child.catch_up)
+        self._guarded(lambda: catch_up(self.child))
         until = monotonic() + _LOOK_SECONDS
         while not self.over and self._guarded(lambda: self.child.wait(0)):
             self._advance()
@@ -297,7 +298,7 @@ class Task(Generic[T]):
         texts = [dict(written).get(name, "") for name in ("stdout", "stderr")]
         faults = _without_caller(read_text(files.fault)).strip()
         with self._caller.launcher.lock:
-            child.let_go()
+            child.end.let_go()
             child.reap()
             self.over = True
             self._caller.tasks.remove(self)

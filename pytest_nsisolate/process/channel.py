@@ -187,8 +187,20 @@ class RunnerEnd:
                 raise
             raise StepError("pidfd_send_signal", None, error.errno or 0) from error
 
-    def close_channels(self) -> None:
-        """Close everything but the pidfd of what was forked; once."""
+    def let_go(self) -> None:
+        """The child is not needed any more: close everything but the pidfd of what was forked.
+
+        May be called again.
+
+        :raises StepError: when it cannot be told.
+        """
+        if not self.open:
+            return
+        self.open = False
+        if self.pid1_pidfd is None:
+            # The test was over before its number had been read: the supervisor waits for an
+            # answer, and no EOF will come, because it holds a copy of this end as well.
+            self.tell(b"G")
         os.close(self.control)
         os.close(self.frames)
         if self.pid1_pidfd is not None and not self.direct:

@@ -24,7 +24,7 @@ from pytest_nsisolate.kernel.originals import os, signal
 from pytest_nsisolate.process import job_control, outcome, reaping
 from pytest_nsisolate.process.channel import STEP_SECONDS, RunnerEnd
 from pytest_nsisolate.process.deadline import Deadline
-from pytest_nsisolate.process.expiry import LAST_WORDS_SECONDS, expire
+from pytest_nsisolate.process.expiry import catch_up, expire
 from pytest_nsisolate.process.inbox import Inbox
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class ChildProcess:
             if (allowed := self.deadline.left) is not None and allowed <= left:
                 self._step()
             elif self.pump(left):
-                self._look()
+                self.look()
             else:
                 return False
         return True
@@ -151,26 +151,13 @@ class ChildProcess:
         with self.deadline.resting():
             return self.wait(seconds)
 
-    def catch_up(self) -> None:
-        """The time is over, but the runner has not read for a while: what came in time counts."""
-        if self.seconds_left != 0:
-            return
-        now = monotonic()
-        while self.outcome is None:
-            whole = self.inbox.reader.at_boundary
-            # Wait for a frame that has begun, but not for a child that sends without end.
-            left = now + (LAST_WORDS_SECONDS if whole else STEP_SECONDS) - monotonic()
-            if left <= 0 or not self.pump(0 if whole else left):
-                return
-            self._look()
-
     def listen(self) -> None:
         """Take in what has come, without waiting, while no caller waits for a frame.
 
         A child whose budget is over is ended.
         """
         if self.outcome is None and self.pump(0):
-            self._look()
+            self.look()
         self._come_late()
 
     def watched(self) -> tuple[int, ...]:
@@ -214,21 +201,11 @@ class ChildProcess:
         self.inbox.frames.clear()
         self.kill()
 
-    def let_go(self) -> None:
-        """The child is not needed any more: close every descriptor but its pidfd."""
-        if self.end.open:
-            self.end.open = False
-            if self.end.pid1_pidfd is None:
-                # The test was over before its number had been read: the supervisor waits for an
-                # answer, and no EOF will come, because it holds a copy of this end as well.
-                self.end.tell(b"G")
-            self.end.close_channels()
-
     def descriptors(self) -> tuple[int, ...]:
         """What this process holds of it; another child must not have that."""
-        faults = self.inbox.fault_supervisor
         root = () if self.root is None else self.root.descriptors()
-        return (*self.end.descriptors(), *root, *(() if faults is None else (faults.pidfd,)))
+        helpers = () if self.inbox.helpers is None else self.inbox.helpers.descriptors()
+        return (*self.end.descriptors(), *root, *helpers)
 
     def end_and_reap(self) -> None:
         """Both, whatever it is doing. Bounded; may be called again."""
@@ -251,10 +228,10 @@ class ChildProcess:
             reaping.end_and_reap(self.end.forked, self.end.forked_pidfd)
             raise
         finally:
-            self.let_go()
+            self.end.let_go()
             os.close(self.end.forked_pidfd)
-            if self.inbox.fault_supervisor is not None:
-                self.inbox.fault_supervisor.dismiss()
+            if self.inbox.helpers is not None:
+                self.inbox.helpers.dismiss()
             if self.limits is not None:
                 self.limits.release()
             if self.root is not None:
@@ -262,7 +239,7 @@ class ChildProcess:
 
     def _end_and_reap(self) -> None:
         if self.end.pid1_pidfd is None:
-            self.let_go()
+            self.end.let_go()
         over = reaping.await_end(self.end.forked, self.end.forked_pidfd)
         if not over:
             reaping.end(self.end.forked_pidfd)
@@ -290,15 +267,15 @@ class ChildProcess:
             self.meanwhile(self, left)
             left = 0
         if self.pump(left):
-            self._look()
+            self.look()
         # else the next turn looks at the clock: it may have been stopped in between (Ctrl-Z)
 
     def _come_late(self) -> None:
-        self.catch_up()
+        catch_up(self)
         if self.outcome is None and self.seconds_left == 0:
             expire(self)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Take in what has come; it may have been the last."""
         if self.outcome is not None:
             return  # its stream was broken, and it is gone: judged already
@@ -338,5 +315,6 @@ class ChildProcess:
         elif inbox.done is not None:
             self.outcome = outcome.Finished(alone=False)
         else:
-            status = inbox.pid1_status if inbox.test_status is None else inbox.test_status
+            said = inbox.supervisor
+            status = said.pid1_status if said.test_status is None else said.test_status
             self.outcome = outcome.of_end(status, whole=inbox.reader.at_boundary)

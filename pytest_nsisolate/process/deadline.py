@@ -35,6 +35,11 @@ class Deadline:
         """So many seconds from now; None lifts the limit."""
         self._until = None if seconds is None else monotonic() + seconds
 
+    def leave(self, seconds: float) -> None:
+        """At least so many seconds from now."""
+        if (left := self.left) is not None and left < seconds:
+            self.set(seconds)
+
     @property
     def left(self) -> float | None:
         """Seconds, negative when it is over; None without a limit, or while it is paused."""

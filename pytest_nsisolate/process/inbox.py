@@ -16,19 +16,21 @@ from errno import ECONNRESET, ESRCH
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import BrokenStream, StepError
-from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.kernel import idmap
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import os, select, signal
+from pytest_nsisolate.kernel.originals import os, signal
 from pytest_nsisolate.process import outcome, reaping
-from pytest_nsisolate.process.channel import MESSAGE, STEP_SECONDS, RunnerEnd, raised_by_handler
+from pytest_nsisolate.process.channel import STEP_SECONDS, RunnerEnd, raised_by_handler
 from pytest_nsisolate.process.deadline import EXIT_SECONDS, Deadline
+from pytest_nsisolate.process.supervisor_messages import SupervisorMessages
+from pytest_nsisolate.process.watched import Watched
 from pytest_nsisolate.wire.frames import Frame, FrameReader, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_nsisolate.process.fault_supervisor import FaultSupervisor
+    from pytest_nsisolate.host.refusal import Refusal
+    from pytest_nsisolate.kernel.idmap import IdMaps
+    from pytest_nsisolate.process.helpers import Helpers
     from pytest_nsisolate.process.limits import HeldLimits
 
 #: More would be mapped and unmapped at every read.
@@ -51,13 +53,12 @@ class Inbox:
     def __init__(
         self,
         end: RunnerEnd,
-        maps: idmap.IdMaps | None,
+        maps: IdMaps | None,
         deadline: Deadline,
         budget: float | None,
         limits: HeldLimits | None,
     ) -> None:
         self._end = end
-        self._maps = maps
         self._deadline = deadline
         self._limits = limits
         self._blind = False
@@ -79,46 +80,39 @@ class Inbox:
         #: It does what is left for the end of a process.
         self.ending = False
         self.done: Frame | None = None
-        #: Stands still, as asked for by a Ctrl-Z.
-        self.held = False
-        self.test_status: int | None = None
-        self.pid1_status: int | None = None
+        self.supervisor = SupervisorMessages(end, maps)
         #: What was forked has ended, or is not heard any more, and no status will come.
         self.lost_sight = False
         #: Reaped by :meth:`pump`, or by others before.
         self.forked_reaped = False
-        #: Answers system calls of a test that has asked for faults.
-        self.fault_supervisor: FaultSupervisor | None = None
+        #: What works for the test beside it, once it has asked for that.
+        self.helpers: Helpers | None = None
         self.refused: Refusal | None = None
         #: Why nothing that it says can be relied on.
         self.broken: str | None = None
         #: It is to be ended now, because of one of these two.
         self.doomed = False
-        # The init holds the other end too: when the supervisor is gone, a read would block.
-        os.set_blocking(end.control, False)
-        self._poller = select.poll()
-        self.watched = {end.frames, end.control, end.forked_pidfd}
-        for fd in self.watched:
-            self._poller.register(fd, select.POLLIN)
+        self._watched = Watched(end.frames, end.control, end.forked_pidfd)
+
+    @property
+    def watched(self) -> frozenset[int]:
+        """The descriptors that it waits for."""
+        return frozenset(self._watched.descriptors)
 
     def pump(self, seconds: float | None) -> bool:
         """Wait for anything at all and take it in; False when the time is over."""
         try:
-            try:
-                ready = self._poller.poll(None if seconds is None else max(seconds, 0) * 1000)
-            except OSError as error:
-                if raised_by_handler(error):
-                    raise
-                raise StepError("poll", None, error.errno or 0) from error
-            for fd, _ in ready:
+            ready = self._watched.wait(seconds)
+            for fd in ready:
                 if fd == self._end.frames:
                     self._read_frames()
                 elif fd == self._end.control:
-                    self.read_message()
+                    self._read_message()
                 elif fd == self._end.forked_pidfd:
                     self._forked_ended()
-                elif self._forget(fd) and self.done is None and not self.deaf:
-                    self._lose("its fault supervisor has ended, so nothing answers its calls")
+                elif self._watched.forget(fd) and self.done is None and not self.deaf:
+                    assert self.helpers is not None
+                    self._lose(self.helpers.loss_of(fd))
                 if self.doomed:
                     break  # it is ended first, and the rest is heard then
         except StepError as error:
@@ -143,7 +137,7 @@ class Inbox:
         try:
             os.set_blocking(self._end.frames, False)
             # After the end of the stream there is nothing more to come.
-            while self._end.frames in self.watched and self._read_frames():
+            while self._end.frames in self._watched.descriptors and self._read_frames():
                 pass
         except StepError as error:
             self._cannot_hear(error)
@@ -160,7 +154,7 @@ class Inbox:
                 raise
             raise StepError("read of its frames", None, error.errno or 0) from error
         if not chunk:
-            self._forget(self._end.frames)
+            self._watched.forget(self._end.frames)
             return False
         if self.deaf:
             self._hear_last_words(chunk)
@@ -191,8 +185,8 @@ class Inbox:
                 # It found the runner gone: the cause is what the runner met itself.
                 if self.refused is None or found.errno not in (ESRCH, ECONNRESET):
                     self.refused = found
-            elif frame.kind is Kind.FAULTS:
-                self._start_fault_supervisor(frame.data)
+            elif frame.kind in (Kind.FAULTS, Kind.REACH):
+                self._start_helper(frame)
             else:
                 if frame.kind is Kind.PAUSE:
                     self._deadline.pause()
@@ -232,66 +226,32 @@ class Inbox:
 
     # What its supervisor says -------------------------------------------------------------------
 
-    def read_message(self) -> bool:
-        """Take in one message, without waiting; whether there was one.
-
-        :raises StepError: when it cannot be read, or not be answered.
-        """
-        try:
-            message = os.read(self._end.control, MESSAGE.size)
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            message = b""
-        except OSError as error:
-            if raised_by_handler(error):
-                raise
-            raise StepError("read of its supervisor's words", None, error.errno or 0) from error
-        if len(message) != MESSAGE.size:
-            self._forget(self._end.control)
-            return False
-        letter, number = MESSAGE.unpack(message)
-        if letter == b"U":
-            self.write_maps(number or self._end.forked)
-        elif letter == b"P":
-            self._open_pid1(number)
-        elif letter == b"T":
-            self.test_status = number
-        elif letter == b"H":
-            self.held = True
-        elif letter == b"S":
-            self.pid1_status = number
-            self._forget(self._end.control)
-        return True
+    @property
+    def pid1_status(self) -> int | None:
+        """The raw wait status of PID 1, once it has ended."""
+        return self.supervisor.pid1_status
 
     def write_maps(self, pid: int) -> None:
         """Give a process its id maps, and let it go on.
 
         :raises StepError: when it cannot be told.
         """
-        assert self._maps is not None
-        try:
-            idmap.write_maps(self._maps, pid)
-        except StepError as error:
-            # The cause is what the child said before it ended: its ids cannot be mapped any more.
-            self.refused = self.refused or Refusal.of(error)
-            self.doomed = True
-        else:
-            self._end.tell(b"G")
+        self.supervisor.write_maps(pid)
+        self._heed_supervisor()
 
-    def _open_pid1(self, pid: int) -> None:
-        end = self._end
-        try:
-            end.pid1_pidfd, end.pid1 = os.pidfd_open(pid), pid
-        except ProcessLookupError:
-            pass  # the supervisor has been killed, and PID 1 with it: its pidfd says so
-        except OSError as error:
-            self.refused = Refusal("pidfd_open", None, error.errno or 0)
+    def _read_message(self) -> bool:
+        found = self.supervisor.read()
+        self._heed_supervisor()
+        return found
+
+    def _heed_supervisor(self) -> None:
+        said = self.supervisor
+        if said.over:
+            self._watched.forget(self._end.control)
+        if said.refusal is not None:
+            # The cause is what the child said before it ended: its ids cannot be mapped any more.
+            self.refused = self.refused or said.refusal
             self.doomed = True
-        else:
-            end.tell(b"G")
-            if end.owed_signal is not None:
-                end.send_signal(end.owed_signal)
 
     def hear_until(self, until: float, condition: Callable[[], bool]) -> None:
         """Take in words of the supervisor, and nothing else.
@@ -299,36 +259,29 @@ class Inbox:
         :param until: on the runner's clock.
         :raises StepError: when they cannot be read, or not be answered.
         """
-        waiter = select.poll()
-        waiter.register(self._end.control, select.POLLIN)
+        control = Watched(self._end.control)
         while not condition() and (left := until - monotonic()) > 0:
-            try:
-                there = waiter.poll(left * 1000)
-            except OSError as error:
-                if raised_by_handler(error):
-                    raise
-                raise StepError("poll", None, error.errno or 0) from error
-            if not there or not self.read_message():
+            if not control.wait(left) or not self._read_message():
                 return
 
-    # Its faults ---------------------------------------------------------------------------------
+    # Its helpers --------------------------------------------------------------------------------
 
-    def _start_fault_supervisor(self, wish: dict[str, object]) -> None:
-        """The test asks for its first fault."""
-        from pytest_nsisolate.process import fault_supervisor  # few tests need it
+    def _start_helper(self, wish: Frame) -> None:
+        """The test asks for a process that works for it, and waits until that has been told."""
+        from pytest_nsisolate.process import helpers  # few tests need it
 
-        if self.fault_supervisor is not None:
-            self._lose("it has asked for a fault supervisor twice")
-            return
         end = self._end
         self.hear_until(monotonic() + STEP_SECONDS, lambda: end.pid1 is not None)
+        if self.helpers is None:
+            self.helpers = helpers.Helpers()
         try:
-            self.fault_supervisor = new = fault_supervisor.start(end.pid1, wish)
+            pidfd = self.helpers.start(end.pid1, wish)
         except StepError as error:
-            self._lose(fault_supervisor.explained(error))
-        else:
-            self.watched.add(new.pidfd)
-            self._poller.register(new.pidfd, select.POLLIN)
+            self._lose(helpers.explained(wish.kind, error))
+            return
+        self._watched.add(pidfd)
+        # It has waited for the runner, which may have been busy with another test.
+        self._deadline.leave(STEP_SECONDS)
 
     def _lose(self, reason: str) -> None:
         self.frames.clear()
@@ -338,14 +291,14 @@ class Inbox:
     # The end ------------------------------------------------------------------------------------
 
     def _forked_ended(self) -> None:
-        if not self._forget(self._end.forked_pidfd):
+        if not self._watched.forget(self._end.forked_pidfd):
             return  # a kill while this was interrupted (Ctrl-Z) has seen to it
         if self._end.direct:
-            while self.read_message():
+            while self._read_message():
                 pass  # the init's last word
             self._reap_pid1()
             return
-        while self.pid1_status is None and not self.doomed and self.read_message():
+        while self.pid1_status is None and not self.doomed and self._read_message():
             pass
         if self.pid1_status is None and not self.doomed:
             self.lost_sight = True
@@ -360,12 +313,4 @@ class Inbox:
         if status is None:
             self.lost_sight = True  # code in the runner waits for every child
         else:
-            self.pid1_status = status
-
-    def _forget(self, fd: int) -> bool:
-        try:
-            self._poller.unregister(fd)
-        except KeyError:
-            return False
-        self.watched.remove(fd)
-        return True
+            self.supervisor.pid1_status = status

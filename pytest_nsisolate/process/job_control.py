@@ -124,10 +124,10 @@ class Job:
         child.deadline.hold()
         until = monotonic() + (_HOLD_SECONDS if end.open else 0)
         inbox.hear_until(until, lambda: end.pid1_pidfd is not None)
-        inbox.held = False
+        inbox.supervisor.held = False
         end.send_signal(signals.hold_signal() if child.init else signal.SIGSTOP)
         if child.init:
-            inbox.hear_until(until, lambda: inbox.held)
+            inbox.hear_until(until, lambda: inbox.supervisor.held)
         else:
             while not stands_still(end.pid1) and monotonic() < until:
                 time.sleep(_TURN_SECONDS)

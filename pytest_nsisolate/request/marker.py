@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pytest_nsisolate.request import files, grants, limits
+from pytest_nsisolate.request import files, grants, limits, reach
 from pytest_nsisolate.request.model import TimeOffsets
 from pytest_nsisolate.request.wording import DOCS, MarkerProblem, short, spelled, suggestion
 
@@ -53,6 +53,8 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
                    it has besides (default: none)
   caps=            str or list of names: the capabilities that are kept
                    (default: --nsisolate-caps)
+  reach=           str, int or list of them: addresses and ports of the
+                   runner's host, reached at the same address (default: none)
   no_new_privs=    bool: no program gains rights by its file (default: False)
   root=            "host"; "overlay": its files, and what is written is thrown
                    away; "readonly" (default: --nsisolate-root)
@@ -266,6 +268,13 @@ def _exclusive(value: object) -> frozenset[str]:
     return frozenset(names)
 
 
+def _reach(value: object) -> tuple[str, ...]:
+    try:
+        return reach.check(value)
+    except reach.ReachError as error:
+        raise _NotAllowedError(str(error)) from None
+
+
 def _leftovers(value: object) -> str:
     if not isinstance(value, str) or value not in ("ignore", "warn", "fail"):
         raise _NotAllowedError('takes "ignore", "warn" or "fail"')
@@ -297,6 +306,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "files": _files(files.check_files),
     "hide": _files(files.check_hide),
     "root_size": _files(files.check_size),
+    "reach": _reach,
     "missing": _missing,
     "exclusive": _exclusive,
 }

@@ -63,6 +63,7 @@ class IsolationRequest:
         of the memory.
     :param exclusive: names that no two tests at work at the same time have in common; ``"*"``: it
         runs alone.
+    :param reach: addresses of the runner's host that the test reaches at the same address.
     :param guarded: the host refuses the user namespace, which was not given up by ``user=False``.
     """
 
@@ -86,6 +87,7 @@ class IsolationRequest:
     files: tuple[tuple[str, bytes | Path], ...] = ()
     hide: tuple[str, ...] = ()
     root_size: str | None = None
+    reach: tuple[str, ...] = ()
     guarded: bool = False
     exclusive: frozenset[str] = frozenset()
 

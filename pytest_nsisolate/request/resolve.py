@@ -30,8 +30,9 @@ from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, su
 #: The fixture names that an item may name in ``inside``.
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
 
-#: Keywords about fixtures, about what a test has left, and about what may run beside it.
-MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive"})
+#: Keywords about fixtures, about what a test has left, about what may run beside it, and about
+#: where it may connect to.
+MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive", "reach"})
 
 _STAY = "isolated(False) keeps a test in the runner"
 
@@ -101,6 +102,7 @@ class _Merged:
             root_size=values.get("root_size"),
             addresses=values.get("addresses", ()),
             exclusive=values.get("exclusive", frozenset()),
+            reach=values.get("reach", ()),
         )
 
     def _refuse_contradictions(self, on: set[str], default_root: str | None) -> None:
@@ -128,6 +130,11 @@ class _Merged:
             if self.switches.get("mount") is False:
                 said = spelled({**given, "mount": False})
                 problems.append(f"{said}: devices need a private /dev")
+        if self.values.get("reach") and "net" not in on and not self.values.get("addresses"):
+            problems.append(
+                f"{spelled({'reach': list(self.values['reach'])})}: without a net namespace a test "
+                "reaches what the runner reaches; leave reach out, or add net=True"
+            )
         # A default set of user alone is the user's choice; one that is emptied is not.
         asked = (
             on

@@ -11,6 +11,7 @@ another item has its turn (:mod:`.jobs`).
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -165,6 +166,10 @@ def _make_child(
     if isinstance(child, AheadChild):
         assert run.jobs is not None
         child.inside, child.warning_filters = inside, run.jobs.warning_filters
+    if request.reach:
+        from pytest_nsisolate.child import reach  # few tests need it
+
+        child.open_up = partial(reach.open_up, request.reach)
     child.outgoing.limited = request.limits is not None
     child.outgoing.post_mortem = attempt.incoming.post_mortem = at_failure.opened(
         item,

@@ -269,7 +269,7 @@ def _release(run: Run, attempt: Attempt) -> None:
     if child is None:
         return
     if child.outcome == outcome.Finished(alone=True):
-        child.let_go()
+        child.end.let_go()
         run.reap_outstanding()  # the next one may have been launched long ago
         run.outstanding = child
     else:

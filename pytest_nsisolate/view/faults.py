@@ -2,7 +2,7 @@
 """Faults on demand: system calls of the test, and of what it starts, that fail or take their time.
 
 The test's side. What a fault is for is checked here, where an error still has the test's line; a
-process outside answers the calls (:mod:`pytest_nsisolate.process.fault_supervisor`).
+process outside answers the calls (:mod:`pytest_nsisolate.process.helpers`).
 """
 
 from __future__ import annotations
@@ -510,7 +510,8 @@ class Engine:
         try:
             inode = os.fstat(theirs.fileno()).st_ino
             self._writer.send(Kind.FAULTS, {"descriptor": theirs.fileno(), "inode": inode})
-            self._hear(ours)
+            # The runner may be busy with another test; it ends this one if there is no supervisor.
+            self._hear(ours, None)
             exempt = [self._writer.descriptor, ours.fileno()]
             self._install(ours, exempt)
         except BaseException:
@@ -557,12 +558,12 @@ class Engine:
             _lost(error)
 
     @staticmethod
-    def _hear(channel: SocketType) -> dict[str, Any]:
+    def _hear(channel: SocketType, patience: float | None = 2 * PATIENCE) -> dict[str, Any]:
         said = b""
         try:
             poller = select.poll()
             poller.register(channel, select.POLLIN)
-            if poller.poll(2 * PATIENCE * 1000):
+            if poller.poll(None if patience is None else patience * 1000):
                 said = channel.recv(LONGEST)
         except OSError as error:
             _lost(error)

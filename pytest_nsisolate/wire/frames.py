@@ -67,6 +67,7 @@ class Kind(enum.IntEnum):
     ENDING = 18
     FAULTS = 19
     TIMES = 20
+    REACH = 21
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

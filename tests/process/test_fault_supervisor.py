@@ -13,7 +13,8 @@ import pytest
 
 from pytest_nsisolate.errors import FaultRefusal, StepError
 from pytest_nsisolate.kernel import seccomp
-from pytest_nsisolate.process import fault_supervisor
+from pytest_nsisolate.process import helpers
+from pytest_nsisolate.wire.frames import Kind
 from tests.inner_runs import SIDES, THREADED, Side, run_batch
 from tests.support import NEEDS_NAMESPACES, needs
 
@@ -156,7 +157,7 @@ def test_one_that_cannot_be_started() -> None:
     """EAGAIN, say: the step is named."""
     result = run_batch({"test_it.py": NOT_STARTED}, "user")
     said = result.failure("test_it")
-    assert "faults refused: start the fault supervisor: EAGAIN" in said
+    assert "fault supervisor refused: start the fault supervisor: EAGAIN" in said
     assert "remedy: " in said
 
 
@@ -165,12 +166,12 @@ def test_a_wish_that_is_not_true() -> None:
     own = os.getpid()
     for wish in ({}, {"descriptor": "3", "inode": 1}, {"descriptor": 1 << 20, "inode": 1}):
         with pytest.raises(StepError, match="find the test: ESRCH"):
-            fault_supervisor.start(own, wish)
+            helpers.start(Kind.FAULTS, own, wish)
     reading, writing = os.pipe()
     try:
         wish = {"descriptor": reading, "inode": os.fstat(reading).st_ino}
         with pytest.raises(StepError, match="its socket is another one"):
-            fault_supervisor.start(own, wish)
+            helpers.start(Kind.FAULTS, own, wish)
     finally:
         os.close(reading)
         os.close(writing)
@@ -228,10 +229,11 @@ def test_it_does_not_outlive_the_runner() -> None:
     """SIGKILL to what has started it."""
     program = (
         "import os, socket, time, sys;"
-        "from pytest_nsisolate.process import fault_supervisor as f;"
+        "from pytest_nsisolate.process import helpers as f;"
+        "from pytest_nsisolate.wire.frames import Kind;"
         "a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET);"
         "w = {'descriptor': b.fileno(), 'inode': os.fstat(b.fileno()).st_ino};"
-        "s = f.start(os.getpid(), w);"
+        "s = f.start(Kind.FAULTS, os.getpid(), w);"
         "a.recv(100); print(s.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as runner:

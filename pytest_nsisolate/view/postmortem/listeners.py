@@ -62,7 +62,8 @@ def hint(item: pytest.Item, tried: object) -> str:
     names = ", ".join(f"{found[port]}{_held_by(found[port])}" for port in first)
     return (
         f"hint: the runner's host listens on {names}, but this test has a network of its own: "
-        f"isolated(net=False) leaves it in the host's, {_inside(item)}"
+        f"isolated(net=False) leaves it in the host's, {_inside(item)}, "
+        f"reach={first[0]} leads out to it alone"
     )
 
 

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: MIT
+"""``reach=``: what is named is reached, as it is out here; nothing else is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from pytest_nsisolate.process.forwarder_program import target_of
+from pytest_nsisolate.request.reach import ReachError, check
+from tests.inner_runs import SIDES, THREADED, Side, run_batch
+from tests.support import NEEDS_IPV6, NEEDS_NAMESPACES, needs, run_source
+
+pytestmark = NEEDS_NAMESPACES
+
+POSTGRES: Final = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
+NEEDS_POSTGRES: Final = needs(
+    POSTGRES is not None and shutil.which("psql") is not None, "needs PostgreSQL"
+)
+
+#: Servers in the runner, each at a free port that the marker gets by a variable.
+CONFTEST: Final = """
+import contextlib
+import os
+import socket
+import socketserver
+import threading
+
+import pytest
+
+class Echo(socketserver.BaseRequestHandler):
+    def handle(self):
+        # Until the client has said all; the answer ends it.
+        while data := self.request.recv(1 << 18):
+            self.request.sendall(data)
+        self.request.sendall(b"over")
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 1024
+    allow_reuse_address = True
+
+class Six(Server):
+    address_family = socket.AF_INET6
+
+class Unix(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+class Upper(socketserver.BaseRequestHandler):
+    def handle(self):
+        self.request[1].sendto(self.request[0].upper(), self.client_address)
+
+SERVERS = {
+    "TCP": Server(("127.0.0.1", 0), Echo),
+    "OTHER": Server(("127.0.0.1", 0), Echo),
+    "UNIX": Unix("\\0nsisolate-" + str(os.getpid()), Echo),
+    "UDP": socketserver.ThreadingUDPServer(("127.0.0.1", 0), Upper),
+}
+with contextlib.suppress(OSError):
+    SERVERS["SIX"] = Six(("::1", 0), Echo)
+for name, server in SERVERS.items():
+    address = server.server_address
+    os.environ[name] = str(address[1]) if isinstance(address, tuple) else os.fsdecode(address[1:])
+# Nobody listens there.
+with socket.create_server(("127.0.0.1", 0)) as free:
+    os.environ["FREE"] = str(free.getsockname()[1])
+
+@pytest.fixture(scope="session", autouse=True)
+def servers():
+    for server in SERVERS.values():
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield
+    for server in SERVERS.values():
+        server.shutdown()
+        server.server_close()
+"""
+
+HEAD: Final = """
+import os
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+# Threads of the runner serve.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+def port(name):
+    return int(os.environ[name])
+
+def all_of(client):
+    found = b""
+    while data := client.recv(1 << 18):
+        found += data
+    return found
+"""
+
+SUITE: Final = (
+    HEAD
+    + """
+@pytest.mark.isolated(reach=port("TCP"))
+def test_echo(pid1):
+    with socket.create_connection(("127.0.0.1", port("TCP")), timeout=20) as client:
+        client.sendall(b"hello")
+        assert client.recv(10) == b"hello"
+        client.shutdown(socket.SHUT_WR)
+        assert all_of(client) == b"over"
+    assert [s.port for s in pid1.listening] == [port("TCP")]
+    assert pid1.leftovers == ()
+
+@pytest.mark.isolated(reach=[port("TCP")])
+def test_nothing_else():
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port("OTHER")), timeout=20)
+
+@pytest.mark.isolated
+def test_not_by_itself():
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port("TCP")), timeout=20)
+
+@pytest.mark.isolated(reach="@" + os.environ["UNIX"])
+def test_abstract():
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect("\\0" + os.environ["UNIX"])
+        client.sendall(b"hello")
+        client.shutdown(socket.SHUT_WR)
+        assert all_of(client) == b"helloover"
+
+@pytest.mark.isolated(reach="udp:127.0.0.1:" + os.environ["UDP"])
+def test_datagrams():
+    clients = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3)]
+    for n, client in enumerate(clients):
+        client.settimeout(20)
+        client.connect(("127.0.0.1", port("UDP")))
+        client.send(f"text {n}".encode())
+    assert [client.recv(100) for client in clients] == [b"TEXT 0", b"TEXT 1", b"TEXT 2"]
+    for client in clients:
+        client.close()
+
+@pytest.mark.isolated(reach=port("FREE"))
+def test_nobody_listens_out_there():
+    # The connection is accepted; its reset may come before connect() has seen that.
+    with pytest.raises(ConnectionResetError):
+        with socket.create_connection(("127.0.0.1", port("FREE")), timeout=20) as client:
+            client.recv(10)
+
+@pytest.mark.isolated(reach=port("TCP"), init=True, timeout=60)
+def test_many_at_a_time():
+    clients = [
+        socket.create_connection(("127.0.0.1", port("TCP")), timeout=30) for _ in range(200)
+    ]
+    for n, client in enumerate(clients):
+        client.sendall(str(n).encode())
+        client.shutdown(socket.SHUT_WR)
+    for n, client in enumerate(clients):
+        assert all_of(client) == f"{n}over".encode()
+        client.close()
+
+@pytest.mark.isolated(reach=port("TCP"), timeout=60)
+def test_much():
+    size, block = 64 << 20, os.urandom(1 << 20)
+    with socket.create_connection(("127.0.0.1", port("TCP")), timeout=30) as client:
+        def write():
+            for _ in range(size >> 20):
+                client.sendall(block)
+            client.shutdown(socket.SHUT_WR)
+        writer = threading.Thread(target=write)
+        writer.start()
+        found = 0
+        while data := client.recv(1 << 20):
+            found += len(data)
+        writer.join()
+    assert found == size + len(b"over")
+
+@pytest.mark.isolated(reach=port("TCP"))
+def test_a_reset_is_a_reset():
+    with socket.create_connection(("127.0.0.1", port("TCP")), timeout=20) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\\1\\0\\0\\0\\0\\0\\0\\0")
+    with socket.create_connection(("127.0.0.1", port("TCP")), timeout=20) as client:
+        client.sendall(b"still there")
+        assert client.recv(20) == b"still there"
+
+@pytest.mark.isolated(reach=port("TCP"))
+def test_crashes():
+    os.abort()
+"""
+)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("options", [(), ("-n", "2", "-p", "xdist")], ids=["here", "workers"])
+def test_what_is_reached_and_what_is_not(side: Side, options: tuple[str, ...]) -> None:
+    """TCP, UDP and abstract names; both ends of a connection; nothing is left of it."""
+    files = {"conftest.py": CONFTEST, "test_it.py": SUITE}
+    result = run_batch(files, side, *options, clean=False, gone=True)
+    every = {f"test_{line.partition('(')[0]}" for line in SUITE.split("def test_")[1:]}
+    assert result.passed() == every - {"test_crashes"}, result.text
+    assert "killed by SIG" in result.failure("test_crashes")
+
+
+@NEEDS_IPV6
+def test_ipv6(tmp_path: Path) -> None:
+    """In brackets."""
+    source = f"""{HEAD}
+@pytest.mark.isolated(reach="[::1]:" + os.environ["SIX"])
+def test_it():
+    with socket.create_connection(("::1", port("SIX")), timeout=20) as client:
+        client.shutdown(socket.SHUT_WR)
+        assert all_of(client) == b"over"
+"""
+    (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    result = run_source(tmp_path, source)
+    assert result.passed() == {"test_it"}, result.text
+
+
+def test_below_an_init_and_with_threads_of_the_runner(tmp_path: Path) -> None:
+    """The ways on which the test is not the runner's own child."""
+    source = f"""{THREADED}{HEAD}
+@pytest.mark.parametrize((), [
+    pytest.param(marks=pytest.mark.isolated(reach=port("TCP"), **more), id=str(n))
+    for n, more in enumerate([{{}}, {{"init": True}}, {{"user": "same"}}, {{"net": True}}])
+])
+def test_it():
+    with socket.create_connection(("127.0.0.1", port("TCP")), timeout=20) as client:
+        client.shutdown(socket.SHUT_WR)
+        assert all_of(client) == b"over"
+"""
+    (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    result = run_source(tmp_path, source)
+    assert len(result.passed()) == 4, result.text
+
+
+def test_a_port_that_only_root_binds_without_the_right(tmp_path: Path) -> None:
+    """The step and its errno; not a line of the test has run."""
+    source = """
+import pytest
+@pytest.mark.isolated(reach=80, caps=[])
+def test_it():
+    raise AssertionError("it has run")
+"""
+    result = run_source(tmp_path, source)
+    said = result.failure("test_it")
+    assert "open tcp:127.0.0.1:80 for the net namespace: EACCES" in said
+    assert "it has run" not in said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "takes ports from 1 to 65535, not 0"),
+        ("127.0.0.1", "takes HOST:PORT, not '127.0.0.1'"),
+        ("localhost:80", "takes addresses, not the name 'localhost': say 127.0.0.1 or [::1]"),
+        ("10.0.0.1:80", "takes addresses of the loopback, and 10.0.0.1 is none"),
+        ("/run/x.sock", "is not for '/run/x.sock': a Unix socket with a path is a file, and rea"),
+        ("@", "takes names of 1 to 106 bytes behind the @"),
+        ([], "takes ports and addresses, [8080, "),
+        (True, "takes ports and addresses, [8080, "),
+        ([1.5], "takes ports and addresses as text, not 1.5"),
+        (list(range(1, 100)), "takes at most 64 addresses, these are 99"),
+    ],
+)
+def test_usage_errors(value: object, said: str) -> None:
+    """What cannot be meant."""
+    with pytest.raises(ReachError) as raised:
+        check(value)
+    assert said in str(raised.value)
+
+
+def test_usage_errors_name_the_test(tmp_path: Path) -> None:
+    """At collection; also where there is nothing to reach out of."""
+    source = """
+import pytest
+@pytest.mark.isolated(reach="localhost:80")
+def test_one(): pass
+@pytest.mark.isolated(reach=80, pid=True)
+def test_two(): pass
+"""
+    result = run_source(tmp_path, source)
+    assert result.returncode == 4
+    assert "isolated(reach='localhost:80'): reach takes addresses, not the name" in result.text
+    assert "without a net namespace a test reaches what the runner reaches" in result.text
+    assert not result.reports
+
+
+def test_not_for_calls_by_isolate(tmp_path: Path) -> None:
+    """Its error says where it belongs."""
+    source = "def test_it(isolate):\n    isolate.using(reach=80)\n"
+    result = run_source(tmp_path, source)
+    assert "reach is for the marker of a test, not for a call" in result.failure("test_it")
+
+
+def test_spellings() -> None:
+    """One for each address."""
+    given = [8080, "127.0.0.1:8080", "tcp:127.0.0.1:8080", ":8080", "[::1]:53", "udp::53", "@a:b"]
+    assert check(given) == ("tcp:127.0.0.1:8080", "tcp:[::1]:53", "udp:127.0.0.1:53", "unix:@a:b")
+    assert target_of("tcp", "[::1]:53") == ("::1", 53)
+    assert target_of("unix", "@a:b") == "\0a:b"
+
+
+DATABASE: Final = """
+import os
+import pathlib
+import socket
+import subprocess
+import tempfile
+
+import pytest
+
+BIN = pathlib.Path({bin!r})
+
+def as_postgres(*command):
+    switch = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    command = [str(part) for part in command]
+    return [*switch, *command] if os.geteuid() == 0 else command
+
+with socket.create_server(("127.0.0.1", 0)) as free:
+    PORT = free.getsockname()[1]
+
+@pytest.fixture(scope="session")
+def database():
+    with tempfile.TemporaryDirectory() as folder:
+        if os.geteuid() == 0:
+            os.chown(folder, 65534, 65534)
+        data = pathlib.Path(folder, "data")
+        run = lambda *c: subprocess.run(as_postgres(*c), check=True, capture_output=True, cwd="/")
+        run(BIN / "initdb", "-D", data, "-A", "trust", "-U", "tester", "--no-sync")
+        options = f"-p {{PORT}} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -F"
+        log = pathlib.Path(folder, "log")
+        run(BIN / "pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "start")
+        yield
+        run(BIN / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+
+@pytest.mark.isolated(reach=PORT)
+def test_client(database):
+    line = ["psql", "-h", "127.0.0.1", "-p", str(PORT), "-U", "tester", "-At", "postgres"]
+    query = "select sum(n) from generate_series(1, 100000) n"
+    done = subprocess.run([*line, "-c", query], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "5000050000\\n", done.stderr
+
+@pytest.mark.isolated
+def test_without(database):
+    line = ["psql", "-h", "127.0.0.1", "-p", str(PORT), "-U", "tester", "-l"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert "Connection refused" in done.stderr
+"""
+
+
+@NEEDS_POSTGRES
+def test_a_database_of_a_session_fixture(tmp_path: Path) -> None:
+    """PostgreSQL in the runner, its client isolated."""
+    result = run_source(tmp_path, DATABASE.format(bin=str(POSTGRES)))
+    assert result.passed() == {"test_client", "test_without"}, result.text
