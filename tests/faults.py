@@ -36,12 +36,8 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pytest_nsisolate.kernel import seccomp, syscall_numbers
-from pytest_nsisolate.process.fault_supervisor_program import (
-    Listener,
-    UnreadableError,
-    file_of,
-    read_text,
-)
+from pytest_nsisolate.process.fault_supervisor.callers import UnreadableError, file_of, read_text
+from pytest_nsisolate.process.fault_supervisor.listener import Listener
 
 #: The socket over which the runner hands out its filter's descriptor.
 SOCKET: Final = "FAULTS_SOCKET"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Processes beside the runner that work for one test, for as long as it is at work.
 
-The fault supervisor (:mod:`.fault_supervisor_program`) answers for its system calls, the forwarder
+The fault supervisor (:mod:`.fault_supervisor`) answers for its system calls, the forwarder
 (:mod:`.forwarder_program`) carries its connections.
 
 Fact: the calls of a process can be answered only from outside (seccomp_unotify(2)), and a socket
@@ -29,8 +29,8 @@ from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.originals import open, os
-from pytest_nsisolate.process import fault_supervisor_program, forwarder_program, helper_program
-from pytest_nsisolate.process.fault_supervisor_program import RUNNER, SOCKET, TEST
+from pytest_nsisolate.process import fault_supervisor, forwarder_program, helper_program
+from pytest_nsisolate.process.fault_supervisor import RUNNER, SOCKET, TEST
 from pytest_nsisolate.wire.frames import Frame, Kind
 
 
@@ -52,7 +52,7 @@ PROGRAMS: Final[Mapping[Kind, Program]] = MappingProxyType(
     {
         Kind.FAULTS: Program(
             "fault supervisor",
-            os.path.abspath(fault_supervisor_program.__file__),
+            os.path.dirname(os.path.abspath(fault_supervisor.__file__)),
             "nothing answers its calls",
         ),
         Kind.REACH: Program(

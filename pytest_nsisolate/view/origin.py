@@ -31,7 +31,7 @@ def make_view(
     :param writer: the way to the runner, for faults.
     """
     from pytest_nsisolate.view import Origin, Pid1View
-    from pytest_nsisolate.view.faults import Engine
+    from pytest_nsisolate.view.fault_engine import Engine
     from pytest_nsisolate.view.processes import parent_of
 
     init = supervisor = None

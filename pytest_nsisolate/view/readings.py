@@ -31,7 +31,7 @@ from pytest_nsisolate.view.snapshot import Snapshot
 from pytest_nsisolate.view.sockets import Socket, read_sockets
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.view.faults import Engine
+    from pytest_nsisolate.view.fault_engine import Engine
 
 
 @dataclass(frozen=True, slots=True)

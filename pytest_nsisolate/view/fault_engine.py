@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: MIT
+"""The way to the process that answers for the test's system calls.
+
+It is asked over a socket; the first fault puts this process under a filter (seccomp(2)), which it
+cannot leave any more (:mod:`pytest_nsisolate.process.helpers`).
+"""
+
+from __future__ import annotations
+
+import errno as errors
+from _socket import SocketType, socketpair  # pytest-socket forbids those of the module above
+from typing import Any, Final, NoReturn
+
+from pytest_nsisolate.errors import FaultRefusal
+from pytest_nsisolate.host import examine
+from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.host.remedies import explained
+from pytest_nsisolate.kernel import seccomp, syscall_numbers
+from pytest_nsisolate.kernel.originals import json, os, select, socket, threading
+from pytest_nsisolate.process.fault_supervisor import LONGEST, PATIENCE
+from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+_NOT_HERE: Final = "faults belong to the test's own process, not to a fork of it"
+
+
+class Engine:
+    """The filter of this process, and what tells the supervisor what to do. Threads may share it.
+
+    :param writer: the way to the runner.
+    """
+
+    def __init__(self, writer: FrameWriter) -> None:
+        self._writer = writer
+        self._channel: SocketType | None = None
+        self._lock = threading.Lock()
+        self._open: set[int] = set()
+        self._over = False
+
+    def add(self, request: dict[str, Any]) -> int:
+        """Begin a fault; under the filter from the first one on.
+
+        :raises FaultRefusal: when this host does not allow it.
+        """
+        with self._lock:
+            if self._writer.descriptor < 0:
+                raise RuntimeError(_NOT_HERE)
+            if self._over:
+                raise RuntimeError("pid1 is torn down, and begins no other fault")
+            if self._channel is None:
+                self._channel = self._begin()
+            key = int(self._ask({"do": "add", **request})["fault"])
+            self._open.add(key)
+            return key
+
+    def count(self, key: int) -> dict[str, Any]:
+        """What has become of it by now."""
+        with self._lock:
+            return {} if self._over else self._ask({"do": "count", "fault": key})
+
+    def drop(self, key: int) -> dict[str, Any]:
+        """End a fault: what has become of it."""
+        with self._lock:
+            self._open.discard(key)
+            return {} if self._over else self._ask({"do": "drop", "fault": key})
+
+    def close(self) -> None:
+        """The test is over: end those that are still in force, and begin no other."""
+        with self._lock:
+            channel, self._channel, self._over = self._channel, None, True
+            if channel is not None and self._writer.descriptor >= 0:
+                for key in self._open:
+                    self._tell(channel, {"do": "drop", "fault": key})
+                    self._hear(channel)
+                channel.close()
+
+    def _begin(self) -> SocketType:
+        if (error := seccomp.refusal()) is not None:
+            _refuse(seccomp.STEP, error.errno or 0)
+        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            inode = os.fstat(theirs.fileno()).st_ino
+            self._writer.send(Kind.FAULTS, {"descriptor": theirs.fileno(), "inode": inode})
+            # The runner may be busy with another test; it ends this one if there is no supervisor.
+            self._hear(ours, None)
+            exempt = [self._writer.descriptor, ours.fileno()]
+            self._install(ours, exempt)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours
+
+    def _install(self, channel: SocketType, exempt: list[int]) -> None:
+        guess = os.dup(channel.fileno())
+        os.close(guess)  # the lowest number that is free: the listener's, if no thread takes it
+        self._tell(channel, {"do": "take", "descriptor": guess, "exempt": exempt})
+        self._hear(channel)
+        numbers = syscall_numbers.numbers()
+        spared = [numbers[name] for name in seccomp.NEVER_ASKED if name in numbers]
+        program = seccomp.handing_over(spared)
+        try:
+            listener = seccomp.install(program)
+        except OSError as error:
+            self._tell(channel, {"do": "nothing"})
+            self._hear(channel)
+            _refuse(seccomp.STEP, error.errno or 0)
+        # Where nobody answers any more the calls must fail: then nobody may hold the listener.
+        os.close(listener)
+        answer = self._hear(channel)
+        if "problem" in answer:
+            _refuse("ask the fault supervisor", errors.ESRCH, str(answer["problem"]))
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self._channel is None or self._writer.descriptor < 0:
+            raise RuntimeError(_NOT_HERE)
+        self._tell(self._channel, request)
+        answer = self._hear(self._channel)
+        if "problem" in answer:
+            raise RuntimeError(f"the fault supervisor: {answer['problem']}")
+        return answer
+
+    @staticmethod
+    def _tell(channel: SocketType, request: dict[str, Any]) -> None:
+        try:
+            channel.send(json.dumps(request).encode())
+        except OSError as error:
+            _lost(error)
+
+    @staticmethod
+    def _hear(channel: SocketType, patience: float | None = 2 * PATIENCE) -> dict[str, Any]:
+        said = b""
+        try:
+            poller = select.poll()
+            poller.register(channel, select.POLLIN)
+            if poller.poll(None if patience is None else patience * 1000):
+                said = channel.recv(LONGEST)
+        except OSError as error:
+            _lost(error)
+        if not said:
+            _lost(ConnectionResetError(errors.ECONNRESET, "it has ended"))
+        answer: dict[str, Any] = json.loads(said)
+        return answer
+
+
+def _refuse(step: str, number: int, detail: str = "") -> NoReturn:
+    found = explained(Refusal(step, None, number, detail), examine())
+    raise FaultRefusal(found.error, found.cause, found.remedy)
+
+
+def _lost(error: OSError) -> NoReturn:
+    _refuse("ask the fault supervisor", error.errno or 0)
