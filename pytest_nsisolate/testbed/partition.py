@@ -36,7 +36,7 @@ def blocked(parts: Sequence[frozenset[Host]]) -> dict[str, frozenset[bytes]]:
     """From which addresses each wire of these hosts gets nothing; they are relayed from now on."""
     found: dict[str, frozenset[bytes]] = {}
     for part in parts:
-        others = frozenset[Host]().union(*(other for other in parts if other is not part))
+        others = [host for other in parts if other is not part for host in other]
         sources = frozenset(_sources_of(others))
         for host in part:
             for wire in host.wires.values():
