@@ -8,8 +8,6 @@ Each exception carries its facts as attributes, builds its message from them and
 from __future__ import annotations
 
 import errno as errno_names
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -319,14 +317,26 @@ class NsisolateOverrunWarning(pytest.PytestWarning):
     __module__ = "pytest_nsisolate"
 
 
-@contextmanager
-def failing(step: str, namespace: str | None) -> Iterator[None]:
+class failing:  # noqa: N801 (reads as a statement: with failing("fork", None))
     """Name the step and the namespace of any :class:`OSError` raised inside the block.
+
+    A class, because a generator takes twice the calls, and a launch has a dozen of these.
 
     :raises StepError: with the errno kept and the file name, if there is one, as detail.
     """
-    try:
-        yield
-    except OSError as error:
-        detail = str(error.filename) if error.filename is not None else ""
-        raise StepError(step, namespace, error.errno or 0, detail) from error
+
+    __slots__ = ("_namespace", "_step")
+
+    def __init__(self, step: str, namespace: str | None) -> None:
+        self._step = step
+        self._namespace = namespace
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        if isinstance(error, OSError):
+            detail = str(error.filename) if error.filename is not None else ""
+            raise StepError(self._step, self._namespace, error.errno or 0, detail) from error

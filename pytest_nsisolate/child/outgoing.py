@@ -52,7 +52,8 @@ class Outgoing:
         self.post_mortem: PostMortem | None = None
         self._mute = False
         self._subtest_error: BaseException | None = None
-        self._plain = internals.PlainPass(item)
+        #: Knows the reports that need not be sent whole.
+        self.plain = internals.PlainPass(item)
         self._phases: list[str] = []
         self._sections = len(internals.report_sections(item))
         self.take_stock()
@@ -140,7 +141,7 @@ class Outgoing:
         """Whether "passed" is all that there is to say, as it is of most phases."""
         session = self._item.session
         return (
-            self._plain.fits(report)
+            self.plain.fits(report)
             and not os.fstat(self._fault).st_size
             and (session.shouldstop, session.shouldfail) == self._stop
             and len(internals.testsuite_properties(self._item.config) or ()) == self._properties

@@ -15,8 +15,9 @@ What still fails: a call that blocks keeps the GIL; none of these blocks in a ch
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pytest_nsisolate.errors import StepError
@@ -67,16 +68,33 @@ class Step:
     name: str
     namespace: str
     call: Callable[[], int]
+    #: The same, without a line of Python: a :class:`Prepared` says by its result that it failed.
+    bare: Callable[[], int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        call = self.call
+        bare = partial(call.function, *call.arguments) if isinstance(call, Prepared) else call
+        object.__setattr__(self, "bare", bare)
 
     def run(self) -> None:
         """Make the call.
 
         :raises StepError: with this step's name and the call's errno and path.
         """
+        run_all((self,))
+
+
+def run_all(steps: Iterable[Step]) -> None:
+    """Make the calls of all these steps, one after the other.
+
+    :raises StepError: with the name of the one that failed, and the call's errno and path.
+    """
+    for step in steps:
         try:
-            self.call()
+            if step.bare() < 0:
+                raise last_error(getattr(step.call, "path", None))
         except OSError as error:
-            raise step_error(self.name, self.namespace, error) from error
+            raise step_error(step.name, step.namespace, error) from error
 
 
 def step_error(name: str, namespace: str | None, error: OSError) -> StepError:

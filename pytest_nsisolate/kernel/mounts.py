@@ -37,7 +37,7 @@ from stat import S_ISDIR
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import covered, devices, proc, syscalls
-from pytest_nsisolate.kernel.libc import Prepared, Step, step_error
+from pytest_nsisolate.kernel.libc import Prepared, Step, run_all, step_error
 from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.kernel.readonly import SAFE, may_write_the_hosts, protect_proc, read_only
 from pytest_nsisolate.kernel.syscalls import (
@@ -123,8 +123,7 @@ def apply(plan: MountPlan) -> None:
         plan.read_only.run()
         for path, fd in zip(plan.writable, writable, strict=True):
             _put_back(path, fd)
-    for step in plan.steps:
-        step.run()
+    run_all(plan.steps)
     for path, fd in zip(plan.keep, kept, strict=True):
         _put_back(path, fd)
 

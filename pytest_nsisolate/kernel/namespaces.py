@@ -13,6 +13,7 @@ namespace is 0, which cannot be read from here, the 250 ms are lost.
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Container
 from typing import Final
 
@@ -44,6 +45,12 @@ _NS_PATHS: Final = {name: f"/proc/self/ns/{PROC_NAMES[name]}" for name in NAMESP
 _PATIENCE: Final = 0.25  # seconds
 _LONGEST_PAUSE: Final = 0.02
 _NANOSECONDS: Final = 10**9
+
+
+@functools.cache
+def flags_at_birth(kinds: frozenset[str]) -> int:
+    """``CLONE_NEW*`` of those that a process can be born into (clone(2)): all but ``time``."""
+    return sum(FLAGS[name] for name in kinds - {"time"})
 
 
 def enter(namespace: str) -> None:

@@ -32,7 +32,7 @@ from typing import Final
 
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.kernel import syscalls
-from pytest_nsisolate.kernel.libc import Step, step_error
+from pytest_nsisolate.kernel.libc import Step, run_all, step_error
 from pytest_nsisolate.kernel.originals import os, re
 from pytest_nsisolate.kernel.readonly import SAFE
 from pytest_nsisolate.kernel.survey import Mounted, Survey, is_in, status_of
@@ -143,12 +143,10 @@ class OverlayRoot:
             raise step_error("prepare the root", "mount", error) from error
         check_attributes(_WORK)
         settle()
-        for step in self.mounts:
-            step.run()
+        run_all(self.mounts)
         try:
             os.chdir(_NEW)
-            for step in self.exchange:
-                step.run()
+            run_all(self.exchange)
             os.chdir("/")
         except OSError as error:
             raise step_error("enter the root", "mount", error) from error

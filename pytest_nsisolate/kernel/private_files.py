@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pytest_nsisolate.kernel import syscalls
-from pytest_nsisolate.kernel.libc import Step, step_error
+from pytest_nsisolate.kernel.libc import Step, run_all, step_error
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.kernel.overlays import Content, Folder
 from pytest_nsisolate.kernel.syscalls import MNT_DETACH, MS_BIND, MS_NODEV, MS_NOSUID
@@ -51,8 +51,7 @@ class PrivateFiles:
                 folder.make()
             for content in self.contents:
                 content.make()
-            for step in self.binds:
-                step.run()
+            run_all(self.binds)
             os.umask(0o022)
             for content in self.inside:
                 os.makedirs(os.path.dirname(content.path), 0o755, exist_ok=True)

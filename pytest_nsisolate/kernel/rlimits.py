@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytest_nsisolate.errors import StepError, failing
-from pytest_nsisolate.kernel.libc import Step
+from pytest_nsisolate.kernel.libc import Step, run_all
 from pytest_nsisolate.kernel.originals import open, os, posix, resource
 from pytest_nsisolate.kernel.readonly import SysctlWays, sysctl_ways
 
@@ -146,8 +146,7 @@ class PidMax:
                 os.close(descriptor)
         except OSError as error:
             raise StepError("write pid_max", "pid", error.errno or 0, PID_MAX) from error
-        for step in after:
-            step.run()
+        run_all(after)
 
     def _open(self) -> tuple[int, tuple[Step, ...]]:
         """A descriptor, and what makes the file read-only for the test."""
@@ -156,8 +155,7 @@ class PidMax:
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-        for step in self.ways.unlock:
-            step.run()
+        run_all(self.ways.unlock)
         return os.open(PID_MAX, os.O_RDWR | os.O_CLOEXEC), self.ways.lock
 
 

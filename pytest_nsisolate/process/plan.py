@@ -72,7 +72,7 @@ class LaunchPlan:
     @property
     def flags(self) -> int:
         """``CLONE_NEW*`` of every namespace that can be entered at birth (clone(2))."""
-        return sum(namespaces.FLAGS[name] for name in self.namespaces - {"time"})
+        return namespaces.flags_at_birth(self.namespaces)
 
     @property
     def made(self) -> object | None:

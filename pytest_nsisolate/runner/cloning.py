@@ -170,6 +170,7 @@ def _make_child(
         from pytest_nsisolate.child import reach  # few tests need it
 
         child.open_up = partial(reach.open_up, request.reach)
+    attempt.incoming.plain = child.outgoing.plain
     child.outgoing.limited = request.limits is not None
     child.outgoing.post_mortem = attempt.incoming.post_mortem = at_failure.opened(
         item,

@@ -57,6 +57,8 @@ class Incoming:
         #: Of coverage, if it is under way.
         self.measurement: Measurement | None = None
         self._measured = False
+        #: Makes the reports that the child does not send whole.
+        self.plain: internals.PlainPass | None = None
         #: What is asked if the test fails.
         self.post_mortem: PostMortem | None = None
         #: All text that has been captured for the item.
@@ -156,7 +158,7 @@ class Incoming:
         :raises BrokenStream: for anything else than a report of this phase.
         """
         before = len(self.captured)
-        report = reports.read_report(self._item, frame, self.captured, when=when)
+        report = reports.read_report(self._item, frame, self.captured, when=when, plain=self.plain)
         internals.report_sections(self._item).extend(self.captured[before:])
         self.phases.append(when)
         said = frame.get("faults")

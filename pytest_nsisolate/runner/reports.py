@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from math import isfinite
 from typing import Any, TypeAlias, cast
 from warnings import warn
@@ -46,16 +45,22 @@ _OUTCOMES = ("passed", "failed", "skipped")
 
 
 def read_report(
-    item: pytest.Item, frame: dict[str, Any], captured: Sections, *, when: str | None
+    item: pytest.Item,
+    frame: dict[str, Any],
+    captured: Sections,
+    *,
+    when: str | None,
+    plain: internals.PlainPass | None = None,
 ) -> pytest.TestReport:
     """The report in one frame.
 
     :param captured: everything captured for the item so far; what is new is appended.
     :param when: the phase that must have ended; None for a report of a subtest.
+    :param plain: makes the report that says nothing; None: there cannot be one.
     :raises BrokenStream: for anything that is not a report of this item and phase.
     """
-    if when is not None and frame.get("passed") == when:
-        return internals.plain_pass(item, when)
+    if plain is not None and when is not None and frame.get("passed") == when:
+        return plain.report(when)
     data = frame.get("report")
     if not isinstance(data, dict) or data.get("nodeid") != item.nodeid:
         raise BrokenStream("a report of another test")
@@ -303,7 +308,9 @@ def warn_of_hook(item: pytest.Item, error: Exception) -> None:
 
 def copied(report: pytest.TestReport) -> pytest.TestReport:
     """A copy that other plugins may change without changing the report."""
-    twin = copy(report)
+    # Not copy.copy, which asks half a dozen functions.
+    twin = object.__new__(type(report))
+    vars(twin).update(vars(report))
     twin.sections, twin.user_properties = report.sections[:], report.user_properties[:]
     return twin
 

@@ -61,24 +61,36 @@ class PlainPass:
 
     Public neighbour: ``pytest_report_to_serializable``, whose result costs more pages to make and
     to read than the rest of an empty test's phase. Not used when another plugin implements that.
-    Made in the runner.
+    Made in the runner, which makes such reports of it too.
     """
 
     def __init__(self, item: pytest.Item) -> None:
-        self._expected = vars(plain_pass(item, "call"))
+        nodeid: Any = item.id if STRUCTURED_IDS else item.nodeid
+        keywords: Any = dict.fromkeys(item.keywords, 1)
+        report = pytest.TestReport(nodeid, item.location, keywords, "passed", None, "call")
+        self._expected = vars(report)
+        self._own = {name: self._expected[name] for name in _OWN_FIELDS & self._expected.keys()}
         implementations = item.config.hook.pytest_report_to_serializable.get_hookimpls()
         self._usable = all(_is_known(found.plugin) for found in implementations)
 
     def fits(self, report: pytest.TestReport) -> bool:
-        """Whether :func:`plain_pass` makes the same report, but for the times."""
+        """Whether :meth:`report` makes the same one, but for the times."""
         found = vars(report)
         return (
             self._usable
             and type(report) is pytest.TestReport
             and report.outcome == "passed"
             and found.keys() == self._expected.keys()
-            and all(found[name] == self._expected[name] for name in found.keys() - _OWN_FIELDS)
+            and found | self._own == self._expected
         )
+
+    def report(self, when: str) -> pytest.TestReport:
+        """The report of a phase that passed without output, properties or anything else."""
+        made = object.__new__(pytest.TestReport)
+        fields = self._expected
+        vars(made).update(fields, when=when, keywords=fields["keywords"].copy())
+        made.sections, made.user_properties = [], []
+        return made
 
 
 def _is_known(plugin: object) -> bool:
@@ -88,14 +100,6 @@ def _is_known(plugin: object) -> bool:
 
 #: What differs between two reports of one item that say nothing.
 _OWN_FIELDS = frozenset({"when", "duration", "start", "stop"})
-
-
-def plain_pass(item: pytest.Item, when: str) -> pytest.TestReport:
-    """The report of a phase that passed without output, properties or anything else."""
-    nodeid: Any = item.id if STRUCTURED_IDS else item.nodeid
-    phase: Any = when
-    keywords: Any = dict.fromkeys(item.keywords, 1)
-    return pytest.TestReport(nodeid, item.location, keywords, "passed", None, phase)
 
 
 def text_representation(item: pytest.Item, text: str) -> ExceptionChainRepr:
