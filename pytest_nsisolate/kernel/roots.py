@@ -26,7 +26,7 @@ from stat import S_ISDIR
 from typing import Final
 
 from pytest_nsisolate.kernel import devices, syscalls
-from pytest_nsisolate.kernel.libc import Step, step_error
+from pytest_nsisolate.kernel.libc import Step, run_all, step_error
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.kernel.readonly import SAFE
 from pytest_nsisolate.kernel.syscalls import MNT_DETACH, MS_BIND, MS_REC
@@ -51,11 +51,9 @@ class RootPlan:
 
         :raises StepError: naming the call and the path.
         """
-        for step in self.steps:
-            step.run()
+        run_all(self.steps)
         _change_directory(self.path)
-        for step in self.exchange:
-            step.run()
+        run_all(self.exchange)
         _change_directory("/")
 
     @property

@@ -138,7 +138,8 @@ class Launcher:
                         )
                     plan = self.planner.plan(request, join, root, looks=looks)
                     own = plan.root
-                    plan = replace(plan, lean=lean, limits=held)
+                    if lean or held is not None:
+                        plan = replace(plan, lean=lean, limits=held)
                 under_way = Launch(self, plan, files, shared)
                 yield under_way
         finally:
