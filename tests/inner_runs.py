@@ -110,14 +110,16 @@ def run_batch(
     gone: bool = False,
     uid: int = NOBODY,
     before: tuple[str, ...] = (),
+    switch: tuple[str, ...] | None = None,
     **options: Any,
 ) -> Result:
     """Run a suite on one side and, if asked, make sure that it left nothing.
 
     :param gone: without ``clean``: look for processes only (a run with several runners).
+    :param switch: what makes the ordinary user of the command, in place of :func:`prefix`.
     """
     with suite_folder(files, side, uid) as folder:
-        switch = (*prefix(side, uid), *before)
+        switch = (*(prefix(side, uid) if switch is None else switch), *before)
         env = {**_environment(folder), **options.pop("env", {})}
         result = run_suite(folder, *_OPTIONS, *arguments, prefix=switch, env=env, **options)
         if clean:

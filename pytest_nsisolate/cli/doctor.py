@@ -6,9 +6,9 @@ last one tries everything together, because some limits and masks show themselve
 refusal is put into the row of its step; the steps after it were not tried, and the report says so
 instead of guessing.
 
-What ``limits=`` and ``pid1.fail`` would use is tried too. It is no part of a default request, and
-most machines refuse an ordinary user one half of the limits, so it does not count for the exit
-status.
+What ``limits=``, ``pid1.fail`` and ``user="range"`` would use is tried too. It is no part of a
+default request, and most machines refuse an ordinary user one half of the limits, so it does not
+count for the exit status.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ _BEFORE: Final = (
 
 #: These are only usable with mounts of their own.
 _NEED_MOUNT: Final = frozenset({"pid", "net", "ipc"})
+
+_RANGE: Final = "newuidmap, newgidmap"
 
 _LIMITS: Final = ("write pid_max", "mkdir and join a cgroup")
 
@@ -146,6 +148,8 @@ def _examine_all(launcher: Launcher) -> Iterator[Line]:
         yield from _rows(namespace, steps, refusal, verdict.leave_out_user)
     yield _together(check.probe(frozenset(NAMESPACES), "map", frozenset()))
     yield _faults(launcher)
+    if own_user.ok and not privileged:
+        yield _range(check)
     if pid is None or not pid.ok:
         yield _optional(_LIMITS[0], "needs pid")
     else:
@@ -206,6 +210,14 @@ def _faults(launcher: Launcher) -> Line:
         return Line("faults", seccomp.STEP, WORKS, optional=True)
     refusal = launcher.explained(Refusal(seccomp.STEP, None, error.errno or 0))
     return Line("faults", seccomp.STEP, refusal.errno_name, refusal, optional=True)
+
+
+def _range(check: HostCheck) -> Line:
+    """``user="range"``: with it, root has all ids anyway."""
+    refusal = check.probe(frozenset({"user"}), "range", frozenset({"user"})).refusal
+    if refusal is None:
+        return Line("range", _RANGE, WORKS, optional=True)
+    return Line("range", refusal.step, refusal.errno_name, refusal, optional=True)
 
 
 def _optional(call: str, result: str, refusal: Refusal | None = None) -> Line:

@@ -75,7 +75,7 @@ class Report:
         if not self.works:
             return "Not everything works here."
         missing = dict.fromkeys(line.namespace for line in self.lines if not line.works)
-        but = " and ".join(_OPTIONAL[name] for name in missing)
+        but = " and ".join(", ".join(_OPTIONAL[name] for name in missing).rsplit(", ", 1))
         return f"Everything works, but for {but}." if but else "Everything works."
 
     def as_json(self) -> str:
@@ -103,7 +103,11 @@ class Report:
 
 
 #: What the optional rows are about.
-_OPTIONAL: Final = {"faults": "faults on demand", "limits": "some limits"}
+_OPTIONAL: Final = {
+    "faults": "faults on demand",
+    "range": "a range of ids",
+    "limits": "some limits",
+}
 
 
 def _as_data(line: Line) -> dict[str, Any]:

@@ -38,7 +38,7 @@ _KEYWORDS: Final = (
 #: Values of --root that are no folder; ``./overlay`` is one.
 _ROOTS: Final = ("host", "overlay", "readonly")
 
-_USER: Final = {"map": True, "same": "same", "none": False}
+_USER: Final = {"map": True, "range": "range", "same": "same", "none": False}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     switches.add_argument(
         "--user",
         choices=_USER,
-        help="a user namespace: be root in it (map, the default), the same user, or none",
+        help="a user namespace: be root in it (map, the default), root with a range of ids, the"
+        " same user, or none",
     )
     parser.add_argument("--hostname", metavar="NAME", help="its host name")
     parser.add_argument(

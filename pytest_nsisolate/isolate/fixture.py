@@ -62,7 +62,7 @@ class IsolateKeywords(TypedDict, total=False):
     uts: bool
     ipc: bool
     cgroup: bool
-    user: bool | Literal["same"]
+    user: bool | Literal["range", "same"]
     time: float | Clocks
     hostname: str
     addresses: Names

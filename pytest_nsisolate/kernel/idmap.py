@@ -12,21 +12,36 @@ What still fails: as soon as the process is not dumpable its files in ``/proc`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os
 
+#: A map has to be shorter than a page; no page is smaller.
+_PAGE: Final = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class IdMaps:
-    """The two maps, as the kernel reads them, and whether setgroups(2) is given up first."""
+    """The two maps, as the kernel reads them, and whether setgroups(2) is given up first.
+
+    :param writer: writes them in this process's stead, which has not the right to; it gets the maps
+        and the number of a process.
+    """
 
     uid_map: bytes
     gid_map: bytes
     deny_setgroups: bool
+    writer: Callable[[IdMaps, int], None] | None = None
+
+    @property
+    def extents(self) -> tuple[tuple[range, ...], tuple[range, ...]]:
+        """The users and the groups that exist inside, by their numbers outside."""
+        return _outside(self.uid_map), _outside(self.gid_map)
 
 
 def identity_maps() -> IdMaps:
@@ -51,8 +66,11 @@ def write_maps(maps: IdMaps, pid: int | None) -> None:
 
     :param pid: a process in that namespace, by its number in this process's ``/proc``;
         None: this process itself.
-    :raises StepError: ``write setgroups``, ``write uid_map`` or ``write gid_map``.
+    :raises StepError: ``write setgroups``, ``write uid_map`` or ``write gid_map``; or the writer's.
     """
+    if maps.writer is not None and pid is not None:
+        maps.writer(maps, pid)
+        return
     process = "self" if pid is None else str(pid)
     if maps.deny_setgroups:
         _write(process, "setgroups", b"deny")
@@ -71,14 +89,16 @@ def _write(process: str, name: str, content: bytes) -> None:
         raise step_error(f"write {name}", "user", error) from error
 
 
+def _outside(content: bytes) -> tuple[range, ...]:
+    return tuple(range(first, first + count) for _, first, count in proc.id_map(content))
+
+
 def _identity(name: str) -> bytes:
     with failing(f"read {name}", "user"), open(f"/proc/self/{name}", "rb") as file:
         extents = sorted((first, count) for first, _, count in proc.id_map(file.read()))
-    # Neighbours are joined: a map must fit into one page, and one to one they are one extent.
-    joined: list[tuple[int, int]] = []
-    for first, count in extents:
-        if joined and sum(joined[-1]) == first:
-            joined[-1] = (joined[-1][0], joined[-1][1] + count)
-        else:
-            joined.append((first, count))
-    return b"".join(b"%d %d %d\n" % (first, first, count) for first, count in joined)
+    # Neighbours must not be joined: what is mapped has to lie in one extent of the outer map
+    # (EPERM), and those of a rootless container are neighbours: 0, and the range from 1 on.
+    lines = [b"%d %d %d\n" % (first, first, count) for first, count in extents]
+    while sum(map(len, lines)) >= _PAGE:
+        lines.pop()
+    return b"".join(lines)

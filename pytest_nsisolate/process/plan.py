@@ -36,8 +36,8 @@ class LaunchPlan:
 
     :param namespaces: the namespaces to create.
     :param maps: the id map of the user namespace, None without one.
-    :param maps_by_runner: the runner holds the capabilities and writes the map; else the
-        supervisor.
+    :param maps_by_runner: the runner holds the capabilities and writes the map, or has a program
+        that does; else the supervisor.
     :param add_addresses: gives ``lo`` those that it has besides its own.
     :param keep_capabilities: drop all but these when the namespaces stand (permitted, bounding);
         None keeps what is.

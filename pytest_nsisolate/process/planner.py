@@ -54,7 +54,7 @@ class Planner:
         wanted, maps, world = request.namespaces, None, None
         new_root: OwnRoot | None = None
         if "user" in wanted:
-            maps = self._identity_maps if host.privileged else own_maps(request, host)
+            maps = self._maps(request)
         if "mount" in wanted:
             # A root of its own has a minimal /dev in any case.
             shown = root is None and not request.has_host_powers
@@ -67,7 +67,7 @@ class Planner:
         return LaunchPlan(
             namespaces=wanted,
             maps=maps,
-            maps_by_runner=maps is not None and host.privileged,
+            maps_by_runner=maps is not None and (host.privileged or maps.writer is not None),
             mounts=world,
             time=request.time,
             hostname=request.hostname,
@@ -125,6 +125,12 @@ class Planner:
         assert self._mount_plans is not None
         return self._roots.plan(request, world, self._mount_plans.generation, looks=looks)
 
+    def _maps(self, request: IsolationRequest) -> idmap.IdMaps:
+        host = self._launcher.host
+        if host.privileged:
+            return self._identity_maps
+        return self.range_maps if request.user == "range" else own_maps(request, host)
+
     @cached_property
     def _capabilities(self) -> tuple[int, int]:
         """The permitted and bounding capabilities (capabilities(7)), as masks."""
@@ -135,6 +141,16 @@ class Planner:
     def _identity_maps(self) -> idmap.IdMaps:
         """The own ids one to one; they cannot change while this process lives."""
         return idmap.identity_maps()
+
+    @cached_property
+    def range_maps(self) -> idmap.IdMaps:
+        """The own ids, and those of the ranges of this account.
+
+        :raises StepError: if there is none, or no program that maps them.
+        """
+        from pytest_nsisolate.process import id_ranges
+
+        return id_ranges.range_maps(self._launcher.host)
 
     def descriptors(self) -> tuple[int, ...]:
         """What no child must have, but for what its plan gives it."""

@@ -50,7 +50,8 @@ class Written:
     :param tmpfs: a directory descriptor of the tmpfs that holds it.
     :param host: one of the host's root, read-only; None: the paths of this process are the host's.
     :param places: see :class:`~pytest_nsisolate.kernel.overlays.OverlayRoot`.
-    :param one_id: one user and one group exist in the test's world, so that owners tell nothing.
+    :param one_id: one user and one group of the host's exist in the test's world, so that an owner
+        tells nothing unless it is a subordinate id.
     """
 
     tmpfs: int
@@ -324,6 +325,8 @@ class Roots:
         if "user" not in request.namespaces:
             return None
         host = self._launcher.host
+        if not host.privileged and request.user == "range":
+            return Ids(*self._launcher.planner.range_maps.extents)
         if not host.privileged:
             return Ids.one(host.euid, host.egid)
         if self._own_ids is None:

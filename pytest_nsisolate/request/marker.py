@@ -30,8 +30,9 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
   pid= mount= net= uts= ipc= cgroup=
                    bool: a namespace of its own, or the runner's
                    (default: without any True, as in the default set)
-  user=            True: power over its own namespaces only; "same": as the
-                   runner; False: the host's root powers (default: True)
+  user=            True: power over its own namespaces only; "range": and all
+                   ids of /etc/subuid; "same": as the runner; False: the
+                   host's root powers (default: True)
   time=            float, or dict of monotonic and boottime: seconds by which
                    the clocks run ahead (default: no time namespace)
   hostname=        str (default: a copy of the host's)
@@ -145,9 +146,9 @@ def _user(value: object) -> str:
         return "map"
     if value is False:
         return "none"
-    if isinstance(value, str) and value == "same":
-        return "same"
-    raise _NotAllowedError('takes True, "same" or False')
+    if isinstance(value, str) and value in ("range", "same"):
+        return value
+    raise _NotAllowedError('takes True, "range", "same" or False')
 
 
 def _seconds(value: object) -> float:

@@ -15,7 +15,7 @@ from pytest_nsisolate.request.limits import Limits
 from pytest_nsisolate.request.wording import suggestion
 
 #: How a request wants its user namespace; ``"none"`` is without one.
-UserMode: TypeAlias = Literal["map", "same", "none"]
+UserMode: TypeAlias = Literal["map", "range", "same", "none"]
 
 #: ``1`` in the environment: a refused namespace fails the test, whatever the options say.
 MUST_WORK: Final = "NSISOLATE_MUST_WORK"
@@ -38,7 +38,7 @@ class IsolationRequest:
     """What one test asked for, complete: nothing that it implies is left unsaid.
 
     :param namespaces: every namespace that will be fresh, ``user`` and ``time`` included.
-    :param user: ``"map"`` for the marker's True, ``"same"``, or ``"none"`` for False.
+    :param user: ``"map"`` for the marker's True, ``"range"``, ``"same"``, or ``"none"`` for False.
     :param named: the part of ``namespaces`` that a marker names, as opposed to implied ones
         and those of the default set.
     :param time: offsets of the time namespace, None without one.

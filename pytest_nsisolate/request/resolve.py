@@ -139,7 +139,7 @@ class _Merged:
         asked = (
             on
             or {"time", "hostname"} & self.values.keys()
-            or self.values.get("user") in ("map", "same")
+            or self.values.get("user", "none") != "none"
         )
         if not asked and False in self.switches.values():
             said = spelled({name: False for name in SWITCHES if self.switches.get(name) is False})

@@ -77,6 +77,7 @@ class FileEntry:
     uid: int
     gid: int
     size: int
+    _written_at: int = field(default=0, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.path
@@ -105,8 +106,31 @@ class Files:
     def __bool__(self) -> bool:
         return bool(self.created or self.modified or self.deleted)
 
+    def __len__(self) -> int:
+        return len(self.created) + len(self.modified) + len(self.deleted)
+
     def __str__(self) -> str:
         return "\n".join(lines(self)) or "no file was changed"
+
+    def __sub__(self, earlier: Files) -> Files:
+        """What was changed from one moment to a later one: ``later - earlier``.
+
+        A file that was written again counts as modified, also with the content that it had. One
+        that is again as it was before the test is created anew, modified back, or deleted.
+        """
+        if not isinstance(earlier, Files):
+            return NotImplemented
+        before, now = _by_path(earlier), _by_path(self)
+        found: dict[str, list[FileEntry]] = {"created": [], "modified": [], "deleted": []}
+        for path in sorted({*before, *now}):
+            was, entry = before.get(path, _SAME), now.get(path, _SAME)
+            word = _step(was, entry)
+            shown = entry[1] or was[1]
+            if word and shown:
+                found[word].append(shown)
+        complete = self.complete and earlier.complete
+        changes = {word: tuple(entries) for word, entries in found.items()}
+        return Files(**changes, complete=complete, _written=self._written)
 
     def diff(self, path: str | os.PathLike[str]) -> str:
         """A unified diff of a file, from what it was to what it is; of binary content, its hashes.
@@ -117,6 +141,35 @@ class Files:
         if self._written is None:
             raise RuntimeError(NO_OVERLAY)
         return _Layers(self._written).diff(os.fspath(path))
+
+
+_State: TypeAlias = tuple[str, FileEntry | None]
+
+_SAME: Final[_State] = ("", None)
+
+
+def _by_path(files: Files) -> dict[str, _State]:
+    words = ("created", "modified", "deleted")
+    return {entry.path: (word, entry) for word in words for entry in getattr(files, word)}
+
+
+def _step(before: _State, now: _State) -> str:
+    """How one comes from the first state to the second; empty: they are the same."""
+    (was, old), (word, new) = before, now
+    if was == word:
+        return "" if word == "deleted" or _marks(old) == _marks(new) else "modified"
+    if word == "deleted" or (was, word) == ("created", ""):
+        return "deleted"
+    there = was != "deleted" and (was, word) != ("", "created")
+    return "modified" if there else "created"
+
+
+def _marks(entry: FileEntry | None) -> tuple[object, ...]:
+    """What differs between two moments if the file does; of a directory, not what is in it."""
+    if entry is None:
+        return ()
+    style = (entry.kind, entry.mode, entry.uid, entry.gid)
+    return style if entry.kind == "directory" else (*style, entry.size, entry._written_at)
 
 
 #: What there is to say without one.
@@ -160,10 +213,12 @@ class _Layers:
         self._left = MOST
         self._blind = False
         self._bytes = _MOST_IN_ALL
+        root = os.fstat(written.tmpfs)
+        self._root = (root.st_uid, root.st_gid)
 
     def read(self) -> Files:
         for number, place in enumerate(("", *self._written.places)):
-            with _directory(f"u/{number}", self._written.tmpfs) as upper:
+            with opened_directory(f"u/{number}", self._written.tmpfs) as upper:
                 self._walk(upper, place, number)
         found = {
             word: tuple(sorted(entries, key=lambda entry: entry.path))
@@ -197,7 +252,7 @@ class _Layers:
         if not is_directory:
             return
         try:
-            with _directory(name, upper) as inner:
+            with opened_directory(name, upper) as inner:
                 if merged and _is_opaque(inner):
                     self._replaced(inner, path, number)
                 self._walk(inner, path, number)
@@ -208,7 +263,7 @@ class _Layers:
         """The directory was removed and made anew: what is not there again is deleted."""
         there = {_CACHE, *os.listdir(upper)}
         with suppress(OSError):
-            with _directory(self._path(path), self._written.host) as below:
+            with opened_directory(self._path(path), self._written.host) as below:
                 names = set(os.listdir(below)) - there
             for name in sorted(names):
                 if (before := self._before(f"{path}/{name}", number)) is not None:
@@ -241,8 +296,10 @@ class _Layers:
     def _is_restyled(self, now: os.stat_result, before: os.stat_result) -> bool:
         """Mode or owner are others, as far as that can be told."""
         if self._written.one_id:
-            # The ownership layer has given a directory another owner, and perhaps another mode.
-            return not S_ISDIR(now.st_mode) and now.st_mode != before.st_mode
+            # The ownership layer has given files to the root of the test's world, and perhaps a
+            # directory another mode.
+            given = (now.st_uid, now.st_gid) in (self._root, (before.st_uid, before.st_gid))
+            return not given or (not S_ISDIR(now.st_mode) and now.st_mode != before.st_mode)
         then = (before.st_mode, before.st_uid, before.st_gid)
         return (now.st_mode, now.st_uid, now.st_gid) != then
 
@@ -254,6 +311,7 @@ class _Layers:
             status.st_uid,
             status.st_gid,
             status.st_size,
+            status.st_mtime_ns,
         )
         self._found[word].append(entry)
 
@@ -335,7 +393,7 @@ class _Layers:
         for part in path.removeprefix(top).strip("/").split("/")[:-1]:
             folder = f"{folder}/{part}"
             try:
-                with _directory(folder, self._written.tmpfs) as upper:
+                with opened_directory(folder, self._written.tmpfs) as upper:
                     if _is_opaque(upper):
                         return True
             except FileNotFoundError:
@@ -367,7 +425,11 @@ def _content(name: str, folder: int | None) -> bytes:
 
 
 @contextmanager
-def _directory(name: str, folder: int | None) -> Iterator[int]:
+def opened_directory(name: str, folder: int | None) -> Iterator[int]:
+    """A descriptor of it for the block; no link is followed.
+
+    :raises OSError: ELOOP, ENOTDIR and the like for what is no directory.
+    """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, dir_fd=folder)
     try:

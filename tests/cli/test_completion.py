@@ -85,7 +85,7 @@ def test_what_takes_a_value_and_what_takes_a_command() -> None:
         *("--time", "--user", "--hostname", "--devices", "--caps", "--timeout"),
         *("--root", "--writable", "--hide", "--root-size", "--chdir"),
     }
-    assert run["--user"].choices == ("map", "same", "none")
+    assert run["--user"].choices == ("map", "range", "same", "none")
     assert {name for name, option in run.items() if option.folder} == {"--chdir"}
     assert COMMANDS["completion"].words == tuple(SHELLS)
 

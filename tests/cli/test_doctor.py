@@ -21,6 +21,7 @@ from pytest_nsisolate.process import host_check, launch, launcher
 from pytest_nsisolate.process.launcher import Launcher
 from pytest_nsisolate.process.plan import Fixed
 from pytest_nsisolate.request.model import IsolationRequest
+from tests.accounts import with_ranges
 from tests.hosts import HOSTS, NEEDS_HOSTS, NEEDS_ROOT, run_on
 from tests.support import ON_THE_HOST
 
@@ -44,12 +45,12 @@ def doctor_on(host: str) -> tuple[int, str]:
 
 
 def rows(report: str) -> dict[str, str]:
-    """The table: call -> result, without the limits: what is delegated is this machine's."""
+    """The table: call -> result, without limits and ranges, which are delegated or not."""
     table = re.findall(r"^  (.{9})  (\S.*?)  +(\S.*)$", report, re.MULTILINE)
     return {
         f"{namespace.strip()} {call}": result
         for namespace, call, result in table
-        if namespace.strip() != "limits"
+        if namespace.strip() not in ("limits", "range")
     }
 
 
@@ -62,7 +63,8 @@ def test_a_host_that_gives_everything_is_0(host: str) -> None:
     results = rows(report)
     del results["namespace call"]
     assert (status, set(results.values())) == (0, {"ok"})
-    assert re.search(r"\nEverything works(, but for some limits)?\.\n$", report)
+    missing = r"(, but for (a range of ids|some limits| and )+)?"
+    assert re.search(rf"\nEverything works{missing}\.\n$", report)
     assert ("cause" in report) == ("but for" in report)
 
 
@@ -311,6 +313,22 @@ def test_the_limits_do_not_count_for_the_exit_status() -> None:
     assert (pid_max["optional"], cgroup["optional"]) == (True, True)
     assert (cgroup["result"], cgroup["errno"]) == ("refused", "ENODEV")
     assert "systemd-run --user --scope -p Delegate=yes pytest" in cgroup["remedies"][0]
+
+
+@NEEDS_HOSTS
+@NEEDS_ROOT
+@pytest.mark.parametrize(("ranges", "result"), [("ranger:100000:65536", "ok"), ("", "ENOENT")])
+def test_an_ordinary_user_has_a_row_for_a_range_of_ids(ranges: str, result: str) -> None:
+    """It does not count for the exit status either; root has all ids, and no such row."""
+    done = subprocess.run(
+        [*with_ranges(ranges), *DOCTOR], capture_output=True, text=True, timeout=60
+    )
+    (row,) = re.findall(r"^  range +(.*\S) +(\S+)$", done.stdout, re.MULTILINE)
+    assert done.returncode == 0, done.stdout
+    if "find newuidmap" not in row[0]:
+        step = "newuidmap, newgidmap" if ranges else "find a range in /etc/subuid"
+        assert (row[0].strip(), row[1]) == (step, result)
+    assert not re.search("^  range ", doctor_on("plain")[1], re.MULTILINE)
 
 
 @NEEDS_HOSTS

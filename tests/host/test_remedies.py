@@ -314,6 +314,20 @@ CASES = [
     Expected("place /x", "mount", errno.ENOENT, "does not have", 'root="overlay"'),
     Expected("place /x", "mount", errno.EISDIR, "a directory", "hide="),
     Expected("place /x", "mount", errno.ENOTDIR, "below a file", "another path"),
+    Expected("find newuidmap", "user", errno.ENOENT, "not installed", "sudo apt install uidmap"),
+    Expected(
+        *("find a range in /etc/subuid", "user", errno.ENOENT, "gives user anna a range"),
+        "sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 anna",
+    ),
+    Expected(
+        *("newuidmap", "user", errno.EPERM, "uid 1000 has no account", "/etc/passwd"),
+        facts={"user_name": "1000"},
+    ),
+    Expected(
+        *("newgidmap", "user", errno.EPERM, "no_new_privs", "allowPrivilegeEscalation"),
+        facts={"status": {"NoNewPrivs": "1"}},
+    ),
+    Expected("newuidmap", "user", errno.EPERM, "in its own words", "grep anna /etc/subuid"),
     Expected("hide /x", "mount", errno.EBUSY, "needs what lies there", "hide less"),
     Expected("leave /x writable", "mount", errno.ENOENT, "does not have", "before the test"),
     Expected("make / read-only", "mount", errno.ENOSYS, "mount_setattr", "5.12"),

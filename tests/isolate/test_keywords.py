@@ -30,7 +30,7 @@ def test_a_wrong_value_is_a_usage_error(isolate: Isolate) -> None:
     """As that of the marker is; a type checker sees it first."""
     with pytest.raises(pytest.UsageError, match="pid takes True or False"):
         isolate.using(pid=1)  # type: ignore[arg-type]
-    with pytest.raises(pytest.UsageError, match='takes True, "same" or False'):
+    with pytest.raises(pytest.UsageError, match='takes True, "range", "same" or False'):
         isolate.using(user="root")  # type: ignore[arg-type]
     with pytest.raises(pytest.UsageError, match="knows the clocks monotonic and boottime"):
         isolate.using(time={"monotnic": 1})  # type: ignore[arg-type]

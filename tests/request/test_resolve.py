@@ -370,7 +370,7 @@ class TestProblems:
             ("(pid=1)", "isolated(pid=1): pid takes True or False"),
             ("(pid=None)", "isolated(pid=None): pid takes True or False"),
             ("(init='yes')", "isolated(init='yes'): init takes True or False"),
-            ("(user=1)", "isolated(user=1): user takes True, \"same\" or False"),
+            ("(user=1)", "isolated(user=1): user takes True, \"range\", \"same\" or False"),
             ("(user='root')", "isolated(user='root'): user takes"),
             ("(timeout=True)", "isolated(timeout=True): timeout takes a number of seconds"),
             ("(timeout='5')", "isolated(timeout='5'): timeout takes a number"),

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.host.remedies import entering, faulting, furnishing, limiting, rooting
+from pytest_nsisolate.host.remedies import (
+    entering,
+    faulting,
+    furnishing,
+    limiting,
+    ranging,
+    rooting,
+)
 from pytest_nsisolate.host.remedies.table import Case, Row
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ TABLE: Final[tuple[Row, ...]] = (
     *entering.ANYWHERE,
     *entering.NEW_USER,
     *entering.UNSHARE,
+    *ranging.RANGES,
     *furnishing.ID_MAP,
     *rooting.ROOTS,
     *furnishing.MOUNTS,

@@ -93,7 +93,8 @@ def _one_id(denial: Denial, request: IsolationRequest) -> str:
     inside, outside = ids
     own, rest = str(outside), ""
     if inside != outside:
-        own, rest = f"{inside}, {outside} outside", ', and user="same" keeps your number'
+        own = f"{inside}, {outside} outside"
+        rest = ', user="range" more; user="same" keeps yours'
     return (
         f"an unprivileged runner gives a test one user and one group, its own ({own}): "
         f"no other can be set or own a file. As root it gives all{rest}"
@@ -135,7 +136,7 @@ def _nearest(path: str) -> tuple[str, bool]:
 
 def _is_root(request: IsolationRequest) -> bool:
     """By the map of its user namespace, and not by a runner that is root."""
-    return "user" in request.namespaces and request.user == "map" and os.geteuid() == 0
+    return "user" in request.namespaces and request.user in ("map", "range") and os.geteuid() == 0
 
 
 def _single_id() -> tuple[int, int] | None:

@@ -26,10 +26,10 @@ USER: Final = os.geteuid() or NOBODY
 
 ONE_ID: Final = (
     f"hint: an unprivileged runner gives a test one user and one group, its own (0, {USER} "
-    "outside): no other can be set or own a file. As root it gives all, and "
-    'user="same" keeps your number'
+    "outside): no other can be set or own a file. As root it gives all, "
+    'user="range" more; user="same" keeps yours'
 )
-ONE_ID_SAME: Final = ONE_ID.replace(f"(0, {USER} outside)", f"({USER})").partition(", and user")[0]
+ONE_ID_SAME: Final = ONE_ID.replace(f"(0, {USER} outside)", f"({USER})").partition(", user")[0]
 SETTINGS: Final = (
     "hint: /proc/sys is the machine's and read-only in here, but for the test's own net.*, user.*, "
     "kernel.hostname, kernel.{shm,sem,msg}*, fs.mqueue.*; isolated(False) leaves a test on the host"
