@@ -68,7 +68,7 @@ def test_every_keyword_of_the_marker_with_type_and_default(told: dict[str, str])
 
 def test_every_option_with_its_values_and_its_default(told: dict[str, str]) -> None:
     entries = re.split(r"\n  (?=--)", told["--help"])[1:]
-    assert len(entries) == 17
+    assert len(entries) == 18
     for entry in entries:
         if "=" in entry.split()[0] or "--nsisolate-init" in entry:
             assert "default" in entry, entry

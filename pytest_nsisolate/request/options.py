@@ -62,6 +62,7 @@ class Settings:
     :param caps: the capabilities that every isolated test keeps, unless its marker says otherwise;
         None for all.
     :param root: that of every isolated test, unless its marker says otherwise; None: the host's.
+    :param keep_root: what a failed test has written to a root of its own is kept.
     :param rootdir: from where a marker's relative paths are seen.
     :param pcap: of which tests with a testbed the packets are kept as a file.
     :param jobs: how many isolated tests run at the same time; see :func:`jobs_now`.
@@ -81,6 +82,7 @@ class Settings:
     limits: Limits = NO_LIMITS
     caps: frozenset[str] | None = None
     root: str | None = None
+    keep_root: bool = False
     rootdir: str = field(default="", compare=False)
     pcap: Pcap = "failed"
 
@@ -130,6 +132,11 @@ def add_options(parser: pytest.Parser) -> None:
     )
     root = "the files of isolated tests: host (default), overlay (thrown away) or readonly"
     group.addoption("--nsisolate-root", metavar="ROOT", help=root)
+    group.addoption(
+        "--nsisolate-keep-root",
+        action="store_true",
+        help="keep what a failed test has written to its overlay, in the base temp",
+    )
     shown = "failed tests whose report shows what PID 1 sees: marked (default), all or none"
     group.addoption("--nsisolate-postmortem", choices=MODES, help=shown)
     packets = "tests whose testbed's packets are written to a file: failed (default), all or none"
@@ -190,6 +197,7 @@ def read_settings(config: pytest.Config) -> Settings:
         limits=_limits(*_source(config, "--nsisolate-limits")),
         caps=_caps(*_source(config, "--nsisolate-caps")),
         root=_root(*_source(config, "--nsisolate-root")),
+        keep_root=bool(config.getoption("--nsisolate-keep-root")),
         rootdir=str(config.rootpath),
         pcap=cast("Pcap", _choice(*_source(config, "--nsisolate-pcap"), PCAP)),
     )

@@ -138,8 +138,7 @@ class Attempt:
                 self.incoming.read_phase(frame.data, "call", child.limits)
             else:
                 found = self.incoming.read_phase(frame.data, when, child.limits)
-                if frame.data.get("view") is True:
-                    self._add_view(child, found.report)
+                self._add_view(child, found.report, follows=frame.data.get("view") is True)
                 return found
         return None
 
@@ -175,8 +174,7 @@ class Attempt:
         match frame.kind:
             case Kind.REPORT:
                 report = self.incoming.read_subtest(frame.data)
-                if frame.data.get("view") is True:
-                    self._add_view(child, report)
+                self._add_view(child, report, follows=frame.data.get("view") is True)
                 self.incoming.log_subtest(report)
                 self._give_word()
             case Kind.PAUSE if self._run.settings.pause and frame.data.get("held") is True:
@@ -198,15 +196,23 @@ class Attempt:
                 with suppress(BrokenStream):
                     measurement.merge(frame.data)
 
-    def _add_view(self, child: ChildProcess, report: pytest.TestReport) -> None:
-        """A failed test: what it saw of its world, which comes behind its report."""
-        if self.incoming.post_mortem is None or not report.failed:
+    def _add_view(self, child: ChildProcess, report: pytest.TestReport, *, follows: bool) -> None:
+        """A failed test: what it saw of its world, which follows its report."""
+        if not report.failed:
+            return
+        if self.incoming.post_mortem is None or not follows:
+            if (keeping := self._keeping()) is not None:
+                changed_files.attach(report, child, keeping)
             return
         began = monotonic()
         found = self._await_view(child)
         self.seconds_aside += monotonic() - began
-        told = changed_files.told_with(found.get("text"), child)
+        told = changed_files.told_with(found.get("text"), child, self._keeping())
         self.incoming.attach_view(report, {**found, "text": told}, self.request.namespaces)
+
+    def _keeping(self) -> changed_files.Keeping | None:
+        base = internals.base_temp(self.item.config) if self._run.settings.keep_root else None
+        return None if base is None else changed_files.Keeping(base, self.item.nodeid)
 
     def _await_view(self, child: ChildProcess) -> dict[str, Any]:
         while child.wait_aside(PATIENCE):
@@ -307,8 +313,9 @@ class Attempt:
                 ending=self.child.inbox.ending,
                 met=self.child.limits_met(),
             )
-            if self.incoming.post_mortem is not None:
-                changed_files.attach(report, self.child)
+            keeping = self._keeping()
+            if self.incoming.post_mortem is not None or keeping is not None:
+                changed_files.attach(report, self.child, keeping)
             if isinstance(ended, _LOST):
                 self.incoming.close_measurement(report)
         return Ended(report, reports.crash_of(report), made_here=True)

@@ -7,6 +7,7 @@ files beside those of the test (:mod:`pytest_nsisolate.view.files`).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import pytest
@@ -17,26 +18,37 @@ from pytest_nsisolate.process.child_process import ChildProcess
 _MOST: Final = 12
 
 
-def told_with(view: object, child: ChildProcess) -> object:
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Where the files of a failed test are kept (``--nsisolate-keep-root``).
+
+    :param base: the base temp.
+    """
+
+    base: str
+    nodeid: str
+
+
+def told_with(view: object, child: ChildProcess, keeping: Keeping | None) -> object:
     """The view that a child has sent, with its files below.
 
     :param view: anything but a text is nothing.
     """
-    said = _said(child)
+    said = _said(child, keeping)
     if not said:
         return view
     return f"{view}\n{said}" if isinstance(view, str) and view else said
 
 
-def attach(report: pytest.TestReport, child: ChildProcess) -> None:
-    """Add them to the report of a child that could not tell anything itself."""
+def attach(report: pytest.TestReport, child: ChildProcess, keeping: Keeping | None) -> None:
+    """Add them to the report of a child that has told nothing itself."""
     from pytest_nsisolate.view.postmortem import section
 
-    if said := _said(child):
+    if said := _said(child, keeping):
         section.attach(report, said, [])
 
 
-def _said(child: ChildProcess) -> str:
+def _said(child: ChildProcess, keeping: Keeping | None) -> str:
     """Empty without a root of its own, or if nothing was changed."""
     written = None if child.root is None else child.root.written()
     if written is None:
@@ -49,4 +61,14 @@ def _said(child: ChildProcess) -> str:
         return f"files: could not be read ({type(error).__name__}: {error})"
     if not found:
         return ""
-    return "\n".join(["files changed by the test:", *(f"  {x}" for x in files.lines(found, _MOST))])
+    told = ["files changed by the test:", *(f"  {x}" for x in files.lines(found, _MOST))]
+    if keeping is not None:
+        from pytest_nsisolate.runner import kept_files
+
+        try:
+            folder = kept_files.keep(found, written, keeping.base, keeping.nodeid)
+        except OSError as error:
+            told.append(f"they could not be kept ({error})")
+        else:
+            told.append(f"they are kept in {folder}")
+    return "\n".join(told)

@@ -104,6 +104,37 @@ def test_what_is_given_is_no_change(pid1: Pid1View) -> None:
 
 
 @expect("passed")
+def test_between_two_moments(pid1: Pid1View) -> None:
+    """Each way from one state of a file to another."""
+    Path("/opt/nsi-moments").mkdir()
+    for name in ("stays", "written", "goes"):
+        append(f"/opt/nsi-moments/{name}", "x")
+    append("/etc/hosts", "x")
+    original = Path("/etc/hostname").read_bytes()
+    append("/etc/hostname", "x")
+    os.unlink("/usr/bin/env")
+    before = pid1.files
+
+    assert not pid1.files - before
+    time.sleep(0.01)  # a tmpfs has the time of the last tick
+    append("/opt/nsi-moments/new", "x")
+    Path("/opt/nsi-moments/written").write_text("y", encoding="ascii")
+    os.unlink("/opt/nsi-moments/goes")
+    os.unlink("/etc/hosts")
+    Path("/etc/hostname").write_bytes(original)
+    Path("/usr/bin/env").touch()
+    os.chmod("/etc/fstab" if os.path.exists("/etc/fstab") else "/etc/group", 0o640)
+    found = pid1.files - before
+    assert [str(entry) for entry in found.created] == ["/opt/nsi-moments/new", "/usr/bin/env"]
+    modified = [str(entry) for entry in found.modified]
+    assert modified[1:] == ["/etc/hostname", "/opt/nsi-moments/written"]
+    assert modified[0] in ("/etc/fstab", "/etc/group")
+    assert [str(entry) for entry in found.deleted] == ["/etc/hosts", "/opt/nsi-moments/goes"]
+    assert found.complete
+    assert pid1.files - files.Files() == pid1.files
+
+
+@expect("passed")
 def test_patterns(pid1: Pid1View) -> None:
     Path("/opt/nsi/bin").mkdir(parents=True)
     Path("/opt/nsi/bin/tool").touch()
