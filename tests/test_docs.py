@@ -72,3 +72,18 @@ def test_snippets_do_what_their_page_says(page: Path, tmp_path: Path) -> None:
     failed = {report["nodeid"] for report in result.reports if report["outcome"] == "failed"}
     assert result.returncode in (0, 1), result.text
     assert failed == FAILING & {report["nodeid"] for report in result.reports}, result.text
+
+
+def test_the_lines_of_the_gallery_are_taken(tmp_path: Path) -> None:
+    """The markers that stand for what other suites do by hand: pytest collects each."""
+    text = (ROOT / "docs" / "howto" / "gallery.md").read_text("utf-8")
+    lines = re.findall(
+        r"^```text\n(?:pytestmark = |@)(pytest\.mark\.isolated.*)\n```$", text, re.MULTILINE
+    )
+    tests = [f"@{line}\ndef test_{number}(): pass\n" for number, line in enumerate(lines)]
+    source = {"test_lines.py": "import pytest\n" + "".join(tests)}
+    result = run_suite(write_files(tmp_path, source), "--collect-only", "-q")
+
+    assert result.returncode == 0, result.text
+    assert f"{len(lines)} tests collected" in result.text
+    assert len(lines) == 8
