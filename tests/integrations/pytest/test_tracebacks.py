@@ -13,10 +13,12 @@ from typing import Any
 import pluggy
 import pytest
 
+import pytest_nsisolate
 from pytest_nsisolate.integrations.pytest import tracebacks
 from tests.support import NEEDS_NAMESPACES, run_parity, terminal, write_files
 
-OURS = str(Path(tracebacks.__file__).with_name("phases.py"))
+PACKAGE = Path(pytest_nsisolate.__file__).parent
+OURS = str(PACKAGE / "runner" / "phases.py")
 THEIRS = os.path.join(os.sep, "elsewhere", "phases.py")
 PLUGGY = str(Path(pluggy.__file__).with_name("_anything.py"))
 
@@ -48,11 +50,10 @@ def fail() -> None:
 
 def test_frames_of_the_package_go_and_others_stay() -> None:
     """Only what lies in this package is machinery, and what users call in it is none."""
-    package = Path(OURS).parents[1]
-    view = str(package / "view" / "readings.py")
+    view = str(PACKAGE / "view" / "readings.py")
     assert names_after_hiding((THEIRS, "a"), (OURS, "b"), (THEIRS, "c")) == ["a", "c"]
     assert names_after_hiding((THEIRS, "a"), (view, "assert_alone")) == ["a", "assert_alone"]
-    plugin = str(package / "plugin.py")
+    plugin = str(PACKAGE / "plugin.py")
     assert names_after_hiding((THEIRS, "a"), (plugin, "pid1"), (THEIRS, "b")) == ["a", "pid1", "b"]
     hook = (plugin, "pytest_assertrepr_compare")
     assert names_after_hiding((THEIRS, "a"), hook, (THEIRS, "b")) == ["a", "b"]
