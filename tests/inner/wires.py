@@ -7,13 +7,13 @@ import mmap
 import os
 import signal
 import socket
-import struct
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from neighbours import is_cut_off, reaches  # type: ignore[import-not-found]
 
 import pytest_nsisolate as nsi
 
@@ -56,41 +56,6 @@ def counted(wire: nsi.Wire) -> Callable[[int], bool]:
 
     wire.drop(see)
     return lambda number: eventually(lambda: seen[0] >= number)
-
-
-def reaches(host: nsi.Host, other: nsi.Host) -> float:
-    """Seconds that an echo of the kernel's takes there and back; asks again until one comes."""
-    return host.call(_ping, other.address, 30.0)
-
-
-def is_cut_off(host: nsi.Host, other: nsi.Host) -> bool:
-    """No echo comes."""
-    return not host.call(_ping, other.address, 0.3)
-
-
-def _ping(address: str, seconds: float) -> float:
-    until = time.monotonic() + seconds
-    found = 0.0
-    while not found and (left := until - time.monotonic()) > 0:
-        found = _echo(address, min(left, 1.0))
-    return found
-
-
-def _echo(address: str, seconds: float) -> float:
-    # Of its own, because the answer to an earlier one may come now.
-    body = os.urandom(12)
-    total = (8 << 8) + sum(struct.unpack("!6H", body))
-    checksum = ~(total % 0xFFFF) & 0xFFFF
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
-        raw.settimeout(seconds)
-        start = time.monotonic()
-        try:
-            raw.sendto(struct.pack("!BBH", 8, 0, checksum) + body, (address, 0))
-            while (answer := raw.recv(100))[20] != 0 or answer[24:] != body:
-                pass
-        except OSError:
-            return 0.0
-        return time.monotonic() - start
 
 
 def send(host: nsi.Host, other: nsi.Host, number: int, size: int = 4, pause: float = 0) -> None:
