@@ -221,7 +221,7 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
     Signatures: python -m pydoc pytest_nsisolate.Terminal
     Examples: docs/howto/terminal.md of pytest-nsisolate
     """
-    from pytest_nsisolate.terminal.terminal import LastScreen, Terminal, missing
+    from pytest_nsisolate.terminal.terminal import OWN_TERMINAL, LastScreen, Terminal, missing
 
     run = request.config.stash[RUN]
     if run.in_child is None:
@@ -229,6 +229,11 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
         pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
     if why := missing():
         pytest.fail(why, pytrace=False)
+    own = request.node.stash.get(OWN_TERMINAL, None)
+    if own is not None:
+        own.show()
+        yield own
+        return
     made = Terminal()
     shown = LastScreen(request.node, made)
     request.config.pluginmanager.register(shown)

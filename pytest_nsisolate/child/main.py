@@ -86,8 +86,8 @@ class Child:
         self.outgoing = Outgoing(item, files.fault)
         #: To the editor that debugs the runner.
         self.connection: debuggers.Connection | None = None
-        #: Lets servers outside be reached (``reach=``).
-        self.open_up: Callable[[FrameWriter], None] | None = None
+        #: What is opened before the first fixture, with a helper outside (``reach=``, ``tty=``).
+        self.openings: list[Callable[[FrameWriter], None]] = []
         self._undebugged = ""
         self._left = ""
         self._measurement = measurement
@@ -118,8 +118,8 @@ class Child:
         self._arrival.settle_in(self.outgoing.send)
         if self._measurement is not None:
             self._measurement.settle_in(lambda data: self.outgoing.send(Kind.COVERAGE, data))
-        if self.open_up is not None:
-            self.open_up(writer)
+        for open_up in self.openings:
+            open_up(writer)
         self._ending.begin()
         self.begin()
 

@@ -2,7 +2,8 @@
 """Processes beside the runner that work for one test, for as long as it is at work.
 
 The fault supervisor (:mod:`.fault_supervisor`) answers for its system calls, the forwarder
-(:mod:`.forwarder_program`) carries its connections.
+(:mod:`.forwarder_program`) carries its connections, the terminal reader
+(:mod:`.terminal_reader_program`) reads what is written to its own terminal.
 
 Fact: the calls of a process can be answered only from outside (seccomp_unotify(2)), and a socket
 of the runner's network is opened only by a process that stands in it. The runner waits for its
@@ -29,7 +30,12 @@ from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.originals import open, os
-from pytest_nsisolate.process import fault_supervisor, forwarder_program, helper_program
+from pytest_nsisolate.process import (
+    fault_supervisor,
+    forwarder_program,
+    helper_program,
+    terminal_reader_program,
+)
 from pytest_nsisolate.process.fault_supervisor import RUNNER, SOCKET, TEST
 from pytest_nsisolate.wire.frames import Frame, Kind
 
@@ -59,6 +65,11 @@ PROGRAMS: Final[Mapping[Kind, Program]] = MappingProxyType(
             "forwarder",
             os.path.abspath(forwarder_program.__file__),
             "it reaches nothing outside",
+        ),
+        Kind.TTY: Program(
+            "terminal reader",
+            os.path.abspath(terminal_reader_program.__file__),
+            "what is written to its terminal is lost",
         ),
     }
 )

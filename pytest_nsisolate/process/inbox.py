@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 #: More would be mapped and unmapped at every read.
 _CHUNK: Final = 1 << 16
 
+#: The test asks for a helper.
+_HELPED: Final = frozenset({Kind.FAULTS, Kind.REACH, Kind.TTY})
+
 #: What to do when a system call of the runner's fails while it waits for a child.
 _HINT: Final = "Look into dmesg, and for a filter (seccomp) or a limit around the runner"
 
@@ -185,7 +188,7 @@ class Inbox:
                 # It found the runner gone: the cause is what the runner met itself.
                 if self.refused is None or found.errno not in (ESRCH, ECONNRESET):
                     self.refused = found
-            elif frame.kind in (Kind.FAULTS, Kind.REACH):
+            elif frame.kind in _HELPED:
                 self._start_helper(frame)
             else:
                 if frame.kind is Kind.PAUSE:

@@ -28,6 +28,11 @@ HOST_WIDE: Final = frozenset(
 )
 
 
+#: Rows and columns of a terminal that are not said, and the most of each.
+_WINDOW: Final = (24, 80)
+_MOST_CELLS: Final = 1000
+
+
 class PowerError(ValueError):
     """A value is not allowed; the argument is the rest of the sentence."""
 
@@ -64,6 +69,24 @@ def read_caps(value: str | Sequence[str]) -> frozenset[str] | None:
     if not names:
         raise PowerError('names no capability; "none" keeps none of them, "all" keeps all')
     return check_caps(names)
+
+
+def check_tty(value: object) -> tuple[int, int] | None:
+    """Rows and columns of a terminal, None for none.
+
+    :raises PowerError: when there cannot be such a window.
+    """
+    if value is None or value is False:
+        return None
+    if value is True:
+        return _WINDOW
+    if (
+        not isinstance(value, tuple | list)
+        or len(value) != 2
+        or not all(type(number) is int and 0 < number <= _MOST_CELLS for number in value)
+    ):
+        raise PowerError(f"takes a bool or (rows, columns), each from 1 to {_MOST_CELLS}")
+    return value[0], value[1]
 
 
 def check_devices(value: object) -> tuple[str, ...]:

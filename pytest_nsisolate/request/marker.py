@@ -56,6 +56,8 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
                    (default: --nsisolate-caps)
   reach=           str, int or list of them: addresses and ports of the
                    runner's host, reached at the same address (default: none)
+  tty=             bool or (rows, columns): a controlling terminal of its own;
+                   the fixture terminal types into it (default: False)
   no_new_privs=    bool: no program gains rights by its file (default: False)
   root=            "host"; "overlay": its files, and what is written is thrown
                    away; "readonly" (default: --nsisolate-root)
@@ -276,6 +278,13 @@ def _reach(value: object) -> tuple[str, ...]:
         raise _NotAllowedError(str(error)) from None
 
 
+def _tty(value: object) -> tuple[int, int] | None:
+    try:
+        return grants.check_tty(value)
+    except grants.PowerError as error:
+        raise _NotAllowedError(str(error)) from None
+
+
 def _leftovers(value: object) -> str:
     if not isinstance(value, str) or value not in ("ignore", "warn", "fail"):
         raise _NotAllowedError('takes "ignore", "warn" or "fail"')
@@ -308,6 +317,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "hide": _files(files.check_hide),
     "root_size": _files(files.check_size),
     "reach": _reach,
+    "tty": _tty,
     "missing": _missing,
     "exclusive": _exclusive,
 }

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os
-from pytest_nsisolate.request import files, grants
+from pytest_nsisolate.request import files, grants, reach
 from pytest_nsisolate.request.limits import Limits
 from pytest_nsisolate.request.wording import suggestion
 
@@ -64,6 +64,7 @@ class IsolationRequest:
     :param exclusive: names that no two tests at work at the same time have in common; ``"*"``: it
         runs alone.
     :param reach: addresses of the runner's host that the test reaches at the same address.
+    :param tty: rows and columns of a controlling terminal of the test's own.
     :param guarded: the host refuses the user namespace, which was not given up by ``user=False``.
     """
 
@@ -88,6 +89,7 @@ class IsolationRequest:
     hide: tuple[str, ...] = ()
     root_size: str | None = None
     reach: tuple[str, ...] = ()
+    tty: tuple[int, int] | None = None
     guarded: bool = False
     exclusive: frozenset[str] = frozenset()
 
@@ -138,7 +140,7 @@ class IsolationRequest:
             if value is not None:
                 value = _CHECKED[name](dict(value) if name == "files" else value)
             changed = replace(changed, **{name: value})
-        if changed.devices or changed.has_own_files:
+        if changed.devices or changed.tty or changed.has_own_files:
             wanted |= {"mount"}
         named = changed.named & wanted
         return replace(changed, namespaces=wanted, named=named)
@@ -154,6 +156,8 @@ _CHECKED: Final[dict[str, Callable[[Any], object]]] = {
     "files": files.check_files,
     "hide": files.check_hide,
     "root_size": files.check_size,
+    "reach": reach.check,
+    "tty": grants.check_tty,
 }
 
 

@@ -36,6 +36,7 @@ def _address(entry: object) -> str:
         return f"tcp:127.0.0.1:{_port(entry)}"
     if not isinstance(entry, str) or not entry:
         raise ReachError(f"takes ports and addresses as text, not {short(entry)}")
+    entry = entry.removeprefix("unix:")
     if entry.startswith("@"):
         if not 1 < len(entry.encode()) <= _NAME_BYTES or "\0" in entry:
             raise ReachError(f"takes names of 1 to {_NAME_BYTES - 1} bytes behind the @")

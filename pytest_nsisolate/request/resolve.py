@@ -31,8 +31,8 @@ from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, su
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
 
 #: Keywords about fixtures, about what a test has left, about what may run beside it, and about
-#: where it may connect to.
-MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive", "reach"})
+#: what a process outside does for it.
+MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive", "reach", "tty"})
 
 _STAY = "isolated(False) keeps a test in the runner"
 
@@ -75,7 +75,7 @@ class _Merged:
         named = self.named | ({"time", "user"} & values.keys())
         devices = values.get("devices", ())
         root = values.get("root", settings.root)
-        if devices or root or values.get("files") or values.get("hide"):
+        if devices or values.get("tty") or root or values.get("files") or values.get("hide"):
             on.add("mount")
         if values.get("addresses"):
             on.add("net")
@@ -103,6 +103,7 @@ class _Merged:
             addresses=values.get("addresses", ()),
             exclusive=values.get("exclusive", frozenset()),
             reach=values.get("reach", ()),
+            tty=values.get("tty"),
         )
 
     def _refuse_contradictions(self, on: set[str], default_root: str | None) -> None:
@@ -130,6 +131,9 @@ class _Merged:
             if self.switches.get("mount") is False:
                 said = spelled({**given, "mount": False})
                 problems.append(f"{said}: devices need a private /dev")
+        if self.values.get("tty") and self.switches.get("mount") is False:
+            said = spelled({"tty": self.values["tty"], "mount": False})
+            problems.append(f"{said}: a terminal of its own needs a private /dev")
         if self.values.get("reach") and "net" not in on and not self.values.get("addresses"):
             problems.append(
                 f"{spelled({'reach': list(self.values['reach'])})}: without a net namespace a test "

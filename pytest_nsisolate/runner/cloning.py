@@ -11,7 +11,6 @@ another item has its turn (:mod:`.jobs`).
 from __future__ import annotations
 
 from contextlib import nullcontext
-from functools import partial
 from typing import Literal
 
 import pytest
@@ -166,10 +165,10 @@ def _make_child(
     if isinstance(child, AheadChild):
         assert run.jobs is not None
         child.inside, child.warning_filters = inside, run.jobs.warning_filters
-    if request.reach:
-        from pytest_nsisolate.child import reach  # few tests need it
+    if request.reach or request.tty:
+        from pytest_nsisolate.child import openings  # few tests need them
 
-        child.open_up = partial(reach.open_up, request.reach)
+        child.openings = openings.of(item, request)
     attempt.incoming.plain = child.outgoing.plain
     child.outgoing.limited = request.limits is not None
     child.outgoing.post_mortem = attempt.incoming.post_mortem = at_failure.opened(

@@ -46,6 +46,10 @@ _TURN: Final = 0.05
 _LONGEST_LOOK: Final = 1.0
 
 
+#: That of the test itself (``tty=``), an :class:`~pytest_nsisolate.terminal.own.OwnTerminal`.
+OWN_TERMINAL: Final = pytest.StashKey[Any]()
+
+
 class Terminal:
     """What the fixture ``terminal`` is: a window with one program at a time."""
 
@@ -158,11 +162,7 @@ class Terminal:
     def resize(self, rows: int, columns: int) -> None:
         """Another size of the window; the program in the foreground gets SIGWINCH."""
         __tracebackhide__ = True
-        for name, number in (("rows", rows), ("columns", columns)):
-            if isinstance(number, bool) or not isinstance(number, int):
-                raise TypeError(f"{name} is a whole number, not {number!r}")
-            if not 0 < number <= _MOST:
-                raise ValueError(f"{name} is from 1 to {_MOST}, not {number}")
+        _check_size(rows=rows, columns=columns)
         self._size = rows, columns
         if self._master is not None:
             self._read(0)
@@ -181,7 +181,7 @@ class Terminal:
     def screen(self) -> Screen:
         """What a person would see now."""
         __tracebackhide__ = True
-        self._started()
+        self._check_started()
         self._read(0)
         assert self._emulator is not None
         return self._emulator.screen()
@@ -202,10 +202,10 @@ class Terminal:
         __tracebackhide__ = True
         if not isinstance(expected, str | re.Pattern):
             raise TypeError(f"expected is text or a compiled expression, not {expected!r}")
-        process = self._started()
+        self._check_started()
         deadline = monotonic() + within
         while True:
-            over = process.poll() is not None or self._master is None
+            over = self._is_over()
             self._read(0)
             assert self._emulator is not None
             screen = self._emulator.screen()
@@ -225,10 +225,10 @@ class Terminal:
         :param within: seconds to wait for it.
         """
         __tracebackhide__ = True
-        process = self._started()
+        self._check_started()
         deadline = monotonic() + within
         while self._master is not None:
-            over = process.poll() is not None
+            over = self._is_over()
             if not termios.tcgetattr(self._master)[3] & termios.ECHO:
                 return
             left = deadline - monotonic()
@@ -242,12 +242,11 @@ class Terminal:
         if self._emulator is None or self._process is None:
             return ""
         self._read(0)
-        state = self._state()
-        return f"{_line(self._process)}: {state}\n{self._emulator.screen()}"
+        return f"{self._program()}\n{self._emulator.screen()}"
 
     def __repr__(self) -> str:
         rows, columns = self._size
-        program = "" if self._process is None else f" of {_line(self._process)}, {self._state()}"
+        program = "" if self._process is None else f" of {self._program()}"
         return f"<{type(self).__name__} of {rows} rows and {columns} columns{program}>"
 
     # Inside --------------------------------------------------------------------------------------
@@ -258,23 +257,25 @@ class Terminal:
             raise RuntimeError("no program was started at this terminal: terminal.start([...])")
         return self._process
 
-    def _state(self) -> str:
-        assert self._process is not None
-        code = self._process.poll()
-        if code is None:
-            return "at work" if self._master is not None else "at work, hung up"
-        return f"killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
+    def _check_started(self) -> None:
+        __tracebackhide__ = True
+        self._started()
+
+    def _is_over(self) -> bool:
+        return self._master is None or self._started().poll() is not None
+
+    def _program(self) -> str:
+        return _state(self._started(), hung_up=self._master is None)
 
     def _failure(self, what: str, expected: str) -> AssertionError:
         self._read(0)
         assert self._emulator is not None
-        seen = f"{_line(self._started())}, {self._state()}"
         screen = self._emulator.screen()
-        return failure(what, expected=expected, seen=seen, text=str(screen))
+        return failure(what, expected=expected, seen=self._program(), text=str(screen))
 
     def _send(self, text: str) -> None:
         __tracebackhide__ = True
-        self._started()
+        self._check_started()
         data = text.encode()
         deadline = monotonic() + _LONGEST_LOOK
         while data:
@@ -308,11 +309,14 @@ class Terminal:
                 return
             if not chunk:
                 return
-            self._written = (self._written + chunk)[-_MOST_KEPT:]
-            if self._emulator is not None:
-                self._emulator.feed(chunk)
+            self._keep(chunk)
             if monotonic() > until:
                 return
+
+    def _keep(self, chunk: bytes) -> None:
+        self._written = (self._written + chunk)[-_MOST_KEPT:]
+        if self._emulator is not None:
+            self._emulator.feed(chunk)
 
     def _set_size(self) -> None:
         assert self._master is not None
@@ -346,6 +350,14 @@ class LastScreen:
         return report
 
 
+def _check_size(**size: object) -> None:
+    for name, number in size.items():
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name} is a whole number, not {number!r}")
+        if not 0 < number <= _MOST:
+            raise ValueError(f"{name} is from 1 to {_MOST}, not {number}")
+
+
 def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -358,6 +370,16 @@ def _shows(screen: Screen, expected: str | re.Pattern[str]) -> bool:
 
 def _named(expected: str | re.Pattern[str]) -> str:
     return repr(expected) if isinstance(expected, str) else f"/{expected.pattern}/"
+
+
+def _state(process: subprocess.Popen[bytes], *, hung_up: bool) -> str:
+    """A program, and what has become of it."""
+    code = process.poll()
+    if code is None:
+        state = "at work, hung up" if hung_up else "at work"
+    else:
+        state = f"killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
+    return f"{_line(process)}, {state}"
 
 
 def _line(process: subprocess.Popen[Any]) -> str:

@@ -8,15 +8,16 @@ cannot leave any more (:mod:`pytest_nsisolate.process.helpers`).
 from __future__ import annotations
 
 import errno as errors
-from _socket import SocketType, socketpair  # pytest-socket forbids those of the module above
+from _socket import SocketType  # pytest-socket forbids that of the module above
 from typing import Any, Final, NoReturn
 
+from pytest_nsisolate.child import helper_channel
 from pytest_nsisolate.errors import FaultRefusal
 from pytest_nsisolate.host import examine
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.host.remedies import explained
 from pytest_nsisolate.kernel import seccomp, syscall_numbers
-from pytest_nsisolate.kernel.originals import json, os, select, socket, threading
+from pytest_nsisolate.kernel.originals import json, os, select, threading
 from pytest_nsisolate.process.fault_supervisor import LONGEST, PATIENCE
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -76,19 +77,15 @@ class Engine:
     def _begin(self) -> SocketType:
         if (error := seccomp.refusal()) is not None:
             _refuse(seccomp.STEP, error.errno or 0)
-        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            inode = os.fstat(theirs.fileno()).st_ino
-            self._writer.send(Kind.FAULTS, {"descriptor": theirs.fileno(), "inode": inode})
-            # The runner may be busy with another test; it ends this one if there is no supervisor.
-            self._hear(ours, None)
-            exempt = [self._writer.descriptor, ours.fileno()]
-            self._install(ours, exempt)
+            ours = helper_channel.ask(Kind.FAULTS, self._writer)
+        except OSError as gone:
+            _lost(gone)
+        try:
+            self._install(ours, [self._writer.descriptor, ours.fileno()])
         except BaseException:
             ours.close()
             raise
-        finally:
-            theirs.close()
         return ours
 
     def _install(self, channel: SocketType, exempt: list[int]) -> None:
@@ -128,12 +125,12 @@ class Engine:
             _lost(error)
 
     @staticmethod
-    def _hear(channel: SocketType, patience: float | None = 2 * PATIENCE) -> dict[str, Any]:
+    def _hear(channel: SocketType) -> dict[str, Any]:
         said = b""
         try:
             poller = select.poll()
             poller.register(channel, select.POLLIN)
-            if poller.poll(None if patience is None else patience * 1000):
+            if poller.poll(2 * PATIENCE * 1000):
                 said = channel.recv(LONGEST)
         except OSError as error:
             _lost(error)

@@ -68,6 +68,7 @@ class Kind(enum.IntEnum):
     FAULTS = 19
     TIMES = 20
     REACH = 21
+    TTY = 22
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

@@ -422,7 +422,7 @@ def test_a_failed_test_shows_its_last_screen(side: Side, head: str) -> None:
     result = run_batch({"test_it.py": head + SUITE}, side)
     assert result.passed() == {"test_leaves_a_program", "test_next"}, result.text
     shown = result.stdout.partition("Terminal ---")[2]
-    assert "sh -c echo hello; sleep 1000: at work" in shown
+    assert "sh -c echo hello; sleep 1000, at work" in shown
     assert "|hello " in shown
     assert result.stdout.count("Terminal ---") == 1
     assert "the terminal fixture is for isolated tests" in result.failure("test_not_isolated")

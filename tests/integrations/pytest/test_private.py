@@ -60,7 +60,9 @@ def test_one_module_knows_each_dependency_that_moves(module: str, allowed: str) 
 #: or pytest has changed it on purpose, or what no test of system code replaces.
 LIVE: Final = {"_socket", "array", "asyncio", "importlib", "logging", "pytest", "sys", "warnings"}
 #: Programs of their own, in which no suite runs.
-PROGRAMS: Final = {"__main__.py", "forwarder_program.py", "watchdog_program.py"}
+PROGRAMS: Final = {
+    *("__main__.py", "forwarder_program.py", "terminal_reader_program.py", "watchdog_program.py")
+}
 
 
 def named_at_call_time(path: Path) -> Iterator[str]:
