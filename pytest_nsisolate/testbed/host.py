@@ -231,11 +231,10 @@ class Host:
                 self.close()
                 raise
 
-    @property
-    def netlink(self) -> links.Links:
-        """The conversation with the kernel about its network."""
+    def await_carrier(self, index: int) -> None:
+        """Wait until an interface of it has its carrier."""
         assert self._links is not None, f"host {self.name} has crashed"
-        return self._links
+        self._links.await_carrier(index)
 
     def _plug_in(self) -> None:
         with self.netns() as netns:

@@ -151,7 +151,7 @@ class Wire:
         if self._plugged:
             with failing("wait for the carrier", "net"):
                 self._fabric.links.await_carrier(self.number)
-                self._testbed.hosts[self._host].netlink.await_carrier(self._index)
+                self._testbed.hosts[self._host].await_carrier(self._index)
 
     def _set_up(self, *, up: bool) -> None:
         if self._plugged:
