@@ -115,7 +115,7 @@ def test_an_ordinary_user_with_ranges(conftest: str) -> None:
     """Every id of them can own files, and can be taken; on both ways in."""
     source = f"EXPECTED = {_MAP}\nLAST = 65536\n{SUITE}"
     files = {"test_it.py": source, "conftest.py": conftest}
-    result = run_batch(files, "user", switch=with_ranges(_TWO))
+    result = run_batch(files, "user", switch=with_ranges(_TWO), timeout=240)
     assert_all_but_the_late_one(result)
 
 
@@ -126,7 +126,7 @@ def test_root_has_all_ids() -> None:
     source = f"LAST = 65536\n{SUITE}".replace(' == ids("gid") == EXPECTED', "[0][0] == 0")
     source = source.replace("with pytest.raises(OSError):", "if False:")
     source = source.replace("assert take(33) != 0", "assert take(33) == 0")
-    assert_all_but_the_late_one(run_batch({"test_it.py": source}, "root"))
+    assert_all_but_the_late_one(run_batch({"test_it.py": source}, "root", timeout=240))
 
 
 def assert_all_but_the_late_one(result: Result) -> None:

@@ -168,7 +168,11 @@ def test_the_host_is_identical(side: Side) -> None:
     """Every path of a tree, in mode, owner, size, time, links and content; no mark in ``/etc``."""
     options = ("-p", "no:randomly")
     result = run_batch(
-        {"test_it.py": WORST}, side, *options, env={"TESTS": str(_TESTS), "TOPS": "/etc:/home"}
+        {"test_it.py": WORST},
+        side,
+        *options,
+        env={"TESTS": str(_TESTS), "TOPS": "/etc:/home"},
+        timeout=240,
     )
     crashed = {f"test_worst[{number}]" for number in range(1, _TESTS, 10)}
     failed = {r["nodeid"].partition("::")[2] for r in result.reports if r["outcome"] == "failed"}
