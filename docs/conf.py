@@ -27,13 +27,12 @@ html_title = f"pytest-nsisolate {release}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 
-# Where the pages are published, their address is in the environment, and Read the Docs puts its
-# switch of versions on them. The social cards are drawn from each page's title and first words, and
-# the page for missing pages gets links that work at any depth.
+# Where the pages are published, their address is in the environment; Read the Docs itself puts a
+# switch of versions on each page. The social cards are drawn from a page's title and first words,
+# and the page for missing pages gets links that work at any depth.
 if "READTHEDOCS" in os.environ:
     extensions += ["notfound.extension", "sphinxext.opengraph"]
     html_baseurl = ogp_site_url = os.environ["READTHEDOCS_CANONICAL_URL"]
-    html_context = {"READTHEDOCS": True}
     ogp_site_name = project
     ogp_social_cards = {"site_url": " ", "line_color": "#2a7"}
 
