@@ -139,6 +139,16 @@ def test_calls_are_measured(isolates: bool) -> None:
         assert way in done.stdout
 
 
+def test_the_marker_is_measured_beside_unshare(isolates: bool) -> None:
+    """In the same namespaces: a test, a program, an interpreter."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    done = benchmark("by_hand.py", "--rounds=1", "--tests=3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for kind in ("plain pytest", "isolated", "`true` is inside", "a new Python is inside"):
+        assert kind in done.stdout
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
