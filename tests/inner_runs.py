@@ -52,6 +52,8 @@ _thread.start()
 
 def cases(module: str) -> Callable[[_Test], _Test]:
     """One test per side and per test of ``tests/inner/<module>.py``: (side, name, expectation)."""
+    if str(INNER_MODULES) not in sys.path:
+        sys.path.append(str(INNER_MODULES))  # where these modules find each other in an inner run
     found = importlib.import_module(f"tests.inner.{module}")
     parameters = []
     for name, function in vars(found).items():
