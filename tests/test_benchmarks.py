@@ -45,7 +45,7 @@ def checkout() -> list[str]:
 def isolates() -> bool:
     """Whether this host gives the namespaces: without them there is one contender less."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest_nsisolate", "doctor"], capture_output=True, timeout=30
+        [sys.executable, "-m", "pytest_nsisolate", "doctor"], capture_output=True, timeout=110
     )
     if os.environ.get("NSISOLATE_MUST_WORK") == "1":
         assert done.returncode == 0, done.stdout
