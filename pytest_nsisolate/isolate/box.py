@@ -211,7 +211,7 @@ class Box:
             try:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             except ProcessLookupError:
-                pass  # somebody else has
+                pass  # it has ended
 
     def close(self) -> None:
         """End everything in the box, and the box. May be called again."""

@@ -19,7 +19,7 @@ between (see :mod:`pytest_nsisolate.process.ownership_layer`).
 
 What still fails: the third overlay on another is EINVAL (FILESYSTEM_MAX_STACK_DEPTH), and so is one
 on file systems that it refuses. Sockets and fifos of the skeleton are not there, and a socket
-in an overlay is a copy that nobody listens to. A top-level directory cannot be removed (EBUSY), and
+in an overlay is a copy without a listener. A top-level directory cannot be removed (EBUSY), and
 a rename from one to another is EXDEV.
 """
 
@@ -318,7 +318,7 @@ def _binds(
 ) -> Iterator[Step]:
     for path in found.through:
         if path == "/proc" and whole_proc:
-            # As for every other root: one that nobody can reach (see kernel.roots).
+            # As for every other root: one that no path leads to (see kernel.roots).
             call = syscalls.prepare_mount(path, _NEW + path, None, MS_BIND)
             yield Step("bind /proc", "pid", call)
             call = syscalls.prepare_mount("proc", f"{_NEW}/proc/sys", "proc", SAFE)

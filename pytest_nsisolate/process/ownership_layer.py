@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Who owns ``/etc`` for a test whose root is nobody on the host.
+"""Who owns ``/etc`` for a test whose root has no rights on the host.
 
-Fact: rootless, one id exists inside. All that is root's on the host belongs to nobody there, and no
+Fact: rootless, one id exists inside. What is root's on the host has no owner there, and no
 capability counts against an owner that has no number (capable_wrt_inode_uidgid() in the kernel):
 in an overlay of ``/etc`` even root inside gets EACCES.
 Fact: a merged directory takes its owner and mode from the topmost layer that has it.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What PID 1 sends back from its root on the way in: a way to look at what is written there.
 
-Fact: what a test has written is told of a test that has crashed, too, when nobody inside can tell.
+Fact: the report of a crashed test tells what the test has written, and nothing inside can say it.
 What we do: PID 1 sends a descriptor of the tmpfs that holds all that is written, and one of the
 ownership layer if there is one (:mod:`pytest_nsisolate.process.ownership_layer`). Either works in
 another mount namespace, and what it stands for lives as long as it is open.
@@ -56,7 +56,7 @@ class Passage:
         self.close()
 
     def collect(self, most: int) -> list[int]:
-        """What the child has sent, for as long as nobody has taken it; waits for it if need be.
+        """What the child has sent, until it is taken; waits for it if need be.
 
         :param most: how many descriptors that may be.
         """

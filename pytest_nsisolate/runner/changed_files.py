@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What a failed test has changed among its files, for its report; read in the runner.
 
-A test that has crashed or was killed has nobody left who could tell, and the runner has the host's
-files beside those of the test (:mod:`pytest_nsisolate.view.files`).
+A test that has crashed or was killed cannot tell any more. The runner can: it has the host's files
+beside those of the test (:mod:`pytest_nsisolate.view.files`).
 """
 
 from __future__ import annotations

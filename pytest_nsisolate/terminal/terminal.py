@@ -2,8 +2,8 @@
 """A program at its own terminal, as the test sees and steers it.
 
 Fact: what a program writes waits in the kernel until the other side reads it, and a program whose
-terminal is full waits too. Whoever reads is the test: a thread would keep it from entering a user
-namespace (unshare(2)), a process would be one of its own.
+terminal is full waits too. Only the test can read: a thread would keep it from entering a user
+namespace (unshare(2)), and a process would be one more of its world.
 Consequence: the screen goes on whenever the test looks or waits, through this object.
 
 Fact: a terminal belongs to one session (setsid(2)). Consequence: each program gets a new terminal

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The switches and cables of a testbed, in a network namespace in which nobody lives.
+"""The switches and cables of a testbed, in a network namespace without a process.
 
 Fact: what stands in the test's own network is seen, changed and flushed by the test.
 What we do: switches and the hosts' cables end in a namespace that is held by a descriptor alone. It
-needs no process, its names are nobody else's, and the kernel takes all of it away with the test.
+needs no process, no other interface has these names, and the kernel takes all of it away with the
+test.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Fabric:
             self.links.add_cable(index, name, bridge=bridge, peer=peer)
 
     def close(self) -> None:
-        """Let go of everything; the kernel removes what nobody else holds."""
+        """Let go of everything; the kernel removes what no other process holds."""
         if self.tap is not None:
             self.tap.close()
             self.tap = None

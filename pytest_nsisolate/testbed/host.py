@@ -173,7 +173,7 @@ class Host:
         """A program in the background, until its ``with`` block, its host or the test ends.
 
         :param command: as of :meth:`run`.
-        :param ready: wait until this holds: a number is a TCP port that somebody on the host
+        :param ready: wait until this holds: a number is a TCP port that a process of the host
             listens to, or a UDP port in use; a text or path that begins with ``/`` is a file of the
             host; another text, or a compiled pattern, is found in what the program has written; a
             function is true, called in the test.
@@ -204,7 +204,7 @@ class Host:
     def crash(self) -> None:
         """As if the power failed: its wires are dead, and then everything on it.
 
-        Nobody hears of it: no connection is closed.
+        The other hosts do not hear of it: no connection is closed.
         """
         box = self.box
         self.testbed.take_packets()

@@ -6,7 +6,7 @@ What we do: a function of the box (:mod:`.program_loop`) starts the program in a
 passes signals on, and waits for it. It dies with the box, as the program does.
 
 Fact: a pipe that a daemon holds open never ends.
-What we do: output goes to a file in memory, which outlives whoever writes to it.
+What we do: output goes to a file in memory, which outlives the process that writes to it.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Program:
         """Until it ends by itself.
 
         :param timeout: seconds.
-        :returns: its status; None if nobody knows, because its host has crashed.
+        :returns: its status; None if it is not known, because its host has crashed.
         :raises subprocess.TimeoutExpired: when it has not ended by then; it goes on.
         """
         __tracebackhide__ = True
@@ -291,7 +291,7 @@ def _ending(status: int | None) -> str:
 
 
 def port_in_use(pid: int, port: int) -> bool:
-    """Whether somebody in the network of that process listens to a TCP port, or has a UDP port."""
+    """Whether a TCP port is listened to, or a UDP port in use, in the network of that process."""
     for name in ("tcp", "tcp6", "udp", "udp6"):
         try:
             with open(f"/proc/{pid}/net/{name}", encoding="ascii") as file:

@@ -4,7 +4,7 @@
 Fact: a program that ends may leave others in its process group, and those that got the same signal
 die a moment after it.
 What we do: the end of the program and that of its group are two messages. The function goes on
-until the group is empty, or nobody asks for it any more.
+until the group is empty, or its other end is closed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def serve(
                 _signal(child.pid, number)
             if not data:
                 poller.unregister(ours)
-                wanted = True  # by nobody, but it ends then
+                wanted = True  # no one waits, but it ends then
         if pidfd in ready:
             poller.unregister(pidfd)
             os.close(pidfd)
@@ -90,7 +90,7 @@ def _tell(ours: socket.socket, letter: bytes, status: int) -> None:
     try:
         ours.send(MESSAGE.pack(letter, status))
     except OSError:
-        pass  # nobody asks any more
+        pass  # the other end is closed
 
 
 def _signal(group: int, number: int) -> None:

@@ -29,7 +29,7 @@ class Node:
 
     :param addresses: by network, those that it has there.
     :param forwards: it is a router.
-    :param outside: the network from which it lets nobody in; None for none.
+    :param outside: the network from which it lets nothing in; None for none.
     """
 
     addresses: Mapping[Network, tuple[IpAddress, ...]]
@@ -37,7 +37,7 @@ class Node:
     outside: Network | None = None
 
     def leads_from(self, network: Network) -> bool:
-        """Somebody in that network may send through it."""
+        """Hosts of that network may send through it."""
         return self.forwards and network in self.addresses and network is not self.outside
 
 

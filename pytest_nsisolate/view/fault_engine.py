@@ -102,7 +102,7 @@ class Engine:
             self._tell(channel, {"do": "nothing"})
             self._hear(channel)
             _refuse(seccomp.STEP, error.errno or 0)
-        # Where nobody answers any more the calls must fail: then nobody may hold the listener.
+        # Once no process answers, the calls must fail: so only that process may hold the listener.
         os.close(listener)
         answer = self._hear(channel)
         if "problem" in answer:

@@ -46,7 +46,7 @@ MOST: Final = 10_000
 _MOST_COMPARED: Final = 64 << 20
 _MOST_IN_ALL: Final = 512 << 20
 
-#: Python's own copies of what it has imported; whoever asks about files does not mean these.
+#: Python's own copies of what it has imported; a question about files does not mean these.
 _CACHE: Final = "__pycache__"
 
 _OPAQUE: Final = "user.overlay.opaque"
