@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Real processes in real namespaces: the supervisor's shape, without pytest in it.
 
-Every process started here is owned: it dies with its parent, is killed after ten seconds, and is
+Every process started here is owned: it dies with its parent, is killed after a minute, and is
 reaped. Its result comes back as a Python literal, its :class:`StepError` as one.
 """
 
@@ -26,7 +26,7 @@ from pytest_nsisolate.host import examine
 from pytest_nsisolate.kernel import idmap, mounts, namespaces, network, process, syscalls
 from tests.support import NEEDS_MOUNT_SETATTR, NEEDS_ROOT
 
-SECONDS = 10
+SECONDS = 60
 STRANGER = 61_234  # an id that nobody has
 PR_SET_DUMPABLE = 4
 MS_SHARED = 1 << 20
