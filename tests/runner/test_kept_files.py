@@ -80,14 +80,14 @@ here = pytest.mark.isolated(False)
 def test_all_is_there(name):
     folder = KEPT / f"test_it.py_test_{name}"
     files = folder / "files"
-    assert (files / "opt/nsi/set-uid").read_text() == "kept\\n"
-    assert (files / "opt/nsi/set-uid").stat().st_mode & 0o7777 == 0o750
-    assert (files / "opt/nsi/link").is_symlink()
-    assert (files / "opt/nsi/folder-elsewhere").is_symlink()
-    assert (files / "opt/nsi/empty").is_dir()
+    assert (files / "opt/nsi-kept/set-uid").read_text() == "kept\\n"
+    assert (files / "opt/nsi-kept/set-uid").stat().st_mode & 0o7777 == 0o750
+    assert (files / "opt/nsi-kept/link").is_symlink()
+    assert (files / "opt/nsi-kept/folder-elsewhere").is_symlink()
+    assert (files / "opt/nsi-kept/empty").is_dir()
     assert (files / "etc/hosts").read_text().endswith("192.0.2.7 nsi\\n")
     assert (files / "nsi-top").exists()
-    assert not (files / "opt/nsi/fifo").exists()
+    assert not (files / "opt/nsi-kept/fifo").exists()
     assert not (files / "etc/hostname").exists()
     listed = (folder / "changes").read_text()
     assert re.search(r"^deleted +/usr/bin/env ", listed, re.MULTILINE), listed
