@@ -158,12 +158,15 @@ PICTURE: Final = re.compile(r"!\[([^][]*)\]\(([^()\s]*)\)")
     "page", [page for page in pages() if PICTURE.search(text_of(page))], ids=named
 )
 def test_a_picture_is_readable_text(page: Path) -> None:
-    """SVG with a title, for light and dark pages, no wider than a page; and told in words."""
+    """SVG with a title, for light and dark pages, with letters to read on a phone; and in words."""
     for words, name in PICTURE.findall(text_of(page)):
         assert len(words) > 40
         picture = ElementTree.parse(page.parent / name).getroot()
         width = float(picture.attrib["viewBox"].split()[2])
-        assert width <= 720
+        style = picture.findtext("{http://www.w3.org/2000/svg}style") or ""
+        smallest = min(float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", style))
+        # A page of 400 px leaves 368 to its text.
+        assert smallest * 368 / width >= 10
         assert picture.find("{http://www.w3.org/2000/svg}title") is not None
         texts = picture.iter("{http://www.w3.org/2000/svg}text")
         assert all(float(text.attrib["x"]) < width for text in texts)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -96,6 +97,31 @@ def test_no_address_is_invented() -> None:
     forges = re.compile(r"https?://[^\s)>\"']*(?:/pytest-nsisolate\b|pytest-nsisolate\.)")
     pages = [*ROOT.glob("*.md"), *ROOT.glob("*.toml"), *(ROOT / "docs").rglob("*.md")]
     assert [page.name for page in pages if forges.search(page.read_text("utf-8"))] == []
+
+
+@IN_A_CHECKOUT
+def test_the_published_pages_have_their_extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group that Read the Docs installs has what docs/conf.py asks for there and only there."""
+    conf = str(ROOT / "docs" / "conf.py")
+    monkeypatch.delenv("READTHEDOCS", raising=False)
+    here = runpy.run_path(conf)
+    address = "https://docs.example/en/latest/"
+    monkeypatch.setenv("READTHEDOCS", "True")
+    monkeypatch.setenv("READTHEDOCS_CANONICAL_URL", address)
+    there = runpy.run_path(conf)
+
+    assert there["html_baseurl"] == there["ogp_site_url"] == address
+    assert "html_baseurl" not in here
+    packages = {
+        "notfound.extension": "sphinx-notfound-page",
+        "sphinxext.opengraph": "sphinxext-opengraph[social_cards]",
+    }
+    assert set(there["extensions"]) - set(here["extensions"]) == set(packages)
+    groups = PROJECT["dependency-groups"]
+    assert {"include-group": "docs"} in groups["site"]
+    named = {re.split(r"[<>=]", line)[0] for line in groups["site"] if isinstance(line, str)}
+    assert named == set(packages.values())
+    assert "--group site" in (ROOT / ".readthedocs.yaml").read_text("utf-8")
 
 
 @NEEDS_DIST
