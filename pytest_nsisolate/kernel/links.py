@@ -22,12 +22,13 @@ What we do: what has to be gone at once is deleted by its number.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from struct import Struct, pack, unpack_from
 from typing import Final, TypeAlias
 
+from pytest_nsisolate.errors import failing
 from pytest_nsisolate.kernel import process, syscalls
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.libc import step_error
@@ -250,6 +251,22 @@ class Links:
     def delete_route(self, target: IpNetwork, gateway: IpAddress) -> None:
         """The opposite of :meth:`add_route`."""
         self._ask(_DELROUTE, _route(target, gateway))
+
+    def change_routes(
+        self, before: Mapping[IpNetwork, IpAddress], wanted: Mapping[IpNetwork, IpAddress]
+    ) -> None:
+        """Put static routes, target to gateway, in the place of others.
+
+        :raises StepError: naming the route.
+        """
+        for target, gateway in before.items():
+            if target not in wanted:
+                with failing(f"delete the route to {target}", "net"):
+                    self.delete_route(target, gateway)
+        for target, gateway in wanted.items():
+            if before.get(target) != gateway:
+                with failing(f"add the route to {target}", "net"):
+                    self.add_route(target, gateway)
 
     # The conversation ----------------------------------------------------------------------------
 

@@ -59,7 +59,8 @@ class Host:
         self.testbed = testbed
         self.wires = wires
         self.programs: list[Program] = []
-        self._keywords = keywords
+        #: What ``testbed.host(...)`` was given for its box.
+        self.keywords = keywords
         self._wants_routes = routes
         self._box: Box | None = None
         self._links: links.Links | None = None
@@ -254,11 +255,6 @@ class Host:
         finally:
             os.close(netns)
 
-    @property
-    def keywords(self) -> Mapping[str, Any]:
-        """What ``testbed.host(...)`` was given for its box."""
-        return self._keywords
-
     def furnish(self) -> None:
         """In its PID 1, before anything else is there."""
         write_sysctl("net/ipv6/conf/all/accept_dad", "0", absent=True)
@@ -276,14 +272,7 @@ class Host:
         """Change the static routes to these; routes that the test has made stay."""
         if self._links is None or not self._wants_routes:
             return
-        for target, gateway in self._routes.items():
-            if target not in wanted:
-                with failing(f"delete the route to {target}", "net"):
-                    self._links.delete_route(target, gateway)
-        for target, gateway in wanted.items():
-            if self._routes.get(target) != gateway:
-                with failing(f"add the route to {target}", "net"):
-                    self._links.add_route(target, gateway)
+        self._links.change_routes(self._routes, wanted)
         self._routes = dict(wanted)
 
     def write_hosts(self, text: str) -> None:
