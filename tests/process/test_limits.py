@@ -388,7 +388,7 @@ def test_no_group_is_left(number: signal.Signals) -> None:
 def _fenced(side: Side) -> Iterator[tuple[str, ...]]:
     """What to put before a command that may do harm if its limit does not hold."""
     if side == "user":
-        yield ("sh", "-c", 'ulimit -u 2000; exec "$@"', "sh")
+        yield ("prlimit", "--nproc=2000")  # a shell's ulimit has another letter in each shell
         return
     place = next(place for place in cgroups.places("pids"))
     group = cgroups.make(place, 1_000_000)
@@ -403,7 +403,7 @@ def _fenced(side: Side) -> Iterator[tuple[str, ...]]:
 _BOMB = """
 import os, subprocess, sys, pytest
 BOMB = "import os, time\\nwhile True:\\n  try: os.fork()\\n  except OSError: time.sleep(0.05)"
-@pytest.mark.isolated(limits={"processes": 64}, leftovers="ignore", timeout=2)
+@pytest.mark.isolated(limits={"processes": 64}, leftovers="ignore", timeout=30)
 def test_bomb():
     subprocess.Popen([sys.executable, "-S", "-I", "-c", BOMB])
     while True:
@@ -419,7 +419,7 @@ def test_bomb():
 @ON_THE_HOST
 @pytest.mark.parametrize("side", SIDES)
 def test_a_fork_bomb_does_not_keep_the_host_from_forking(side: Side) -> None:
-    """It ends within 2 s, its budget, with 64 processes; all the while the host forks."""
+    """It ends within its budget, with 64 processes; all the while the host forks."""
     done = threading.Event()
     forked: list[int] = []
 
