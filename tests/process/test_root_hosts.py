@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""Roots of a test's own on hosts of other kinds: file systems, and a root that is an overlay."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from tests.hosts import NEEDS_ROOT
+from tests.inner_runs import NOBODY, SIDES, Side, run_batch
+from tests.support import NEEDS_NAMESPACES, needs_program
+
+pytestmark = [NEEDS_NAMESPACES, NEEDS_ROOT]
+
+SUITE: Final = """
+import os, shutil
+from pathlib import Path
+import pytest
+
+ROOT = os.geteuid() == 0
+
+@pytest.mark.isolated(root="overlay")
+@pytest.mark.parametrize("number", range(2))
+def test_overlay(pid1, number):
+    assert Path("/srv/folder/file").read_text() == "the host's\\n"
+    with open("/srv/folder/new", "w") as file: file.write("new\\n")
+    os.unlink("/srv/folder/file")
+    shutil.rmtree("/srv/other")
+    os.mkdir("/srv/other")
+    os.symlink("x", "/srv/other/link")
+    os.setxattr("/srv/folder/new", "user.nsi", b"x")
+    pid1.assert_files(
+        created=["/srv/folder/new", "/srv/other/link"],
+        deleted=["/srv/folder/file", "/srv/other/file"],
+    )
+    with open("/etc/nsi-made", "x"): pass
+
+@pytest.mark.isolated(root="readonly")
+def test_readonly():
+    with pytest.raises(OSError): open("/srv/folder/new", "w")
+
+@pytest.mark.isolated(files={"/srv/folder/file": "mine\\n"}, hide=["/srv/other"])
+def test_files():
+    assert Path("/srv/folder/file").read_text() == "mine\\n"
+    assert os.listdir("/srv/other") == []
+
+def test_the_host():
+    assert sorted(os.listdir("/srv")) == ["folder", "other"]
+    assert os.listdir("/srv/folder") == os.listdir("/srv/other") == ["file"]
+    assert not os.path.exists("/etc/nsi-made")
+"""
+
+_FILL: Final = """
+rm -rf /srv/*
+mkdir /srv/folder /srv/other
+echo "the host's" > /srv/folder/file
+echo "the host's" > /srv/other/file
+"""
+
+#: A file system of a kind on /srv, in an image; what makes it, and bytes that it takes.
+_IMAGE: Final = """
+mount -t tmpfs none /mnt
+truncate --size {size} /mnt/image
+{make} /mnt/image > /dev/null
+mount -o loop /mnt/image /srv
+umount --lazy /mnt
+"""
+
+HOSTS: Final = {
+    "btrfs": _IMAGE.format(size="128M", make="mkfs.btrfs --quiet"),
+    "xfs": _IMAGE.format(size="320M", make="mkfs.xfs -q"),
+    "ext4": _IMAGE.format(size="16M", make="mkfs.ext4 -q"),
+    "tmpfs": "mount -t tmpfs none /srv\n",
+}
+
+#: As Docker does it: the root is an overlay, and what else is mounted is there too.
+_CONTAINER: Final = """
+mount -t tmpfs none /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+here=$PWD
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+for name in proc sys dev; do mount --rbind /$name /mnt/root/$name; done
+cd /mnt/root
+mkdir -p mnt/old
+pivot_root . mnt/old
+umount --lazy /mnt/old
+cd "$here"
+mount -t tmpfs none /srv
+"""
+
+
+def machine(script: str, side: Side) -> tuple[str, ...]:
+    """Before a command of root's: the machine, and the user."""
+    switch = ""
+    if side == "user":
+        switch = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "
+    owner = f"chown -R {NOBODY}:{NOBODY} /srv\n" if side == "user" else ""
+    return (
+        "unshare",
+        "--mount",
+        "sh",
+        "-ec",
+        f'{script}{_FILL}{owner}exec {switch}"$@"',
+        "sh",
+        "env",
+    )
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("btrfs", marks=needs_program("mkfs.btrfs")),
+        pytest.param("xfs", marks=needs_program("mkfs.xfs")),
+        pytest.param("ext4", marks=needs_program("mkfs.ext4")),
+        "tmpfs",
+    ],
+)
+def test_file_systems(kind: str, side: Side) -> None:
+    """Each as what lies below an overlay."""
+    suite = {"test_it.py": SUITE}
+    options = ("-p", "no:randomly")
+    result = run_batch(suite, side, *options, switch=machine(HOSTS[kind], side), timeout=240)
+    assert len(result.passed()) == 5, result.text
+
+
+NESTED: Final = """
+@pytest.mark.isolated(root="overlay")
+def test_nested(isolate):
+    isolate.using(root="overlay")(os.getpid)
+
+@pytest.mark.isolated(root="overlay")
+def test_nested_without(isolate):
+    assert isolate(os.getpid) == 1
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_root_that_is_an_overlay(side: Side) -> None:
+    """As a container's: one more lies on it, and the second is a refusal that names the remedy."""
+    suite = {"test_it.py": f"{SUITE}\n{NESTED}"}
+    options = ("-p", "no:randomly")
+    # What the runner writes, records among it, is in the container's upper layer.
+    switch = machine(_CONTAINER, side)
+    result = run_batch(suite, side, *options, switch=switch, timeout=240, clean=False)
+    assert result.summary == "1 failed, 6 passed", result.text
+    assert "FAILED test_it.py::test_nested - " in result.stdout
+    assert "cause: overlays are nested more than two deep" in result.stdout
+    assert "remedy: run outside of the other overlay" in result.stdout
