@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a testbed costs until its hosts are up, and what its relay carries; beside mininet.
+"""What a testbed costs until its hosts are up, and what its relay carries; beside two others.
 
-    python benchmarks/testbed.py [--rounds 7]
+    python benchmarks/testbed.py [--rounds 7] [--munet PYTHON]
 
 Start-up is measured in rounds that take turns: two hosts on a network, ten hosts and a router, and
-mininet's two hosts on a Linux bridge where it is installed (Debian: mininet, bridge-utils; root).
+mininet's two hosts on a Linux bridge where it is installed (Debian: mininet, bridge-utils; root),
+and munet's two where you name a Python that has it.
 The relay's packets are counted against its own processor time, so that a busy machine does not
 count; delay and rate are what the kernel's time stamps say.
 """
@@ -106,6 +107,25 @@ net.stop()
 print(json.dumps([ready - start, time.perf_counter() - ready]))
 """
 
+MUNET = """
+import asyncio, json, logging, tempfile, time
+logging.disable(logging.CRITICAL)
+from munet.parser import async_build_topology
+
+async def main(folder):
+    nodes = [{"name": name, "connections": ["net0"]} for name in ("a", "b")]
+    topology = {"networks": [{"name": "net0", "ip": "10.0.0.254/24"}], "nodes": nodes}
+    config = {"topology": topology, "version": 1, "config_pathname": f"{folder}/munet.yaml"}
+    start = time.perf_counter()
+    net = await async_build_topology(config, rundir=folder, unshare_inline=True)
+    ready = time.perf_counter()
+    await net.async_delete()
+    print(json.dumps([ready - start, time.perf_counter() - ready]))
+
+with tempfile.TemporaryDirectory() as folder:
+    asyncio.run(main(folder))
+"""
+
 #: Debian's own, for which the package is.
 PYTHON = "/usr/bin/python3"
 
@@ -121,8 +141,9 @@ def run(folder: Path, name: str) -> None:
     )
 
 
-def mininet() -> list[float] | None:
-    done = subprocess.run([PYTHON, "-c", MININET], check=False, capture_output=True, text=True)
+def other(python: str, script: str) -> list[float] | None:
+    """Seconds until two hosts are ready, and gone; None where that is not installed."""
+    done = subprocess.run([python, "-c", script], check=False, capture_output=True, text=True)
     if done.returncode:
         return None
     found: list[float] = json.loads(done.stdout.splitlines()[-1])
@@ -132,7 +153,12 @@ def mininet() -> list[float] | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--munet", metavar="PYTHON", help="a Python that has munet")
+    wanted = parser.parse_args()
+    rounds = wanted.rounds
+    others = {"mininet": (PYTHON, MININET)}
+    if wanted.munet:
+        others["munet"] = (wanted.munet, MUNET)
     times: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -142,8 +168,9 @@ def main() -> None:
             for hosts, label in ((2, "two hosts"), (10, "ten hosts and a router")):
                 taken = json.loads((folder / f"start-{hosts}.json").read_text("utf-8"))
                 times.setdefault(label, []).append(taken)
-            if (other := mininet()) is not None:
-                times.setdefault("mininet, two hosts", []).append(other)
+            for label, (python, script) in others.items():
+                if (theirs := other(python, script)) is not None:
+                    times.setdefault(f"{label}, two hosts", []).append(theirs)
         run(folder, "test_relay")
         relay = json.loads((folder / "relay.json").read_text("utf-8"))
     print(
@@ -152,10 +179,11 @@ def main() -> None:
     for label, rows in times.items():
         ready, gone = (statistics.median(column) * 1000 for column in zip(*rows, strict=True))
         print(f"{label:26} {ready:6.0f} ms {gone:6.0f} ms")
-    if "mininet, two hosts" in times:
-        pairs = zip(times["two hosts"], times["mininet, two hosts"], strict=True)
-        ratio = statistics.median(sum(ours) / sum(theirs) for ours, theirs in pairs)
-        print(f"two hosts, there and gone: {ratio:.2f} of mininet's")
+    for label in others:
+        if theirs_of_all := times.get(f"{label}, two hosts"):
+            pairs = zip(times["two hosts"], theirs_of_all, strict=True)
+            ratio = statistics.median(sum(ours) / sum(theirs) for ours, theirs in pairs)
+            print(f"two hosts, there and gone: {ratio:.2f} of {label}'s")
     for label in ("as it is", "loss", "delay"):
         rate, overrun = relay[label]
         print(f"relay, {label:9} {rate:10,.0f} packets in a second of its own; overrun {overrun}")

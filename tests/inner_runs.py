@@ -309,7 +309,7 @@ class Running:
 
     def finish(self) -> Result:
         """Wait for the run to end by itself."""
-        returncode = self.process.wait(timeout=40)
+        returncode = self.process.wait(timeout=120)
         records = [
             json.loads(line)
             for line in (self.folder / ".recording").read_text(encoding="ascii").splitlines()
