@@ -19,6 +19,7 @@ from pytest_nsisolate.wire import exceptions, reports, type_names
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.view.fault_engine import Engine
     from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
 #: The reports of phases about which there is nothing else to say (see ``PlainPass``).
@@ -50,6 +51,8 @@ class Outgoing:
         self.limited = False
         #: Looks at the world if the test fails.
         self.post_mortem: PostMortem | None = None
+        #: The way to what answers for the calls of this process, once a fault is wanted.
+        self.faults: Engine | None = None
         self._mute = False
         self._subtest_error: BaseException | None = None
         #: Knows the reports that need not be sent whole.

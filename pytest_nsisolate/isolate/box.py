@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from shlex import join
 from types import TracebackType
-from typing import Any, Final, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, ParamSpec, TypeVar
 
 from pytest_nsisolate.child import output
 from pytest_nsisolate.errors import IsolatedCrash, IsolatedLoss, StepError, failing
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.isolate.call import Function
+from pytest_nsisolate.isolate.faulty import Faulty
 from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.isolate.task import Task, refusal
 from pytest_nsisolate.kernel import namespaces, process
@@ -36,6 +37,9 @@ from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.process.place import Place
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.view.faults import Injector
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,7 +58,7 @@ _LOOK_SECONDS: Final = 0.02
 _MOST_NAMED: Final = 100
 
 
-class Box:
+class Box(Faulty):
     """Open namespaces, by their keeper. Made by ``isolate.open()``; a context manager.
 
     Everything in it ends when it is closed.
@@ -258,6 +262,12 @@ class Box:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"open, PID 1 is {self.child.end.pid1}"
         return f"<{type(self).__name__} of {' '.join(sorted(self._request.namespaces))}, {state}>"
+
+    def _injector(self) -> Injector:
+        from pytest_nsisolate.view.faults import Injector  # few tests need it
+
+        inside = os.stat(self.namespaces["pid"]).st_ino
+        return Injector(self._home.fault_engine(), {"within": inside})
 
     def _result(self, task: Task[T]) -> T:
         __tracebackhide__ = True

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.isolate.unawaited import Awaitable, Unawaited
     from pytest_nsisolate.process.launcher import Launcher
     from pytest_nsisolate.runner.run import Run
+    from pytest_nsisolate.view.fault_engine import Engine
 
 #: Held while the state of this process is made.
 _making = [threading.RLock()]
@@ -63,6 +64,7 @@ class PerProcess:
         self.notes = run.notes
         self.unawaited = unawaited
         self.calls = 0
+        self._run = run
         self._caller = Caller(run.launcher, run.measurement)
         # In a child the run is still there, and it is the runner's.
         self._of = here() if run.in_child is None else None
@@ -76,6 +78,13 @@ class PerProcess:
                 self._of = here()
                 self.unawaited.forget()
             return self._caller
+
+    def fault_engine(self) -> Engine | None:
+        """What has faults of this test made; None outside of an isolated test."""
+        from pytest_nsisolate.view.fault_engine import engine_of  # few tests need it
+
+        child = self._run.in_child
+        return None if child is None else engine_of(child.outgoing)
 
     def helpers(self) -> dict[int, str]:
         """Processes that calls of this one keep beside their functions, and what to call them."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeAlias, TypeVar, cas
 
 from pytest_nsisolate.errors import StepError, TestbedError, failing
 from pytest_nsisolate.isolate.box import in_one_line, listed
+from pytest_nsisolate.isolate.faulty import Faulty
 from pytest_nsisolate.kernel import links, syscalls
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.nftables import masquerade
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.testbed.network import Network
     from pytest_nsisolate.testbed.wire import Wire
     from pytest_nsisolate.view import Pid1View
+    from pytest_nsisolate.view.faults import Injector
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +39,7 @@ WITHIN: Final = 10.0
 _HOSTS: Final = "/etc/hosts"
 
 
-class Host:
+class Host(Faulty):
     """One host of a testbed. Made by ``testbed.host(...)`` and ``testbed.router(...)``.
 
     :ivar name: its host name, by which the others know it.
@@ -106,6 +108,9 @@ class Host:
         if self._box is None:
             raise TestbedError(f"host {self.name} has crashed: {self.name}.boot() starts it again")
         return self._box
+
+    def _injector(self) -> Injector:
+        return self.box._injector()
 
     @property
     def pid(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno as errors
 from _socket import SocketType  # pytest-socket forbids that of the module above
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pytest_nsisolate.child import helper_channel
 from pytest_nsisolate.errors import FaultRefusal
@@ -21,7 +21,18 @@ from pytest_nsisolate.kernel.originals import json, os, select, threading
 from pytest_nsisolate.process.fault_supervisor import LONGEST, PATIENCE
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
+if TYPE_CHECKING:
+    from pytest_nsisolate.child.outgoing import Outgoing
+
 _NOT_HERE: Final = "faults belong to the test's own process, not to a fork of it"
+
+
+def engine_of(outgoing: Outgoing) -> Engine:
+    """The one of this process: the kernel allows no second filter of the kind (seccomp(2))."""
+    if outgoing.faults is None:
+        assert outgoing.writer is not None, "only the child has faults"
+        outgoing.faults = Engine(outgoing.writer)
+    return outgoing.faults
 
 
 class Engine:

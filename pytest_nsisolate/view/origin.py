@@ -12,26 +12,26 @@ import pytest
 from pytest_nsisolate.kernel.originals import os
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.child.outgoing import Outgoing
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.view import Pid1View
-    from pytest_nsisolate.wire.frames import FrameWriter
 
 
 def make_view(
     request: IsolationRequest,
     home: Mapping[str, int],
     helpers: Callable[[], Mapping[int, str]] = dict,
-    writer: FrameWriter | None = None,
+    outgoing: Outgoing | None = None,
 ) -> Pid1View:
     """In a child: the view of its world, with what only the runner knew.
 
     :param request: what the test asked for.
     :param home: the runner's namespaces.
     :param helpers: see :meth:`~pytest_nsisolate.runner.run.Run.helpers`.
-    :param writer: the way to the runner, for faults.
+    :param outgoing: the way to the runner, for faults.
     """
     from pytest_nsisolate.view import Origin, Pid1View
-    from pytest_nsisolate.view.fault_engine import Engine
+    from pytest_nsisolate.view.fault_engine import engine_of
     from pytest_nsisolate.view.processes import parent_of
 
     init = supervisor = None
@@ -41,7 +41,7 @@ def make_view(
         supervisor = os.getppid()
         if request.init:
             init, supervisor = supervisor, parent_of(supervisor)
-    faults = None if writer is None else Engine(writer)
+    faults = None if outgoing is None else engine_of(outgoing)
     return Pid1View(Origin(home, request.namespaces, init, supervisor, helpers, faults))
 
 

@@ -113,6 +113,14 @@ def basename(pid: int) -> str:
 # Faults -------------------------------------------------------------------------------------------
 
 
+def pid_namespace(pid: int) -> int:
+    """The inode of the PID namespace that a process is in."""
+    try:
+        return os.stat(f"/proc/{pid}/ns/pid").st_ino
+    except OSError as error:
+        raise UnreadableError from error
+
+
 def number(tid: int, level: int) -> int:
     """The number of a thread's process, at a level of nested PID namespaces."""
     numbers = status(tid).get("NStgid", [])

@@ -7,7 +7,7 @@ import fnmatch
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from .callers import UnreadableError, addresses, basename, files, number, program
+from .callers import UnreadableError, addresses, basename, files, number, pid_namespace, program
 from .listener import Notification
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Fault:
     :param fd: a descriptor's number.
     :param arguments: position and value, 64 bits unsigned.
     :param process: a process's number in the test's PID namespace, or a pattern for its program.
+    :param within: the inode of the PID namespace that a caller is in; 0 for any.
     """
 
     calls: dict[int, tuple[str, list[list[int]], list[int], int]]
@@ -44,6 +45,7 @@ class Fault:
     fd: int | None = None
     arguments: list[list[int]] = field(default_factory=list)
     process: int | str | None = None
+    within: int = 0
     probability: float = 1.0
     seed: int = 0
     #: So many calls had its name, so many matched, so many were hit, of so many it is not known.
@@ -73,7 +75,7 @@ class Fault:
         if self.fd is not None and all(given[n] & 0xFFFFFFFF != self.fd for n in descriptors):
             return False
         try:
-            if self.process is not None and not self._is_of(call.pid, test_level):
+            if not self._is_of(call.pid, test_level):
                 return False
             if self.path is not None:
                 found = files(call, paths, descriptors)
@@ -116,8 +118,11 @@ class Fault:
         return {**{name: getattr(self, name) for name in names}, "calls": self.told}
 
     def _is_of(self, pid: int, test_level: int) -> bool:
+        if self.within and pid_namespace(pid) != self.within:
+            return False
+        if self.process is None:
+            return True
         if isinstance(self.process, int):
             return number(pid, test_level) == self.process
-        assert self.process is not None
         names = (program(pid), basename(pid))
         return any(name and fnmatch.fnmatchcase(name, self.process) for name in names)
