@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
@@ -93,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root",
         metavar="ROOT",
-        help="overlay: this host's files, and what is written is thrown away; readonly; or a folder"
-        " that is its root, and keeps what is written",
+        help="overlay: this host's files; or a folder that is its root; what is written is thrown"
+        " away. readonly: this host's files, and nothing is written",
     )
     parser.add_argument(
         "--writable",
@@ -134,9 +135,8 @@ def main(args: argparse.Namespace) -> int:
         request = _request(args)
     except MarkerProblem as found:
         parser.error(re.sub(r"isolate\.using\((.*?)\): ", _as_options, str(found)))
-    root = _root(args.root, request, parser)
     try:
-        session = Session("run", request, command, root=root, directory=args.chdir)
+        session = Session("run", request, command, directory=args.chdir)
     except KeyboardInterrupt:
         return BY_SIGNAL + signal.SIGINT
     except (IsolatedRefusal, LostError) as error:
@@ -165,15 +165,16 @@ def _request(args: argparse.Namespace) -> IsolationRequest:
     """
     :raises MarkerProblem: for options that contradict each other.
     """
+    from pytest_nsisolate.process.plan import current_directory
     from pytest_nsisolate.request.options import Settings
     from pytest_nsisolate.request.resolve import from_keywords
 
     keywords = {name: getattr(args, name) for name in _KEYWORDS if getattr(args, name) is not None}
-    if args.root in _ROOTS:
-        keywords["root"] = args.root
+    if args.root is not None:
+        keywords["root"] = args.root if args.root in _ROOTS else Path(args.root)
     if args.user is not None:
         keywords["user"] = _USER[args.user]
-    return from_keywords(keywords, Settings())
+    return from_keywords(keywords, Settings(rootdir=current_directory()))
 
 
 def _as_options(keywords: re.Match[str]) -> str:
@@ -189,19 +190,3 @@ def _as_option(name: str, value: str) -> str:
         return f"--{name}" if value == "True" else f"--no-{name}"
     listed = ",".join(re.findall(r"'([^']*)'", value))
     return f"--{name} {listed or value}"
-
-
-def _root(
-    path: str | None, request: IsolationRequest, parser: argparse.ArgumentParser
-) -> str | None:
-    from pytest_nsisolate.kernel import roots
-
-    if path is None or path in _ROOTS:
-        return None
-    if "mount" not in request.namespaces:
-        parser.error("--root: a root of its own needs a mount namespace: --mount")
-    real = os.path.realpath(path)
-    if (found := roots.problem(real)) is not None:
-        what, remedy = found
-        parser.error(f"--root: {what}; remedy: {remedy}")
-    return real

@@ -61,7 +61,6 @@ class Session:
     :param command: what to run; where there is no such thing, that is its own exit status. Without
         one, the user's shell.
     :param join: the process whose namespaces it joins.
-    :param root: the folder that is its root; real, and checked (:func:`roots.problem`).
     :param directory: where it starts, seen from inside.
     :raises IsolatedRefusal: when this host denies a namespace.
     :raises LostError: when it was lost on the way.
@@ -74,11 +73,9 @@ class Session:
         command: Sequence[str],
         *,
         join: Place | None = None,
-        root: str | None = None,
         directory: str | None = None,
     ) -> None:
-        in_use = [current_directory()] if root is None else [current_directory(), root]
-        self._launcher = Launcher(Fixed((*in_use,)))
+        self._launcher = Launcher(Fixed((current_directory(),)))
         self._terminal = Terminal() if os.isatty(0) else None
         self._asked: list[int] = []
         self._signals: Signals | None = None
@@ -88,7 +85,7 @@ class Session:
             if join is None:
                 request = self._launcher.admit(request)
             become = partial(_become, name, command, directory)
-            self._start(request, become, join=join, root=root)
+            self._start(request, become, join=join)
             self._get_ready(request)
         except RefusedError as error:
             self.close()
@@ -106,7 +103,6 @@ class Session:
         become: Callable[..., NoReturn],
         *,
         join: Place | None,
-        root: str | None,
     ) -> None:
         theirs: socket.socket | None = None
         spare: tuple[int, int] | None = None
@@ -122,9 +118,9 @@ class Session:
         # Blocked until they wait in a pipe; the command begins with the caller's own mask.
         mask = process.block_signals()
         try:
-            budget = request.timeout
+            cwd = "/" if request.has_foreign_root else None
             self._child = self._launcher.start(
-                request, prepare, budget=budget, join=join, root=root
+                request, prepare, budget=request.timeout, join=join, cwd=cwd
             )
             self._signals = Signals()
         finally:

@@ -73,7 +73,7 @@ class IsolateKeywords(TypedDict, total=False):
     devices: Names
     caps: Names
     no_new_privs: bool
-    root: Literal["host", "overlay", "readonly"] | None
+    root: str | Path | None
     writable: Paths
     files: Mapping[str, str | bytes | Path]
     hide: Paths

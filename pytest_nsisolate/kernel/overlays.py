@@ -49,8 +49,8 @@ from pytest_nsisolate.kernel.syscalls import (
 _COPIED: Final = 1 << 20
 
 #: What is on the tmpfs: the skeleton, what is written, overlay's own, given contents, the ownership
-#: layer, and the new root.
-_SKELETON, UPPER, _WORK, _GIVEN, LAYER, _NEW = "suwgln"
+#: layer, what is the root in place of the host's, and the new root.
+SKELETON, UPPER, WORK, _GIVEN, LAYER, BASE, NEW = "suwglbn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +141,11 @@ class OverlayRoot:
             os.umask(mask)
         except OSError as error:
             raise step_error("prepare the root", "mount", error) from error
-        check_attributes(_WORK)
+        check_attributes(WORK)
         settle()
         run_all(self.mounts)
         try:
-            os.chdir(_NEW)
+            os.chdir(NEW)
             run_all(self.exchange)
             os.chdir("/")
         except OSError as error:
@@ -208,7 +208,7 @@ def plan_overlays(
     :param contents: at real paths; those in no place are put into the skeleton.
     :raises StepError: ``take / apart``.
     """
-    folders = [Folder(name, 0o755) for name in (_SKELETON, UPPER, _WORK, _GIVEN, LAYER, _NEW)]
+    folders = [Folder(name, 0o755) for name in (SKELETON, UPPER, WORK, _GIVEN, LAYER, BASE, NEW)]
     given = _Given(found, owners)
     owner, mode = owners.owner, owners.mode
     for content in contents:
@@ -216,23 +216,23 @@ def plan_overlays(
     with failing("take / apart", "mount"):
         root = os.stat("/")
         folders.append(Folder(f"{UPPER}/0", mode(root, "/"), owner(root)))
-        folders.append(Folder(f"{_WORK}/0", 0o700))
+        folders.append(Folder(f"{WORK}/0", 0o700))
         for path in found.folders:
             if (status := status_of(path)) is not None:
-                folders.append(Folder(_SKELETON + path, mode(status, path), owner(status)))
-        mounts = [_overlay(_NEW, "/", 0, [_SKELETON], 0)]
+                folders.append(Folder(SKELETON + path, mode(status, path), owner(status)))
+        mounts = [overlay_on(NEW, "/", 0, [SKELETON], 0)]
         for number, path in enumerate(found.places, 1):
             if (status := status_of(path)) is None:
                 continue
-            folders.append(Folder(_SKELETON + path, 0o755))
+            folders.append(Folder(SKELETON + path, 0o755))
             folders.append(Folder(f"{UPPER}/{number}", mode(status, path), owner(status)))
-            folders.append(Folder(f"{_WORK}/{number}", 0o700))
+            folders.append(Folder(f"{WORK}/{number}", 0o700))
             lower = [f"{_GIVEN}/{number}"] if number in given.used else []
             if path in owners.layered:
                 lower.append(LAYER + path)
             lower.append(path)
             flags = points[path].flags if path in points else 0
-            mounts.append(_overlay(_NEW + path, path, number, lower, flags))
+            mounts.append(overlay_on(NEW + path, path, number, lower, flags))
         small: list[str] = []
         big: list[str] = []
         for path in found.files:
@@ -242,25 +242,33 @@ def plan_overlays(
     targets = []
     for path in (*found.through, *found.sealed, *big):
         if os.path.isdir(path):
-            folders.append(Folder(_SKELETON + path, 0o755))
+            folders.append(Folder(SKELETON + path, 0o755))
         else:
-            targets.append(Content(_SKELETON + path, b""))
+            targets.append(Content(SKELETON + path, b""))
     mounts += _binds(found, big, stays, whole_proc=whole_proc)
-    # On / the tmpfs would hide the old root from its own unmounting, and be unmounted instead.
-    aside = syscalls.prepare_mount(".", "/proc", None, MS_MOVE)
-    mounts.append(Step("move the tmpfs", "mount", aside))
+    mounts.append(set_aside())
     return OverlayRoot(
         places=tuple(found.places),
-        stage=Step("mount tmpfs on /", "mount", _tmpfs(_with_room(size, small, contents))),
+        stage=Step("mount tmpfs on /", "mount", tmpfs(with_room(size, small, contents))),
         folders=tuple(folders),
-        links=tuple((to, _SKELETON + path) for to, path in found.links),
-        copies=tuple((path, _SKELETON + path) for path in small if path not in given.replaced),
+        links=tuple((to, SKELETON + path) for to, path in found.links),
+        copies=tuple((path, SKELETON + path) for path in small if path not in given.replaced),
         contents=(*targets, *given.contents),
         mounts=tuple(mounts),
-        exchange=(
-            Step("pivot_root", "mount", syscalls.prepare_pivot_root(".", ".")),
-            Step("unmount the old root", "mount", syscalls.prepare_umount2(".", MNT_DETACH)),
-        ),
+        exchange=exchange(),
+    )
+
+
+def set_aside() -> Step:
+    """The last of the mounts: on / the tmpfs would be unmounted in place of the old root."""
+    return Step("move the tmpfs", "mount", syscalls.prepare_mount(".", "/proc", None, MS_MOVE))
+
+
+def exchange() -> tuple[Step, ...]:
+    """In the new root: it takes the place of the old one, which is gone then."""
+    return (
+        Step("pivot_root", "mount", syscalls.prepare_pivot_root(".", ".")),
+        Step("unmount the old root", "mount", syscalls.prepare_umount2(".", MNT_DETACH)),
     )
 
 
@@ -279,7 +287,7 @@ class _Given:
 
     def add(self, content: Content) -> None:
         path, place = content.path, self._found.place_of(content.path)
-        base, top = _SKELETON, ""
+        base, top = SKELETON, ""
         if place is not None:
             number = self._found.places.index(place) + 1
             self.used.add(number)
@@ -318,37 +326,53 @@ def _binds(
 ) -> Iterator[Step]:
     for path in found.through:
         if path == "/proc" and whole_proc:
-            # As for every other root: one that no path leads to (see kernel.roots).
-            call = syscalls.prepare_mount(path, _NEW + path, None, MS_BIND)
+            # As for every other root: one that no path leads to (see kernel.mounts).
+            call = syscalls.prepare_mount(path, NEW + path, None, MS_BIND)
             yield Step("bind /proc", "pid", call)
-            call = syscalls.prepare_mount("proc", f"{_NEW}/proc/sys", "proc", SAFE)
+            call = syscalls.prepare_mount("proc", f"{NEW}/proc/sys", "proc", SAFE)
             yield Step("mount proc", "pid", call)
-        yield _bind(path)
+        yield bind(path)
     for path in (*found.sealed, *big):
-        attribute = syscalls.MOUNT_ATTR_RDONLY
-        seal = syscalls.prepare_mount_setattr(_NEW + path, attribute, recursive=True)
-        both = _Lasting(_bind(path).call, path, seal)
-        yield Step(f"bind {path} read-only", "mount", both)
+        yield bind_sealed(path, path)
     for path in stays:
         if not found.is_bound(path):
-            yield _bind(path)
+            yield bind(path)
 
 
-def _bind(path: str) -> Step:
-    # With all that is mounted below: in a user namespace it must not be uncovered (EINVAL).
-    call = syscalls.prepare_mount(path, _NEW + path, None, MS_BIND | MS_REC)
+def bind(path: str, target: str | None = None) -> Step:
+    """Bind what the host has there into the new root, with all that is mounted below.
+
+    In a user namespace it must not be uncovered (EINVAL).
+
+    :param target: its path there, if that is another.
+    """
+    call = syscalls.prepare_mount(path, NEW + (target or path), None, MS_BIND | MS_REC)
     return Step(f"bind {path}", "mount", call)
 
 
-def _overlay(target: str, path: str, number: int, lower: list[str], flags: int) -> Step:
+def bind_sealed(path: str, target: str) -> Step:
+    """The same, and nothing can be written there."""
+    attribute = syscalls.MOUNT_ATTR_RDONLY
+    seal = syscalls.prepare_mount_setattr(NEW + target, attribute, recursive=True)
+    both = Lasting(bind(path, target).call, path, seal)
+    return Step(f"bind {path} read-only", "mount", both)
+
+
+def overlay_on(target: str, path: str, number: int, lower: list[str], flags: int) -> Step:
+    """Mount one overlay.
+
+    :param path: as messages name it.
+    :param number: of its upper directory.
+    :param lower: its lower directories, topmost first.
+    """
     layers = ":".join(map(_escaped, lower))
-    options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={_WORK}/{number},userxattr"
+    options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={WORK}/{number},userxattr"
     call = syscalls.prepare_mount("overlay", target, "overlay", flags, options)
-    return Step(f"mount overlay on {path}", "mount", _Lasting(call, path))
+    return Step(f"mount overlay on {path}", "mount", Lasting(call, path))
 
 
 @dataclass(frozen=True, slots=True)
-class _Lasting:
+class Lasting:
     """A call about a path of the host's, which may be gone since: then it is no error.
 
     :param then: another call, if the first one has worked.
@@ -376,7 +400,7 @@ def _escaped(path: str) -> str:
     return re.sub(r"([\\:,])", r"\\\1", path)
 
 
-def _with_room(size: str, files: Iterable[str], contents: Iterable[Content]) -> str:
+def with_room(size: str, files: Iterable[str], contents: Iterable[Content]) -> str:
     """A size for what the test writes, and for what is on the tmpfs already."""
     if not size.isdecimal():
         return size
@@ -386,6 +410,7 @@ def _with_room(size: str, files: Iterable[str], contents: Iterable[Content]) -> 
     return str(int(size) + sum(-(-length // page) * page for length in sizes))
 
 
-def _tmpfs(size: str) -> Callable[[], int]:
+def tmpfs(size: str) -> Callable[[], int]:
+    """Mount the tmpfs of the skeleton and of all that is written."""
     options = f"mode=0755,size={size}"
     return syscalls.prepare_mount("tmpfs", "/", "tmpfs", MS_NOSUID | MS_NODEV, options)

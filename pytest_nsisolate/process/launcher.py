@@ -103,7 +103,7 @@ class Launcher:
         watchdog: bool = False,
         lean: bool = False,
         join: Place | None = None,
-        root: str | None = None,
+        cwd: str | None = None,
         limits: HeldLimits | None = None,
         looks: bool = False,
     ) -> Iterator[Launch]:
@@ -115,8 +115,7 @@ class Launcher:
         :param watchdog: whether one may be started, for this child and those that come.
         :param lean: see :class:`~pytest_nsisolate.process.plan.LaunchPlan`.
         :param join: a process whose namespaces the child joins; those of the request are these.
-        :param root: the folder that will be the child's root; real, and checked
-            (:func:`~pytest_nsisolate.kernel.roots.problem`).
+        :param cwd: where the child starts, seen from inside; None: where this process stands.
         :param limits: what holds limits that the request does not have.
         :param looks: with a root of its own, the child is to see the host's files as they were.
         :raises RefusedError: for every step that fails on this side.
@@ -136,7 +135,7 @@ class Launcher:
                         held = self.limit_mechanisms.enforce(
                             request.limits, request.namespaces, init=request.init
                         )
-                    plan = self.planner.plan(request, join, root, looks=looks)
+                    plan = self.planner.plan(request, join, cwd, looks=looks)
                     own = plan.root
                     if lean or held is not None:
                         plan = replace(plan, lean=lean, limits=held)

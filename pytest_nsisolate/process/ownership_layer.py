@@ -9,40 +9,27 @@ What we do: between the host's files and what the test writes lies a tree of emp
 the host's, owned by this user. What programs edit in place, and not by a rename, is there as a
 copy: the files of ``/etc`` and the logs; and the empty files of ``/var``, which are locks.
 
-Fact: 15,000 directories take half a second, so the tree must last for more than one test. Files
-of the host outlive a runner that is killed, and a process that keeps them is a child that the suite
-may wait for. A mount that is attached nowhere lives as long as a descriptor of it, but only the
-namespace that it is in can clone it, so it serves one test.
-What we do: the tree is on a tmpfs that a short-lived child fills and leaves as such a descriptor.
-The test's PID 1 attaches it in its own namespace, clones it there, and sends the clone back for the
-next test. Nothing is on the disk, no process waits, and with the runner the kernel
-frees it.
+Fact: 15,000 directories take half a second, so the tree must last for more than one test.
+What we do: it is made once, and lent (see :mod:`pytest_nsisolate.process.lending`).
 
-What still fails: files outside of these that are edited in place, and ids other than one. Each
-worker of pytest-xdist makes a tree. Where a child dies on its way in, the tree is made anew.
+What still fails: files outside of these that are edited in place, and ids other than one.
 """
 
 from __future__ import annotations
 
 import errno
-import sys
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from stat import S_IMODE, S_ISREG
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import StepError
-from pytest_nsisolate.host.refusal import Refusal, RefusedError
-from pytest_nsisolate.kernel import overlays, syscalls
+from pytest_nsisolate.kernel import overlays
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.libc import step_error
-from pytest_nsisolate.kernel.originals import open, os, posix
-from pytest_nsisolate.process.channel import STEP_SECONDS, refuse
-from pytest_nsisolate.process.passage import Passage
+from pytest_nsisolate.kernel.originals import open, os
+from pytest_nsisolate.process.lending import LentTree, TreeBuilder
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.launcher import Launcher
@@ -77,132 +64,43 @@ _ALL_LOOK: Final = 0o555
 _LEAF: Final = 2
 
 
-def attach(tree: int) -> int:
-    """In the child, on the tmpfs of its root: attach the tree, and clone it for the next test.
-
-    :returns: a descriptor of the clone.
-    :raises OSError: when the kernel refuses it.
-    """
-    syscalls.move_mount(tree, overlays.LAYER)
-    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
-    clone = syscalls.open_tree(overlays.LAYER, flags)
-    os.close(tree)
-    return clone
-
-
-class OwnershipLayer:
+class OwnershipLayer(LentTree):
     """The tree of one launcher; made when it is first taken.
 
     :param places: directories of the host, the tops of what is like the host's.
     :param same: the owner may do what this user may do, and no file is copied: for a test
         that is no root inside.
+    :param base: the folder that is the test's root, if the host's is not.
     """
 
-    def __init__(self, launcher: Launcher, places: frozenset[str], *, same: bool) -> None:
+    def __init__(
+        self, launcher: Launcher, places: frozenset[str], *, same: bool, base: str | None = None
+    ) -> None:
+        super().__init__(launcher)
         self.places = places
-        self._launcher = launcher
         self._same = same
-        self._trees: list[int] = []
-        #: Give the tree of a child that has it, or None.
-        self._lent: list[Callable[[], int | None]] = []
-
-    def take(self) -> int:
-        """A descriptor of the tree, for the next child; the caller owns it.
-
-        :raises RefusedError: when it cannot be made.
-        """
-        while not self._trees and self._lent:
-            tree = self._lent.pop()()
-            if tree is not None:
-                self._trees.append(tree)
-        return self._trees.pop() if self._trees else self._make()
-
-    def put(self, tree: int) -> None:
-        """It was not needed, or has come back."""
-        self._trees.append(tree)
-
-    def lend(self, back: Callable[[], int | None]) -> None:
-        """A child has it, which will give it back."""
-        self._lent.append(back)
-
-    def end_loan(self, back: Callable[[], int | None]) -> None:
-        """The child ends: now or never."""
-        if back in self._lent:
-            self._lent.remove(back)
-            if (tree := back()) is not None:
-                self.put(tree)
-
-    def descriptors(self) -> tuple[int, ...]:
-        """What is not the child's that is launched now."""
-        return tuple(self._trees)
-
-    def close(self) -> None:
-        """Let the kernel free it."""
-        for tree in self._trees:
-            os.close(tree)
-        self._trees.clear()
-        self._lent.clear()
+        self._base = base
 
     def _make(self) -> int:
-        passage = Passage()
-        builder = _Builder(self.places, same=self._same, passage=passage)
         request = IsolationRequest(frozenset({"user", "pid", "mount"}))
-        try:
-            child = self._launcher.start(request, lambda _: builder, budget=_SECONDS + STEP_SECONDS)
-        except BaseException:
-            passage.cancel()
-            raise
-        passage.passed_on()
-        try:
-            while child.next_frame() is not None:
-                pass
-            trees = passage.collect(1)
-            if trees:
-                return trees.pop()
-        finally:
-            child.end_and_reap()
-            passage.close()
-        refusal = child.outcome
-        if not isinstance(refusal, Refusal):
-            refusal = Refusal("make the ownership layer", "mount", errno.EPIPE, str(refusal))
-        raise RefusedError(self._launcher.explained(refusal))
+        builder = _Builder(self.places, same=self._same, base=self._base)
+        return self._have_made(request, builder, _SECONDS)
 
 
-class _Builder:
+class _Builder(TreeBuilder):
     """The body of the child that makes the tree."""
 
-    def __init__(self, places: frozenset[str], *, same: bool, passage: Passage) -> None:
+    def __init__(self, places: frozenset[str], *, same: bool, base: str | None) -> None:
+        super().__init__("make the ownership layer")
         self._places = sorted(places)
         self._same = same
-        self._passage = passage
+        self._base = base
 
-    def __call__(self, writer: FrameWriter) -> NoReturn:
-        try:
-            sys.settrace(None)
-            writer.send_encoded(Kind.READY, b"{}")
-            self._build()
-            writer.send(Kind.DONE, {"phases": [], "alone": False})
-        except StepError as error:
-            refuse(writer, error)
-        finally:
-            posix._exit(0)
-
-    def _build(self) -> None:
-        try:
-            flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-            syscalls.prepare_mount("tmpfs", "/", "tmpfs", flags, "mode=0755")()
-            os.umask(0)
-            os.chdir("/..")
-            overlays.check_attributes(".")
-            self._fill()
-            flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
-            self._passage.send(syscalls.open_tree(".", flags))
-        except OSError as error:
-            raise step_error("make the ownership layer", "mount", error) from error
-
-    def _fill(self) -> None:
+    def fill(self) -> None:
         """Breadth first: where there are too many, the deepest are left out."""
         ids = Ids.here()
+        if self._base is not None:
+            os.chroot(self._base)  # the paths are its own; the current directory stays the tmpfs
         until = monotonic() + _SECONDS
         system: list[str] = []
         others: list[str] = []

@@ -126,6 +126,9 @@ class InUse(Protocol):
     def stays(self) -> tuple[str, ...]:
         """Those that stay the host's and writable, whatever the root of a child is."""
 
+    def shown(self) -> Iterable[str]:
+        """Those that a root which is not the host's has too, read-only; none: nor Python."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
@@ -143,6 +146,10 @@ class Fixed:
 
     def stays(self) -> tuple[str, ...]:
         """None."""
+        return ()
+
+    def shown(self) -> tuple[str, ...]:
+        """None: a command is not Python."""
         return ()
 
 

@@ -42,7 +42,7 @@ class Planner:
         self._roots: Roots | None = None
 
     def plan(
-        self, request: IsolationRequest, join: Place | None, root: str | None, *, looks: bool
+        self, request: IsolationRequest, join: Place | None, cwd: str | None, *, looks: bool
     ) -> LaunchPlan:
         """For the parameters, see :meth:`~pytest_nsisolate.process.launcher.Launcher.preparing`.
 
@@ -56,14 +56,10 @@ class Planner:
         if "user" in wanted:
             maps = self._maps(request)
         if "mount" in wanted:
-            # A root of its own has a minimal /dev in any case.
-            shown = root is None and not request.has_host_powers
-            world = self._mounts(request, request.devices if shown else None)
+            # A root that is not the host's has a minimal /dev in any case.
+            minimal = request.has_foreign_root or not request.has_host_powers
+            world = self._mounts(request, request.devices if minimal else None)
             new_root = self._own_root(request, world, looks=looks)
-            if root is not None:
-                from pytest_nsisolate.kernel import roots
-
-                new_root = roots.plan_root(root, own=wanted, more_devices=request.devices)
         return LaunchPlan(
             namespaces=wanted,
             maps=maps,
@@ -76,7 +72,7 @@ class Planner:
             sheltered=not request.has_host_powers,
             add_addresses=_loopback(request.addresses),
             init=request.init,
-            cwd=current_directory() if root is None else "/",
+            cwd=current_directory() if cwd is None else cwd,
             root=new_root,
         )
 

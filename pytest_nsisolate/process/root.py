@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING, Final
@@ -24,12 +25,15 @@ from pytest_nsisolate.kernel import covered, open_directories, overlays, private
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.kernel.survey import Survey, is_in, read_mounts, status_of, take_apart
-from pytest_nsisolate.process.ownership_layer import Ids, OwnershipLayer, attach, mode_for_others
+from pytest_nsisolate.process import lending
+from pytest_nsisolate.process.lending import Loan
+from pytest_nsisolate.process.ownership_layer import Ids, OwnershipLayer, mode_for_others
 from pytest_nsisolate.process.passage import Passage
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
     from pytest_nsisolate.process.launcher import Launcher
+    from pytest_nsisolate.process.path_root import Tree
     from pytest_nsisolate.process.plan import InUse
     from pytest_nsisolate.request.model import IsolationRequest
 
@@ -48,16 +52,19 @@ class Written:
     """How to look at what a test has written to its overlays.
 
     :param tmpfs: a directory descriptor of the tmpfs that holds it.
-    :param host: one of the host's root, read-only; None: the paths of this process are the host's.
+    :param host: one of the files below, read-only: of the host's root, or of the folder or the
+        image that is the test's; None: the paths of this process are the host's.
     :param places: see :class:`~pytest_nsisolate.kernel.overlays.OverlayRoot`.
     :param one_id: one user and one group of the host's exist in the test's world, so that an owner
         tells nothing unless it is a subordinate id.
+    :param whole: one overlay is the whole root, and nothing of it is the host's.
     """
 
     tmpfs: int
     host: int | None
     places: tuple[str, ...]
     one_id: bool
+    whole: bool = False
 
 
 #: What this process has of its own root, if there is one; it is of every process below, too.
@@ -70,28 +77,34 @@ def written_here() -> Written | None:
 
 
 class OverlaidRoot:
-    """What one child does for ``root="overlay"``.
+    """What one child does for an overlay of the host's files, of a folder, or of an image.
 
-    :param layer: the ownership layer, where one is needed.
+    :param loans: trees that are made once a run: the ownership layer, and an image, which is last.
     :param files: what is bound over paths that no overlay has.
-    :param looks: the child is to see the host's files as they were.
+    :param looks: the child is to see the files as they were.
+    :param folder: one that is the root in place of the host's.
+    :param whole: one or the other is: see :class:`Written`.
+    :raises StepError: when no descriptor is left.
     """
 
     def __init__(
         self,
         plan: overlays.OverlayRoot,
-        layer: OwnershipLayer | None,
+        loans: tuple[Loan, ...],
         files: private_files.PrivateFiles | None,
         *,
         one_id: bool,
         looks: bool,
+        folder: str | None = None,
+        whole: bool = False,
     ) -> None:
         self._plan = plan
         self._files = files
         self._one_id = one_id
         self._looks = looks
-        self._layer = layer
-        self._tree = None if layer is None else layer.take()
+        self._loans = loans
+        self._folder = folder
+        self._whole = whole
         try:
             self._passage = Passage()
         except StepError:
@@ -112,7 +125,7 @@ class OverlaidRoot:
         """
         if self._files is not None:
             self._files.apply()
-        host = _host_as_it_is() if self._looks else None
+        host = _as_it_was("/") if self._looks and not self._whole else None
         directories: list[tuple[int, str]] = []
         self._plan.enter(lambda: directories.extend(self._settle(host)))
         open_directories.leave(directories)
@@ -120,18 +133,21 @@ class OverlaidRoot:
     def _settle(self, host: int | None) -> list[tuple[int, str]]:
         try:
             tmpfs = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            if self._tree is None:
-                self._passage.send(tmpfs)
-            else:
-                clone = attach(self._tree)
-                self._passage.send(tmpfs, clone)
+            given = [(loan.tree, loan.place) for loan in self._loans]
+            if self._folder is not None:
+                given.append((lending.clone(self._folder), overlays.BASE))
+            clones = [lending.attach(tree, place) for tree, place in given if tree is not None]
+            self._passage.send(tmpfs, *clones)
+            for clone in clones:
                 os.close(clone)
         except OSError as error:
             raise step_error("hand over the root", "mount", error) from error
+        if self._looks and self._whole:
+            host = _as_it_was(overlays.BASE)
         if host is None:
             os.close(tmpfs)
         else:
-            _here.append(Written(tmpfs, host, self._plan.places, self._one_id))
+            _here.append(Written(tmpfs, host, self._plan.places, self._one_id, self._whole))
         return [entry for entry in open_directories.listed() if entry[0] not in (tmpfs, host)]
 
     # In the launching process ---------------------------------------------------------------------
@@ -139,10 +155,8 @@ class OverlaidRoot:
     def launched(self) -> None:
         """There is a child, which has everything."""
         self._passage.passed_on()
-        if self._layer is not None and self._tree is not None:
-            os.close(self._tree)
-            self._tree = None
-            self._layer.lend(self._get_back)
+        for number, loan in enumerate(self._loans, 1):
+            loan.begin(partial(self._get_back, number))
 
     def close(self) -> None:
         """There will be no child."""
@@ -151,13 +165,16 @@ class OverlaidRoot:
 
     def written(self) -> Written | None:
         """What the test has written, until :meth:`release`; None if it never came so far."""
-        found = self._passage.collect(2)
-        return Written(found[0], None, self._plan.places, self._one_id) if found else None
+        found = self._sent()
+        if not found:
+            return None
+        host = found[-1] if self._whole else None
+        return Written(found[0], host, self._plan.places, self._one_id, self._whole)
 
     def release(self) -> None:
         """The child has been reaped."""
-        if self._layer is not None:
-            self._layer.end_loan(self._get_back)
+        for loan in self._loans:
+            loan.end()
         self._passage.close()
 
     def descriptors(self) -> tuple[int, ...]:
@@ -165,20 +182,24 @@ class OverlaidRoot:
         return self._passage.descriptors()
 
     def _put_back(self) -> None:
-        if self._layer is not None and self._tree is not None:
-            self._layer.put(self._tree)
-            self._tree = None
+        for loan in self._loans:
+            loan.cancel()
 
-    def _get_back(self) -> int | None:
-        found = self._passage.collect(2)
-        return found.pop() if len(found) > 1 else None
+    def _get_back(self, number: int) -> int | None:
+        found = self._sent()
+        return os.dup(found[number]) if found else None
+
+    def _sent(self) -> list[int]:
+        """The tmpfs and the clone of each tree; empty if it never came so far."""
+        count = 1 + len(self._loans) + (self._folder is not None)
+        found = self._passage.collect(count)
+        return found if len(found) == count else []
 
 
-def _host_as_it_is() -> int:
-    """A descriptor of all the host's mounts, read-only and attached nowhere."""
-    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_RECURSIVE
+def _as_it_was(path: str) -> int:
+    """A descriptor of all that is mounted there, read-only and attached nowhere."""
     try:
-        tree = syscalls.open_tree("/", flags)
+        tree = lending.clone(path)
         syscalls.make_tree_read_only(tree)
     except OSError as error:
         raise step_error("keep a view of the host", "mount", error) from error
@@ -230,7 +251,8 @@ class Roots:
         self._plans: dict[tuple[object, ...], overlays.OverlayRoot] = {}
         self._generation = -1
         self._files: dict[tuple[object, ...], private_files.PrivateFiles | None] = {}
-        self._layers: dict[bool, OwnershipLayer] = {}
+        self._layers: dict[tuple[bool, str | None], OwnershipLayer] = {}
+        self._folders: dict[tuple[object, ...], tuple[Tree, overlays.OverlayRoot]] = {}
         self._own_ids: Ids | None = None
 
     def plan(
@@ -246,6 +268,8 @@ class Roots:
         """
         ids = self._ids(request)
         owner = self._owner(ids)
+        if request.has_foreign_root:
+            return self._path_root(request, mounts, ids, owner, looks=looks)
         wishes = _Wishes(request, owner, self._needed() if request.hide else ())
         if request.root != "overlay":
             files = self._bound(wishes, (), lambda _: True)
@@ -276,8 +300,63 @@ class Roots:
             )
         files = self._bound(wishes, (through, stay), bound)
         layer = self._layer(layered, same=same)
+        loans = () if layer is None else (Loan(layer, overlays.LAYER),)
         one_id = ids is not None and not self._launcher.host.privileged
-        return OverlaidRoot(plan, layer, files, one_id=one_id, looks=looks)
+        return OverlaidRoot(plan, loans, files, one_id=one_id, looks=looks)
+
+    def _path_root(
+        self,
+        request: IsolationRequest,
+        mounts: MountPlan,
+        ids: Ids | None,
+        owner: Callable[[os.stat_result], tuple[int, int] | None],
+        *,
+        looks: bool,
+    ) -> OverlaidRoot:
+        """A folder in place of the host's root."""
+        from pytest_nsisolate.process import path_root
+
+        assert request.root is not None
+        points = read_mounts()
+        path = path_root.check(request.root, mounts.covers, points)
+        if not os.path.isdir(path):
+            raise StepError(path_root.step(path), "mount", errno.ENOTDIR)
+        same = request.user == "same" and not self._launcher.host.privileged
+        stay = stays(request, self._in_use)
+        files = tuple((name, _read(content)) for name, content in request.files)
+        layered = frozenset[str]() if ids is None else path_root.not_of(path, ids)
+        wishes = (stay, request.root_size, request.user, files, request.hide)
+        key = (path, layered, "pid" in mounts.own, *wishes, *self._in_use.mark())
+        kept = self._folders.get(key)
+        if kept is None or not kept[0].holds():
+            if len(self._folders) > _MOST_PLANS:
+                self._folders.clear()
+            tree = path_root.Tree(path)
+            with failing(f"look into {path}", "mount"):
+                shown = path_root.shown(tree, stay, self._in_use)
+            kept = self._folders[key] = (
+                tree,
+                path_root.plan(
+                    tree,
+                    path,
+                    size=request.root_size or _SIZE,
+                    flags=path_root.flags_of(path, points),
+                    whole_proc="pid" in mounts.own,
+                    shown=shown,
+                    owners=overlays.Owners(owner, mode_for_others if same else _as_it_is, layered),
+                    contents=path_root.contents(tree, shown, files, request.hide, owner),
+                ),
+            )
+        layer = self._layer(layered, same=same, base=path)
+        return OverlaidRoot(
+            kept[1],
+            () if layer is None else (Loan(layer, overlays.LAYER),),
+            None,
+            one_id=ids is not None and not self._launcher.host.privileged,
+            looks=looks,
+            folder=path,
+            whole=True,
+        )
 
     def _surveyed(self, through: tuple[str, ...], hidden: tuple[str, ...]) -> _Surveyed:
         surveyed = self._surveys.get((through, hidden))
@@ -310,14 +389,17 @@ class Roots:
     def _needed(self) -> tuple[str, ...]:
         return tuple(sorted({os.path.realpath(path) for path in self._in_use.paths()}))
 
-    def _layer(self, layered: frozenset[str], *, same: bool) -> OwnershipLayer | None:
+    def _layer(
+        self, layered: frozenset[str], *, same: bool, base: str | None = None
+    ) -> OwnershipLayer | None:
         if not layered:
             return None
-        layer = self._layers.get(same)
+        layer = self._layers.get((same, base))
         if layer is None or not layered <= layer.places:
             if layer is not None:
                 layer.close()
-            layer = self._layers[same] = OwnershipLayer(self._launcher, layered, same=same)
+            layer = OwnershipLayer(self._launcher, layered, same=same, base=base)
+            self._layers[same, base] = layer
         return layer
 
     def _ids(self, request: IsolationRequest) -> Ids | None:

@@ -29,16 +29,38 @@ class FilesError(ValueError):
 
 
 def check_root(value: object) -> str | None:
-    """The kind of root; None for the host's own files.
+    """The kind of root, or the path of one; None for the host's own files.
+
+    A word is no path, so that a misspelt one is seen: ``./box`` is.
 
     :raises FilesError: for anything else.
     """
     if value is None or value == "host":
         return None
-    if not isinstance(value, str) or value not in ROOTS:
-        guess = f", {suggestion(value, ROOTS)}" if isinstance(value, str) else ""
-        raise FilesError(f'takes "host", "overlay" or "readonly"{guess}')
-    return value
+    if isinstance(value, str) and value in ROOTS:
+        return value
+    try:
+        path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    except Exception:  # of a class of the suite's
+        path = None
+    if isinstance(path, str) and (isinstance(value, os.PathLike) or re.search(r"[/.]", path)):
+        if "\0" in path:
+            raise FilesError("takes a path without NUL")
+        return path if "/" in path else f"./{path}"
+    guess = f", {suggestion(value, ROOTS)}" if isinstance(value, str) else ""
+    raise FilesError(f'takes "host", "overlay", "readonly", or a path such as "./box"{guess}')
+
+
+def root_from(root: str | None, folder: str) -> str | None:
+    """The same root, but a path is seen from this folder."""
+    if root is None or root in ROOTS:
+        return root
+    return os.path.normpath(os.path.join(folder, root))
+
+
+def is_written_to(root: str | None) -> bool:
+    """What a test writes to this root is thrown away, and so it may have a limit."""
+    return root not in (None, "readonly")
 
 
 def check_writable(value: object) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import os
@@ -55,7 +55,8 @@ class IsolationRequest:
         below it; without meaning with the host's powers.
     :param caps: the capabilities that are kept, by their full names; None for all.
     :param no_new_privs: no program gains rights by its file.
-    :param root: ``"overlay"`` or ``"readonly"``; None for the host's own files.
+    :param root: ``"overlay"``, ``"readonly"``, or the absolute path of a folder; None for the
+        host's own files.
     :param writable: paths that stay the host's, whatever the root is.
     :param files: paths with contents of the test's own; a Path has the content, and is absolute.
     :param hide: paths that are not there.
@@ -113,6 +114,11 @@ class IsolationRequest:
         """Some of its files are not the host's, which takes a mount namespace."""
         return bool(self.root or self.files or self.hide)
 
+    @property
+    def has_foreign_root(self) -> bool:
+        """Its root is a folder, and the host's files are not there."""
+        return self.root is not None and self.root.startswith("/")
+
     def replace(self, **changes: Any) -> IsolationRequest:
         """A changed copy, with the namespaces that the change implies.
 
@@ -139,6 +145,8 @@ class IsolationRequest:
             value = getattr(changed, name)
             if value is not None:
                 value = _CHECKED[name](dict(value) if name == "files" else value)
+                if name == "root":
+                    value = files.root_from(cast("str | None", value), os.getcwd())
             changed = replace(changed, **{name: value})
         if changed.devices or changed.tty or changed.has_own_files:
             wanted |= {"mount"}

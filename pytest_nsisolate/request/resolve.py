@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from pytest_nsisolate.request.files import is_written_to, root_from
 from pytest_nsisolate.request.limits import merged
 from pytest_nsisolate.request.marker import (
     SWITCHES,
@@ -74,7 +75,7 @@ class _Merged:
         hostname = values.get("hostname")
         named = self.named | ({"time", "user"} & values.keys())
         devices = values.get("devices", ())
-        root = values.get("root", settings.root)
+        root = root_from(values.get("root", settings.root), settings.rootdir)
         if devices or values.get("tty") or root or values.get("files") or values.get("hide"):
             on.add("mount")
         if values.get("addresses"):
@@ -164,9 +165,11 @@ class _Merged:
                 f"isolated(mount=False): the default root {root!r} needs a mount namespace; "
                 'leave mount out, or say root="host"'
             )
-        if "root_size" in values and root != "overlay":
+        if "root_size" in values and not is_written_to(root):
             said = spelled({"root_size": values["root_size"]})
-            problems.append(f'{said}: only what is written to root="overlay" has a limit')
+            problems.append(
+                f'{said}: only what is written to root="overlay", or to a path, has a limit'
+            )
         for path, _ in values.get("files", ()):
             if path in values.get("hide", ()):
                 said = spelled({"files": {path: ...}, "hide": [path]})
@@ -267,7 +270,7 @@ def _unmarked(settings: Settings) -> IsolationRequest:
         missing=settings.missing,
         limits=merged(settings.limits, {}),
         caps=settings.caps,
-        root=settings.root,
+        root=root_from(settings.root, settings.rootdir),
     )
 
 

@@ -55,6 +55,16 @@ class PathsInUse:
         base = internals.base_temp(self._config)
         return () if base is None else (base,)
 
+    def shown(self) -> Iterator[str]:
+        """The suite, Python and its packages: what a test imports and reads as it runs."""
+        from pytest_nsisolate.process import interpreter
+        from pytest_nsisolate.process.plan import current_directory
+
+        yield str(self._config.rootpath)
+        yield current_directory()
+        yield from sys.path
+        yield from interpreter.folders()
+
 
 def _execnet_descriptors(config: pytest.Config) -> tuple[int, ...]:
     """In a worker of pytest-xdist: the pipe to the controller, which a child must not write to."""

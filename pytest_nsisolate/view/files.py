@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a test with ``root="overlay"`` has changed among its files, as far as it differs.
+"""What a test has changed among its files, in an overlay of the host's or of a folder.
 
 Fact: an overlay copies a file up when it is opened for writing, and a directory above whatever is
 made in it. Consequence: what lies in the upper directory is compared with what lay below, by kind,
@@ -175,7 +175,7 @@ def _marks(entry: FileEntry | None) -> tuple[object, ...]:
 #: What there is to say without one.
 NO_OVERLAY: Final = (
     "only a test with a root of its own knows which files it has changed: "
-    'add root="overlay" to its marker, and pid1 to its arguments'
+    'add root="overlay" to its marker, or the path of one, and pid1 to its arguments'
 )
 
 
@@ -219,14 +219,17 @@ class _Layers:
     def read(self) -> Files:
         for number, place in enumerate(("", *self._written.places)):
             with opened_directory(f"u/{number}", self._written.tmpfs) as upper:
-                self._walk(upper, place, number)
+                self._walk(upper, place, number, merged=True)
         found = {
             word: tuple(sorted(entries, key=lambda entry: entry.path))
             for word, entries in self._found.items()
         }
         return Files(**found, complete=self._left > 0 and not self._blind, _written=self._written)
 
-    def _walk(self, upper: int, path: str, number: int) -> None:
+    def _walk(self, upper: int, path: str, number: int, *, merged: bool) -> None:
+        """
+        :param merged: there was a directory at this path before, too.
+        """
         with os.scandir(upper) as entries:
             names = [entry.name for entry in entries]
         for name in sorted(names):
@@ -234,11 +237,12 @@ class _Layers:
                 continue
             self._left -= 1
             with suppress(FileNotFoundError):  # gone meanwhile
-                self._look(upper, name, f"{path}/{name}", number)
+                self._look(upper, name, f"{path}/{name}", number, merged=merged)
 
-    def _look(self, upper: int, name: str, path: str, number: int) -> None:
+    def _look(self, upper: int, name: str, path: str, number: int, *, merged: bool) -> None:
         now = os.stat(name, dir_fd=upper, follow_symlinks=False)
-        before = self._before(path, number)
+        # Where there was a link to a directory, what that has was not at this path.
+        before = self._before(path, number) if merged else None
         if _is_whiteout(now):
             if before is not None:
                 self._add("deleted", path, before)
@@ -255,7 +259,7 @@ class _Layers:
             with opened_directory(name, upper) as inner:
                 if merged and _is_opaque(inner):
                     self._replaced(inner, path, number)
-                self._walk(inner, path, number)
+                self._walk(inner, path, number, merged=merged)
         except PermissionError:
             self._blind = True
 
@@ -329,7 +333,7 @@ class _Layers:
                 self._given(path, number), dir_fd=self._written.tmpfs, follow_symlinks=False
             )
             return None if _is_whiteout(given) else given
-        if number == 0:
+        if number == 0 and not self._written.whole:
             return None  # the skeleton has all that there was
         with suppress(OSError):
             return os.stat(self._path(path), dir_fd=self._written.host, follow_symlinks=False)

@@ -185,17 +185,16 @@ def test_a_shell_is_pid_1_of_a_root_of_its_own(side: Side) -> None:
 
 @NEEDS_BUSYBOX
 @BOTH
-def test_what_it_writes_stays_in_its_root(side: Side) -> None:
-    """Elsewhere than on the mounts of its own it writes to the folder, as after chroot."""
-    script = "echo kept > /tmp/kept; echo gone > /dev/shm/gone; echo gone > /dev/gone"
+def test_the_root_folder_is_never_changed(side: Side) -> None:
+    """It may write everywhere, and by another name of the folder too; all of it is thrown away."""
+    script = "echo gone > /tmp/gone; echo gone > /dev/shm/gone; echo gone > /etc/profile; ls /etc"
     with place_of(side) as place:
-        before = contents(place.root / "dev")
-        if place.prefix:
-            (place.root / "tmp").chmod(0o1777)
-        done = run("--root", str(place.root), "sh", "-c", script, before=(*place.prefix, "env"))
-        assert (done.returncode, done.stderr) == (0, b"")
-        assert (place.root / "tmp" / "kept").read_text(encoding="ascii") == "kept\n"
-        assert contents(place.root / "dev") == before
+        before = contents(place.root)
+        for root, cwd in ((str(place.root), None), ("./root", place.folder)):
+            ready = (*place.prefix, "env", *(() if cwd is None else ("-C", str(cwd))))
+            done = run("--root", root, "sh", "-c", script, before=ready)
+            assert (done.returncode, done.stdout, done.stderr) == (0, b"profile\n", b"")
+        assert contents(place.root) == before
 
 
 # At a terminal ----------------------------------------------------------------------------------
@@ -471,17 +470,32 @@ def test_a_refused_root_is_a_refusal_too() -> None:
         done = run("--root", str(place.root), "sh", before=filtered)
     assert done.returncode == 125
     text = done.stderr.decode()
-    said = f"run: isolation refused: pivot_root {place.root} for the mount namespace: EPERM"
-    assert text.startswith(said)
+    assert text.startswith("run: isolation refused: pivot_root for the mount namespace: EPERM")
     assert "which no capability opens\nremedy: " in text
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("/", "take / as root for the mount namespace: EINVAL"),
+        ("/nowhere", "take /nowhere as root for the mount namespace: ENOENT"),
+        ("/etc/passwd", "take /etc/passwd as root for the mount namespace: ENOTDIR"),
+        ("/proc", "take /proc as root for the mount namespace: EBUSY"),
+    ],
+)
+def test_a_path_that_is_no_root(root: str, said: str) -> None:
+    """Nothing is started; the message says what to do."""
+    done = run("--root", root, "true")
+    assert done.returncode == 125
+    text = done.stderr.decode()
+    assert text.startswith(f"run: isolation refused: {said}")
+    assert "\nremedy: " in text
 
 
 def test_options_that_cannot_be_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Said in terms of what was typed, before anything has been started."""
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "dev").symlink_to("/dev")
     for arguments, said in (
         ((), "a command is missing"),
         (("--no-mount", "--", "true"), "--no-mount: pid, net, ipc need a mount namespace"),
@@ -489,12 +503,9 @@ def test_options_that_cannot_be_followed(
         (("--caps", "chown,foo", "true"), "--caps chown,foo: caps knows no capability 'foo'"),
         (("--user", "none", "--devices", "fuse", "true"), "--devices fuse --user none: "),
         (("--timeout", "0", "true"), "--timeout 0.0: timeout takes seconds above 0"),
-        (("--root", "/", "true"), "--root: / is the root already"),
         (("--root-size", "1M", "true"), "only what is written to root="),
         (("--hide", "x", "true"), "--hide x: hide takes absolute paths"),
-        (("--root", "/nowhere", "true"), "--root: /nowhere is no directory"),
-        (("--root", str(tmp_path), "true"), f"remedy: mkdir {tmp_path}/dev"),
-        (("--root", str(tmp_path), "--uts", "true"), "--root: a root of its own needs a mount"),
+        (("--root", str(tmp_path), "--no-mount", "true"), "files of its own need a mount"),
     ):
         monkeypatch.setattr(sys, "argv", ["pytest_nsisolate", "run", *arguments])
         with pytest.raises(SystemExit) as ended:

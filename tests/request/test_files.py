@@ -19,9 +19,12 @@ from tests.support import NEEDS_NAMESPACES, run_suite, write_files
 @pytest.mark.parametrize(
     ("keywords", "problem"),
     [
-        ({"root": "overlya"}, 'takes "host", "overlay" or "readonly", did you mean \'overlay\'?'),
-        ({"root": True}, 'takes "host", "overlay" or "readonly"'),
-        ({"root": ""}, 'takes "host", "overlay" or "readonly"'),
+        ({"root": "overlya"}, "or a path such as \"./box\", did you mean 'overlay'?"),
+        ({"root": "box"}, 'takes "host", "overlay", "readonly", or a path such as "./box"'),
+        ({"root": True}, 'takes "host", "overlay", "readonly", or a path'),
+        ({"root": ""}, 'takes "host", "overlay", "readonly", or a path'),
+        ({"root": b"/box"}, 'takes "host", "overlay", "readonly", or a path'),
+        ({"root": "/a\0"}, "takes a path without NUL"),
         ({"writable": 1}, "takes a path, or a list of paths"),
         ({"writable": [b"/etc"]}, "takes paths, not b'/etc'"),
         ({"writable": "etc"}, "takes absolute paths without '..', not 'etc'"),
@@ -83,6 +86,19 @@ def test_a_default_root_needs_a_mount_namespace_too() -> None:
     assert request.namespaces == {"user", "uts"}
 
 
+def test_a_path_is_seen_from_rootdir() -> None:
+    """In a marker, by the option, and from the current directory where a hook replaces it."""
+    for given in ("./box", "x/../box", Path("box")):
+        request = from_keywords({"root": given, "root_size": "1M"}, Settings(rootdir="/suite"))
+        assert (request.root, request.has_foreign_root) == ("/suite/box", True)
+    assert from_keywords({"root": "/box/"}, Settings(rootdir="/suite")).root == "/box"
+    settings = Settings(root="./box", rootdir="/suite")
+    assert from_keywords({}, settings).root == "/suite/box"
+    replaced = IsolationRequest(frozenset()).replace(root="./box")
+    assert replaced.root == f"{Path.cwd()}/box"
+    assert "mount" in replaced.namespaces
+
+
 @pytest.mark.parametrize("value", [{"root": "overlay"}, {"hide": "/x"}, {"files": {"/x": b""}}])
 def test_it_brings_a_mount_namespace(value: dict[str, object]) -> None:
     """Also beside namespaces that are named."""
@@ -128,7 +144,10 @@ def test_a_bad_option_is_a_usage_error(tmp_path: Path, given: tuple[str, ...]) -
     result = run_suite(write_files(tmp_path, {"test_it.py": ""}), *given)
     assert result.returncode == 4
     named = "--nsisolate-root" if len(given) == 1 else "ini key nsisolate_root"
-    assert f'{named}: takes "host", "overlay" or "readonly", did you mean' in result.text
+    assert (
+        f'{named}: takes "host", "overlay", "readonly", or a path such as "./box", did you'
+        in result.text
+    )
 
 
 SUITE = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from errno import (
     E2BIG,
+    EACCES,
     EBUSY,
     EINVAL,
     EIO,
@@ -16,12 +17,75 @@ from errno import (
     ENOTDIR,
     EOPNOTSUPP,
     EPERM,
+    EXDEV,
 )
 from typing import Final
 
 from pytest_nsisolate.host.remedies.table import UNCONFINE, Row, always
 
+_COPY: Final = "copy it to a folder of its own, cp -a, and name that"
+
 ROOTS: Final = (
+    Row(
+        "take .* as root",
+        (ENOENT,),
+        always,
+        "root= names a path that this host does not have",
+        "name another one, seen from rootdir, or make it before the test: a fixture of wider scope"
+        " can",
+    ),
+    Row(
+        "take .* as root",
+        (ENOTDIR,),
+        always,
+        "root= names what is no folder",
+        "name a folder",
+    ),
+    Row(
+        "take .* as root",
+        (EINVAL,),
+        always,
+        "that is the root of this host already",
+        'take root="overlay" or root="readonly"',
+    ),
+    Row(
+        "take .* as root",
+        (EXDEV,),
+        always,
+        "the path leads into another mount namespace (/proc/PID/root), where nothing can be bound",
+        _COPY,
+    ),
+    Row(
+        "take .* as root",
+        (EBUSY,),
+        always,
+        "the folder is not the same in a test: one has its own /dev, /proc and /sys, and an overlay"
+        " does not show what is mounted in a folder",
+        f"unmount what is mounted in it; or {_COPY}",
+    ),
+    Row(
+        "(take .* as root|look into )",
+        (EACCES,),
+        always,
+        "this user ({euid}) may not look into it",
+        "chmod -R u+rX it, as its owner; or run pytest as root",
+    ),
+    Row(
+        "mount overlay of",
+        (EINVAL,),
+        always,
+        "overlays are nested more than two deep, or the folder is on a file system that overlay"
+        " refuses",
+        "copy it to another file system, cp -a: ext4, XFS, Btrfs and tmpfs are such; or run outside"
+        " of the other overlays (a container's root is one)",
+    ),
+    Row(
+        "place ",
+        (EBUSY,),
+        always,
+        "files= names a path that is the host's in this root, or that hide= hides",
+        "name another path",
+    ),
     Row(
         "take .* apart",
         (E2BIG,),
