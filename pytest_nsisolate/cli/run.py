@@ -94,8 +94,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root",
         metavar="ROOT",
-        help="overlay: this host's files; or a folder that is its root; what is written is thrown"
-        " away. readonly: this host's files, and nothing is written",
+        help="overlay: this host's files; or a folder, an archive or an image that is its root;"
+        " what is written is thrown away. readonly: this host's files, and nothing is written",
     )
     parser.add_argument(
         "--writable",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A folder as the root of a test: what the launching process works out.
+"""A folder or an image as the root of a test: what the launching process works out.
 
 Fact: an overlay shows its topmost layer where both are no directories, and both where they are.
 What we do: one overlay is the whole root. On top of the folder lies the skeleton: what is mounted
@@ -146,6 +146,11 @@ def check(path: str, covers: tuple[str, ...], mounts: dict[str, Mounted]) -> str
     if below is not None:
         raise StepError(name, "mount", errno.EBUSY, f"{below} is mounted in it")
     return real
+
+
+def is_layout(folder: str) -> bool:
+    """It is an OCI image layout, and no root itself."""
+    return os.path.isfile(f"{folder}/oci-layout") and os.path.isfile(f"{folder}/index.json")
 
 
 def not_of(path: str, ids: Ids) -> frozenset[str]:

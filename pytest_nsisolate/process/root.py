@@ -25,6 +25,7 @@ from pytest_nsisolate.kernel import covered, open_directories, overlays, private
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.kernel.survey import Survey, is_in, read_mounts, status_of, take_apart
+from pytest_nsisolate.kernel.syscalls import MS_NODEV
 from pytest_nsisolate.process import lending
 from pytest_nsisolate.process.lending import Loan
 from pytest_nsisolate.process.ownership_layer import Ids, OwnershipLayer, mode_for_others
@@ -32,6 +33,7 @@ from pytest_nsisolate.process.passage import Passage
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.mounts import MountPlan
+    from pytest_nsisolate.process.image import Image
     from pytest_nsisolate.process.launcher import Launcher
     from pytest_nsisolate.process.path_root import Tree
     from pytest_nsisolate.process.plan import InUse
@@ -253,6 +255,7 @@ class Roots:
         self._files: dict[tuple[object, ...], private_files.PrivateFiles | None] = {}
         self._layers: dict[tuple[bool, str | None], OwnershipLayer] = {}
         self._folders: dict[tuple[object, ...], tuple[Tree, overlays.OverlayRoot]] = {}
+        self._images: dict[tuple[object, ...], Image] = {}
         self._own_ids: Ids | None = None
 
     def plan(
@@ -313,50 +316,79 @@ class Roots:
         *,
         looks: bool,
     ) -> OverlaidRoot:
-        """A folder in place of the host's root."""
+        """A folder or an image in place of the host's root."""
         from pytest_nsisolate.process import path_root
 
         assert request.root is not None
         points = read_mounts()
         path = path_root.check(request.root, mounts.covers, points)
-        if not os.path.isdir(path):
-            raise StepError(path_root.step(path), "mount", errno.ENOTDIR)
-        same = request.user == "same" and not self._launcher.host.privileged
         stay = stays(request, self._in_use)
         files = tuple((name, _read(content)) for name, content in request.files)
-        layered = frozenset[str]() if ids is None else path_root.not_of(path, ids)
-        wishes = (stay, request.root_size, request.user, files, request.hide)
-        key = (path, layered, "pid" in mounts.own, *wishes, *self._in_use.mark())
-        kept = self._folders.get(key)
-        if kept is None or not kept[0].holds():
-            if len(self._folders) > _MOST_PLANS:
-                self._folders.clear()
-            tree = path_root.Tree(path)
-            with failing(f"look into {path}", "mount"):
-                shown = path_root.shown(tree, stay, self._in_use)
-            kept = self._folders[key] = (
-                tree,
-                path_root.plan(
+        image = self._image(path, request)
+        loans: tuple[Loan, ...] = ()
+        layered = frozenset[str]()
+        if image is not None:
+            loans = (Loan(image, overlays.BASE),)
+            top = f"/proc/self/fd/{loans[0].tree}"
+        else:
+            top = path
+            layered = layered if ids is None else path_root.not_of(path, ids)
+        try:
+            wishes = (stay, request.root_size, request.user, files, request.hide)
+            key = (path, image, layered, "pid" in mounts.own, *wishes, *self._in_use.mark())
+            kept = self._folders.get(key)
+            if kept is None or (image is None and not kept[0].holds()):
+                if len(self._folders) > _MOST_PLANS:
+                    self._folders.clear()
+                tree = path_root.Tree(top)
+                with failing(f"look into {path}", "mount"):
+                    shown = path_root.shown(tree, stay, self._in_use)
+                same = request.user == "same" and not self._launcher.host.privileged
+                mode = mode_for_others if same else _as_it_is
+                plan = path_root.plan(
                     tree,
                     path,
                     size=request.root_size or _SIZE,
-                    flags=path_root.flags_of(path, points),
+                    flags=MS_NODEV if image is not None else path_root.flags_of(path, points),
                     whole_proc="pid" in mounts.own,
                     shown=shown,
-                    owners=overlays.Owners(owner, mode_for_others if same else _as_it_is, layered),
+                    owners=overlays.Owners(owner, mode, layered),
                     contents=path_root.contents(tree, shown, files, request.hide, owner),
-                ),
-            )
-        layer = self._layer(layered, same=same, base=path)
+                )
+                kept = self._folders[key] = (tree, plan)
+            if layered:
+                layer = self._layer(layered, same=request.user == "same", base=path)
+                assert layer is not None
+                loans = (Loan(layer, overlays.LAYER),)
+        except BaseException:
+            for loan in loans:
+                loan.cancel()
+            raise
         return OverlaidRoot(
             kept[1],
-            () if layer is None else (Loan(layer, overlays.LAYER),),
+            loans,
             None,
             one_id=ids is not None and not self._launcher.host.privileged,
             looks=looks,
-            folder=path,
+            folder=path if image is None else None,
             whole=True,
         )
+
+    def _image(self, path: str, request: IsolationRequest) -> Image | None:
+        """What is to be unpacked; None for a folder that is a root itself."""
+        from pytest_nsisolate.process import path_root
+
+        if os.path.isdir(path) and not path_root.is_layout(path):
+            return None
+        from pytest_nsisolate.process import image
+
+        size = request.root_size or _SIZE
+        with failing(f"unpack {path}", "mount"):
+            key = (path, size, "user" in request.namespaces, *image.mark(path))
+        found = self._images.get(key)
+        if found is None:
+            found = self._images[key] = image.Image(self._launcher, path, size, request)
+        return found
 
     def _surveyed(self, through: tuple[str, ...], hidden: tuple[str, ...]) -> _Surveyed:
         surveyed = self._surveys.get((through, hidden))
@@ -378,13 +410,15 @@ class Roots:
 
     def descriptors(self) -> tuple[int, ...]:
         """What no child must have, but for what :meth:`plan` has given it."""
-        return tuple(fd for layer in self._layers.values() for fd in layer.descriptors())
+        trees = (*self._layers.values(), *self._images.values())
+        return tuple(fd for tree in trees for fd in tree.descriptors())
 
     def close(self) -> None:
         """Give everything back."""
-        for layer in self._layers.values():
-            layer.close()
+        for tree in (*self._layers.values(), *self._images.values()):
+            tree.close()
         self._layers.clear()
+        self._images.clear()
 
     def _needed(self) -> tuple[str, ...]:
         return tuple(sorted({os.path.realpath(path) for path in self._in_use.paths()}))

@@ -60,7 +60,8 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
                    the fixture terminal types into it (default: False)
   no_new_privs=    bool: no program gains rights by its file (default: False)
   root=            "host"; "overlay": its files, and what is written is thrown
-                   away; "readonly"; "./box": a folder in place of them
+                   away; "readonly"; "./box": a folder, an archive or an
+                   image in place of them
                    (default: --nsisolate-root)
   writable=        str or list of paths: what stays the host's in any root
                    (default: none)

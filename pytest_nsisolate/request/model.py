@@ -55,8 +55,8 @@ class IsolationRequest:
         below it; without meaning with the host's powers.
     :param caps: the capabilities that are kept, by their full names; None for all.
     :param no_new_privs: no program gains rights by its file.
-    :param root: ``"overlay"``, ``"readonly"``, or the absolute path of a folder; None for the
-        host's own files.
+    :param root: ``"overlay"``, ``"readonly"``, or the absolute path of a folder, an archive or
+        an image; None for the host's own files.
     :param writable: paths that stay the host's, whatever the root is.
     :param files: paths with contents of the test's own; a Path has the content, and is absolute.
     :param hide: paths that are not there.
@@ -116,7 +116,7 @@ class IsolationRequest:
 
     @property
     def has_foreign_root(self) -> bool:
-        """Its root is a folder, and the host's files are not there."""
+        """Its root is a folder or an image, and the host's files are not there."""
         return self.root is not None and self.root.startswith("/")
 
     def replace(self, **changes: Any) -> IsolationRequest:

@@ -131,8 +131,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--nsisolate-caps", metavar="LIST", help=f"{kept}; or all but those with a '-': -sys_admin"
     )
     root = (
-        "the files of isolated tests: host (default), overlay (thrown away), readonly, or a folder"
-        " in place of them: ./box"
+        "the files of isolated tests: host (default), overlay (thrown away), readonly, or a folder,"
+        " an archive or an image in place of them: ./box"
     )
     group.addoption("--nsisolate-root", metavar="ROOT", help=root)
     group.addoption(

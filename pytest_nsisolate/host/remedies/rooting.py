@@ -6,6 +6,7 @@ from __future__ import annotations
 from errno import (
     E2BIG,
     EACCES,
+    EBADMSG,
     EBUSY,
     EINVAL,
     EIO,
@@ -17,6 +18,7 @@ from errno import (
     ENOTDIR,
     EOPNOTSUPP,
     EPERM,
+    ETIMEDOUT,
     EXDEV,
 )
 from typing import Final
@@ -38,8 +40,29 @@ ROOTS: Final = (
         "take .* as root",
         (ENOTDIR,),
         always,
-        "root= names what is no folder",
-        "name a folder",
+        "root= names a path below a file",
+        "name a folder, an archive, or an image",
+    ),
+    Row(
+        "unpack ",
+        (EBADMSG,),
+        always,
+        "what root= names is no archive or image, or one that is damaged or leads out of itself",
+        "make it anew, by tar, docker save, or skopeo copy, and look at the name in the message",
+    ),
+    Row(
+        "unpack ",
+        (ENOSPC,),
+        always,
+        "it has more content than root_size= allows (half of the memory without it)",
+        "raise root_size=, or unpack it to a folder and name that",
+    ),
+    Row(
+        "unpack ",
+        (ETIMEDOUT,),
+        always,
+        "it could not be unpacked in ten minutes",
+        "unpack it to a folder and name that",
     ),
     Row(
         "take .* as root",
@@ -64,10 +87,10 @@ ROOTS: Final = (
         f"unmount what is mounted in it; or {_COPY}",
     ),
     Row(
-        "(take .* as root|look into )",
+        "(take .* as root|look into |unpack )",
         (EACCES,),
         always,
-        "this user ({euid}) may not look into it",
+        "this user ({euid}) may not read it",
         "chmod -R u+rX it, as its owner; or run pytest as root",
     ),
     Row(

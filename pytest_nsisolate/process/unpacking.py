@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: MIT
+"""An archive becomes a tree of files, in a child whose root is that tree.
+
+Fact: what an archive names may lead anywhere: ``..``, an absolute name, a link and then a name
+through it. tarfile's filters ask where a name leads before it is made, which a second name can
+change.
+What we do: the child has changed its root to the empty tmpfs that it fills, in namespaces of its
+own, so there is nothing else to lead to. Names with ``..`` are refused all the same.
+
+Fact: tarfile ends at a broken header as if it were the end of the archive, reads a header as long
+as it says it is, and takes an archive without its end for a whole one.
+What we do: a header of our own class says what ended the archive, and one read is bounded.
+
+Devices are left out, because each test has its own ``/dev``, and so is what overlay would take for
+its marks. Holes stay holes: a block of zeros is not written. What is written counts against the
+size of the tmpfs.
+
+What still fails: attributes other than ``user.*``; owners, where one id exists.
+"""
+
+from __future__ import annotations
+
+import errno
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import new as new_hash
+from typing import Any, Final, Protocol
+
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.kernel.clock import monotonic
+from pytest_nsisolate.kernel.originals import os, shutil
+
+#: Bytes that are read at a time.
+_CHUNK: Final = 1 << 20
+_BLOCK: Final = 4096
+
+#: A header of pax has names and attributes; more is a trap.
+_MOST_READ: Final = 64 << 20
+
+#: Files of an archive; each takes a kilobyte of the kernel's memory at least.
+MOST_FILES: Final = 2_000_000
+
+_XATTR: Final = "SCHILY.xattr.user."
+
+_WHITEOUT: Final = ".wh."
+_OPAQUE: Final = ".wh..wh..opq"
+
+
+class Readable(Protocol):
+    """What an archive is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """So many bytes, or fewer at the end."""
+
+
+class BadArchiveError(Exception):
+    """The argument says what is wrong with it."""
+
+
+class Stream:
+    """An archive that is read once from its beginning to its end, as tarfile wants it.
+
+    :param digest: what it must have, ``sha256:...``; None: whatever it has.
+    """
+
+    def __init__(self, source: Readable, digest: str | None = None) -> None:
+        self._source = source
+        self._at = 0
+        self._digest = digest
+        self._hash = None
+        if digest is not None:
+            kind = digest.partition(":")[0]
+            if kind not in ("sha256", "sha512"):
+                raise BadArchiveError(f"its digest is of an unknown kind: {digest[:80]}")
+            self._hash = new_hash(kind)
+
+    def read(self, size: int) -> bytes:
+        """See :class:`io.RawIOBase`; never fewer bytes than there are.
+
+        :raises BadArchiveError: for more than a header may have.
+        """
+        if not 0 <= size <= _MOST_READ:
+            raise BadArchiveError("it has a header of more than 64 MiB")
+        parts = []
+        while size and (part := self._source.read(min(size, _CHUNK))):
+            parts.append(part)
+            size -= len(part)
+            if self._hash is not None:
+                self._hash.update(part)
+        found = b"".join(parts)
+        self._at += len(found)
+        return found
+
+    def tell(self) -> int:
+        """Bytes that were read."""
+        return self._at
+
+    def seek(self, position: int) -> int:
+        """Forward only.
+
+        :raises BadArchiveError: backward.
+        """
+        if position < self._at:
+            raise BadArchiveError("it has a member that lies before its header")
+        while self._at < position and self.read(min(position - self._at, _CHUNK)):
+            pass
+        return self._at
+
+    def check(self) -> None:
+        """Read the rest.
+
+        :raises BadArchiveError: for another digest.
+        """
+        while self.read(_CHUNK):
+            pass
+        if self._hash is not None and self._digest != f"{self._hash.name}:{self._hash.hexdigest()}":
+            raise BadArchiveError(f"its content does not have the digest {self._digest}")
+
+
+class _Header(tarfile.TarInfo):
+    """Says what has ended the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(tarfile)
+        except (BadArchiveError, OSError, EOFError):
+            raise
+        except Exception as error:
+            if type(error).__name__ == "EOFHeaderError":
+                raise  # two blocks of zeros
+            raise BadArchiveError(f"it is cut off or damaged ({error})") from error
+
+
+def opened(stream: Stream) -> Any:
+    """A tar that is read forward.
+
+    :raises BadArchiveError: if it is none.
+    """
+    source: Any = stream
+    try:
+        return tarfile.TarFile(fileobj=source, tarinfo=_Header, errorlevel=2)
+    except (tarfile.TarError, ValueError) as error:
+        raise BadArchiveError(f"it is no tar archive ({error})") from error
+
+
+class Unpacker:
+    """Fills the current directory, which is the root of this process.
+
+    :param owners: every id exists here, and files get theirs.
+    :param until: by :func:`~pytest_nsisolate.kernel.clock.monotonic`.
+    """
+
+    def __init__(self, *, owners: bool, until: float) -> None:
+        self._owners = owners
+        self._until = until
+        self._left = MOST_FILES
+        self._modes: dict[str, tuple[int, float]] = {}
+
+    def unpack(self, stream: Stream, *, layer: bool) -> None:
+        """One archive, over what is there.
+
+        :param layer: of an image: names say what of the layers below is gone.
+        :raises BadArchiveError: for what no archive should have.
+        :raises OSError: ENOSPC above all.
+        """
+        made: set[str] = set()
+        with opened(stream) as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # it would keep every header
+                if monotonic() > self._until:
+                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+                self._left -= 1
+                if self._left < 0:
+                    raise BadArchiveError(f"it has more than {MOST_FILES} files")
+                self._take(archive, member, made if layer else None)
+        stream.check()
+
+    def finish(self) -> None:
+        """Directories get their modes, which may forbid to write to them."""
+        for path in sorted(self._modes, reverse=True):
+            mode, time = self._modes[path]
+            with suppress(FileNotFoundError, NotADirectoryError):
+                os.chmod(path, mode)
+                os.utime(path, (time, time), follow_symlinks=False)
+        self._modes.clear()
+
+    def _take(self, archive: Any, member: Any, made: set[str] | None) -> None:
+        path = _inside(member.name, "name")
+        folder, name = os.path.split(path)
+        if made is not None and name.startswith(_WHITEOUT):
+            self._hide(folder, name, made)
+            return
+        if path == ".":
+            if member.isdir():
+                self._modes["."] = (member.mode & 0o7777, member.mtime)
+            return
+        _make_folder(folder)
+        if member.isdir():
+            if not os.path.isdir(path) or os.path.islink(path):
+                _remove(path)
+                os.mkdir(path, 0o700)
+            self._modes[path] = (member.mode & 0o7777, member.mtime)
+        elif member.issym():
+            _remove(path)
+            os.symlink(member.linkname, path)
+        elif member.islnk():
+            self._link(member, path)
+        elif member.isreg():
+            _remove(path)
+            self._write(archive, member, path)
+        elif member.isfifo():
+            _remove(path)
+            os.mkfifo(path, 0o600)
+        else:
+            return  # a device: each test has its own /dev
+        while made is not None and path not in made and path:
+            made.add(path)
+            path = os.path.dirname(path)
+        path = os.path.join(folder, name)
+        if not member.islnk():
+            self._dress(member, path)
+
+    def _hide(self, folder: str, name: str, made: set[str]) -> None:
+        """Whiteouts of OCI image layers: of what lies below, and not of this layer's own."""
+        if name == _OPAQUE:
+            for entry in os.listdir(folder or "."):
+                path = os.path.join(folder, entry)
+                if path not in made:
+                    _remove(path)
+            return
+        gone = name.removeprefix(_WHITEOUT)
+        if gone in ("", ".", ".."):
+            raise BadArchiveError(f"it has a whiteout of no name: {_short(name)}")
+        path = os.path.join(folder, gone)
+        if path not in made:
+            _remove(path)
+
+    def _link(self, member: Any, path: str) -> None:
+        target = _inside(member.linkname, "link")
+        if target == path:
+            return
+        if not os.path.lexists(target) or (os.path.isdir(target) and not os.path.islink(target)):
+            raise BadArchiveError(f"it has a hard link to no file: {_short(member.linkname)}")
+        _remove(path)
+        os.link(target, path, follow_symlinks=False)
+
+    def _write(self, archive: Any, member: Any, path: str) -> None:
+        file: Any = archive.extractfile(member)
+        source = file.raw  # one that reads ahead would have to go back in a file with holes
+        parts = [(0, member.size)] if member.sparse is None else member.sparse
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(fd, member.size)
+            for offset, size in parts:
+                left = size
+                os.lseek(fd, offset, os.SEEK_SET)
+                source.seek(offset)
+                while left > 0:
+                    content = source.read(min(left, _CHUNK))
+                    if not content:
+                        raise BadArchiveError(f"it is cut off within {_short(member.name)}")
+                    left -= len(content)
+                    _write_some(fd, content)
+                    if monotonic() > self._until:
+                        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        finally:
+            os.close(fd)
+
+    def _dress(self, member: Any, path: str) -> None:
+        if self._owners:
+            os.chown(path, member.uid, member.gid, follow_symlinks=False)
+        for key, value in member.pax_headers.items():
+            name = key.removeprefix("SCHILY.xattr.")
+            if key.startswith(_XATTR) and not name.startswith("user.overlay."):
+                with suppress(OSError):  # as possible
+                    os.setxattr(
+                        path, name, value.encode("utf-8", "surrogateescape"), follow_symlinks=False
+                    )
+        if not member.issym() and not member.isdir():
+            os.chmod(path, member.mode & 0o7777)
+        if not member.isdir():
+            os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
+
+
+def _make_folder(path: str) -> None:
+    """Where a path leads inside, also by a link to what is not there yet."""
+    if not os.path.isdir(path or "."):
+        try:
+            os.makedirs(os.path.realpath(path), 0o755, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise BadArchiveError(
+                f"it has a file below what is no folder: {_short(path)}"
+            ) from error
+
+
+def _write_some(fd: int, content: bytes) -> None:
+    """But no zeros: a file of the kernel's is full of them."""
+    for start in range(0, len(content), _BLOCK):
+        block = content[start : start + _BLOCK]
+        if block.count(0) == len(block):
+            os.lseek(fd, len(block), os.SEEK_CUR)
+            continue
+        while block:
+            block = block[os.write(fd, block) :]
+
+
+def _inside(name: str, kind: str) -> str:
+    """
+    :raises BadArchiveError: for a name that leads up, or is none.
+    """
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in name:
+        raise BadArchiveError(f"it has a {kind} that leads out of it: {_short(name)}")
+    return "/".join(parts) or "."
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        pass  # what is above it is a file; the next call says so
+    except IsADirectoryError:
+        shutil.rmtree(path)
+    except PermissionError:
+        if not os.path.isdir(path):
+            raise
+        shutil.rmtree(path)
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) < 100 else f"{text[:96]}...")
+
+
+def named(step: str, call: Callable[[], None]) -> None:
+    """
+    :raises StepError: EBADMSG for a bad archive; with the number of what else fails.
+    """
+    try:
+        call()
+    except BadArchiveError as error:
+        raise StepError(step, "mount", errno.EBADMSG, str(error)) from error
+    except OSError as error:
+        if error.errno is None:  # of gzip and bz2
+            raise StepError(step, "mount", errno.EBADMSG, str(error)) from error
+        detail = "" if error.filename is None else str(error.filename)
+        raise StepError(step, "mount", error.errno, detail) from error
+    except (tarfile.TarError, EOFError, ValueError, KeyError, TypeError, RecursionError) as error:
+        said = str(error) or type(error).__name__
+        raise StepError(step, "mount", errno.EBADMSG, said[:200]) from error
+    except Exception as error:  # lzma's and zlib's own
+        said = f"{type(error).__name__}: {error}"
+        raise StepError(step, "mount", errno.EBADMSG, said[:200]) from error

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Archives and images as roots: unpacked once, whole or refused, and never outside."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.inner_runs import (
+    SIDES,
+    Side,
+    assert_expected,
+    assert_nothing_alive,
+    cases,
+    run_batch,
+    shared_batch,
+    start,
+    suite_folder,
+)
+from tests.support import NEEDS_BUSYBOX, NEEDS_NAMESPACES
+
+pytestmark = [NEEDS_NAMESPACES, NEEDS_BUSYBOX]
+
+
+@cases("images")
+def test_images(
+    tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
+) -> None:
+    """A test of the suite is reported as its ``expect`` mark says, and nothing is left."""
+    assert_expected(shared_batch(tmp_path_factory, "images", side), name, expected)
+
+
+COUNTING: Final = """
+from pytest_nsisolate.process import image
+
+made = []
+original = image.Image._make
+image.Image._make = lambda self: made.append(1) or original(self)
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"unpacked: {len(made)}")
+"""
+
+MANY: Final = """
+import os
+import tarfile
+import signal
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+with tarfile.open("box.tar", "w") as archive:
+    archive.addfile(tarfile.TarInfo("file"))
+
+@pytest.mark.isolated(root="./box.tar")
+@pytest.mark.parametrize("number", range(12))
+def test_it(number):
+    os.unlink("/file")
+
+@pytest.mark.isolated(root="./box.tar")
+def test_crashes():
+    os.unlink("/file")
+    os.kill(os.getpid(), 11)
+    os.abort()
+
+@pytest.mark.isolated(root="./box.tar", files={"/file/x": ""})
+def test_refused(): ...
+
+@pytest.mark.isolated(root="./box.tar")
+def test_after():
+    os.unlink("/file")
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_it_is_unpacked_once_a_run(side: Side, jobs: str) -> None:
+    """For tests one after the other and at the same time, also after one that ends badly."""
+    files = {"test_it.py": MANY, "conftest.py": COUNTING}
+    result = run_batch(files, side, f"--nsisolate-jobs={jobs}")
+    assert len(result.passed()) == 13, result.text
+    assert "unpacked: 1\n" in result.stdout, result.text
+
+
+WAITING: Final = """
+import tarfile, time
+import signal
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+with tarfile.open("box.tar", "w") as archive:
+    archive.addfile(tarfile.TarInfo("file"))
+
+@pytest.mark.isolated(root="./box.tar", writable=[__import__("os").getcwd()])
+def test_it():
+    open("started", "w").close()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_killed_runner_leaves_nothing(side: Side) -> None:
+    """No process, no mount, and no unpacked file: the tree was attached nowhere else."""
+    with suite_folder({"test_it.py": WAITING}, side) as folder:
+        with start(folder, side) as running:
+            running.wait_for("started")
+            running.signal(signal.SIGKILL)
+            running.process.wait(timeout=30)
+        assert_nothing_alive(folder)
+        assert sorted(path.name for path in folder.glob("*.tar")) == ["box.tar"]
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8")
+    assert "box.tar" not in mounts
