@@ -16,17 +16,17 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import covered, open_directories, overlays, private_files, syscalls
 from pytest_nsisolate.kernel.libc import step_error
-from pytest_nsisolate.kernel.originals import open, os
-from pytest_nsisolate.kernel.survey import Survey, is_in, read_mounts, status_of, take_apart
+from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.kernel.survey import is_in, read_mounts, status_of, take_apart
 from pytest_nsisolate.kernel.syscalls import MS_NODEV
 from pytest_nsisolate.process import lending
+from pytest_nsisolate.process.given_files import PrivateFilesOnly, Wishes, read_content
 from pytest_nsisolate.process.lending import Loan
 from pytest_nsisolate.process.ownership_layer import Ids, OwnershipLayer, mode_for_others
 from pytest_nsisolate.process.passage import Passage
@@ -208,41 +208,6 @@ def _as_it_was(path: str) -> int:
     return tree
 
 
-@dataclass(frozen=True, slots=True)
-class PrivateFilesOnly:
-    """What one child does for ``files=`` and ``hide=`` on the host's root."""
-
-    files: private_files.PrivateFiles
-
-    @property
-    def mounts(self) -> object:
-        """What is bound."""
-        return self.files
-
-    def enter(self) -> None:
-        """In the child; it stands in ``/`` then.
-
-        :raises StepError: naming the call and the path.
-        """
-        self.files.apply()
-
-    def launched(self) -> None:
-        """Nothing is held."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-    def release(self) -> None:
-        """Nothing is held."""
-
-    def descriptors(self) -> tuple[int, ...]:
-        """None."""
-        return ()
-
-    def written(self) -> None:
-        """It is the host's."""
-
-
 class Roots:
     """Makes the roots of one launcher's children."""
 
@@ -273,7 +238,7 @@ class Roots:
         owner = self._owner(ids)
         if request.has_foreign_root:
             return self._path_root(request, mounts, ids, owner, looks=looks)
-        wishes = _Wishes(request, owner, self._needed() if request.hide else ())
+        wishes = Wishes(request, owner, self._needed() if request.hide else ())
         if request.root != "overlay":
             files = self._bound(wishes, (), lambda _: True)
             return None if files is None else PrivateFilesOnly(files)
@@ -323,7 +288,7 @@ class Roots:
         points = read_mounts()
         path = path_root.check(request.root, mounts.covers, points)
         stay = stays(request, self._in_use)
-        files = tuple((name, _read(content)) for name, content in request.files)
+        files = tuple((name, read_content(content)) for name, content in request.files)
         image = self._image(path, request)
         loans: tuple[Loan, ...] = ()
         layered = frozenset[str]()
@@ -399,7 +364,7 @@ class Roots:
         return surveyed
 
     def _bound(
-        self, wishes: _Wishes, place: tuple[object, ...], bound: Callable[[str], bool]
+        self, wishes: Wishes, place: tuple[object, ...], bound: Callable[[str], bool]
     ) -> private_files.PrivateFiles | None:
         key = (wishes.key, place)
         if key not in self._files:
@@ -503,89 +468,3 @@ class _Surveyed:
     def _look(self) -> list[int]:
         found = (status_of(path) for path in ("/", *self.survey.folders))
         return [0 if status is None else status.st_mtime_ns for status in found]
-
-
-class _Wishes:
-    """``files=`` and ``hide=`` of one request, held against this host.
-
-    :param needed: real paths that the run itself uses.
-    """
-
-    def __init__(
-        self,
-        request: IsolationRequest,
-        owner: Callable[[os.stat_result], tuple[int, int] | None],
-        needed: tuple[str, ...],
-    ) -> None:
-        self._owner = owner
-        self.hidden = tuple(os.path.realpath(path) for path in request.hide)
-        for path in self.hidden:
-            if any(is_in(other, path) for other in needed):
-                raise StepError(f"hide {path}", "mount", errno.EBUSY)
-        self._files: dict[str, bytes] = {}
-        for path, content in request.files:
-            self._files[os.path.realpath(path)] = _read(content)
-        self.key = (tuple(self._files.items()), self.hidden)
-
-    def contents(self, survey: Survey, bound: Callable[[str], bool]) -> list[overlays.Content]:
-        """For overlays, in which nothing has to be bound."""
-        found = [
-            overlays.Content(path, None)
-            for path in self.hidden
-            if survey.place_of(path) not in (None, path)
-            and not bound(path)
-            and os.path.lexists(path)
-        ]
-        for path, content in self._files.items():
-            if not bound(path):
-                found.append(self._content(path, content))
-        return found
-
-    def bound(self, bound: Callable[[str], bool]) -> private_files.PrivateFiles | None:
-        """For what is no overlay: over what is there."""
-        folders, contents, inside = [], [], []
-        for path in filter(bound, self.hidden):
-            if os.path.isdir(path):
-                status = os.stat(path)
-                folders.append(overlays.Folder(path, S_IMODE(status.st_mode), self._owner(status)))
-            elif os.path.lexists(path):
-                contents.append(overlays.Content(path, None))
-        for path in filter(bound, self._files):
-            content = self._files[path]
-            if any(path.startswith(f"{folder.path}/") for folder in folders):
-                inside.append(overlays.Content(path, content))
-            elif not os.path.exists(path):
-                raise StepError(f"place {path}", "mount", errno.ENOENT)
-            else:
-                contents.append(self._content(path, content))
-        if not folders and not contents:
-            return None
-        return private_files.plan_private_files(folders, contents, inside)
-
-    def _content(self, path: str, content: bytes) -> overlays.Content:
-        """With mode and owner of what it takes the place of."""
-        if os.path.isdir(path):
-            raise StepError(f"place {path}", "mount", errno.EISDIR)
-        if _is_below_a_file(path):
-            raise StepError(f"place {path}", "mount", errno.ENOTDIR)
-        try:
-            status = os.stat(path)
-        except OSError:
-            return overlays.Content(path, content)
-        return overlays.Content(path, content, S_IMODE(status.st_mode), self._owner(status))
-
-
-def _is_below_a_file(path: str) -> bool:
-    while not os.path.lexists(path):
-        path = os.path.dirname(path)
-        if os.path.isfile(path):
-            return True
-    return False
-
-
-def _read(content: bytes | Path) -> bytes:
-    if isinstance(content, bytes):
-        return content
-    path = str(content)
-    with failing(f"read {path}", "mount"), open(path, "rb") as file:
-        return file.read()
