@@ -76,7 +76,7 @@ class Attempt:
         self.incoming.times = None
         try:
             if self._owes_word:
-                self._in_spite_of_ctrl_c(child, self._give_word)
+                _in_spite_of_ctrl_c(child, self._give_word)
             found = self._receive(child, when)
             if when == "teardown" or found is None:
                 self._complete(child)
@@ -180,7 +180,7 @@ class Attempt:
             case Kind.PAUSE if self._run.settings.pause and frame.data.get("held") is True:
                 self._take_hold(child, frame)
             case Kind.TURN | Kind.PAUSE | Kind.RESUME:
-                self._in_spite_of_ctrl_c(child, lambda: self._take_turn(frame))
+                _in_spite_of_ctrl_c(child, lambda: self._take_turn(frame))
             case Kind.BROKEN:
                 child.lose(str(frame.data.get("text")))
             case _:
@@ -256,15 +256,6 @@ class Attempt:
             hold.hold(child, self.item.nodeid, failure, say, init=self.request.init)
             self._give_word()
 
-    def _in_spite_of_ctrl_c(self, child: ChildProcess, action: Callable[[], None]) -> None:
-        """A Ctrl-C that comes just now is for the debugger in the child, if there is one."""
-        while True:
-            try:
-                return action()
-            except KeyboardInterrupt:
-                if not job_control.Job(child).pass_on():
-                    raise
-
     def _give_word(self) -> None:
         """Everything that the runner has to write is written: the child may go on."""
         if self._owes_word:
@@ -327,6 +318,16 @@ _LOST = (outcome.Crashed, outcome.Exited, outcome.TimedOut, Refusal, outcome.Bro
 def _phase(frame: dict[str, Any]) -> object:
     report = frame.get("report")
     return report.get("when") if isinstance(report, dict) else None
+
+
+def _in_spite_of_ctrl_c(child: ChildProcess, action: Callable[[], None]) -> None:
+    """A Ctrl-C that comes just now is for the debugger in the child, if there is one."""
+    while True:
+        try:
+            return action()
+        except KeyboardInterrupt:
+            if not job_control.Job(child).pass_on():
+                raise
 
 
 def _end_session(wish: dict[str, Any]) -> None:
