@@ -65,10 +65,10 @@ class BrokenStream(NsisolateError):
 
 
 class IsolatedError(NsisolateError):
-    """A function that ran in a child has given no value, and no exception that crosses by its type.
+    """A function in a child has returned no value, and raised nothing that can be raised here.
 
-    You get this class itself for an exception that cannot be made again here: its type is not found
-    by name in this process, or its arguments are not plain values. Every other end of a call is a
+    You get this class itself for an exception that cannot be made again: its type is not found by
+    name in this process, or its arguments are not plain values. Every other end of a call is a
     subclass.
 
     :param type_name: module and name of the type of the child's exception.
@@ -115,9 +115,9 @@ class NotPlainError(IsolatedError, TypeError):
 class IsolatedCrash(IsolatedError):
     """The child has ended without an answer.
 
-    In ``pytest_runtest_makereport`` of the runner it stands, as ``call.excinfo``, for an exception
-    that could not be raised: the isolated test crashed, exited, timed out or was refused. A call by
-    ``isolate`` raises one of the subclasses.
+    In the runner's ``pytest_runtest_makereport`` it is the ``call.excinfo`` of an isolated test
+    that crashed, exited, timed out or was refused. A call by ``isolate`` raises one of the
+    subclasses.
 
     :param text: what happened, in one line.
     """
@@ -167,8 +167,7 @@ class IsolatedExit(IsolatedCrash):
 class IsolatedTimeout(IsolatedCrash):
     """The budget ran out, and the child was killed.
 
-    No :class:`TimeoutError`: that is what ``task.result(timeout=...)`` raises while the child goes
-    on.
+    It is no :class:`TimeoutError`: ``task.result(timeout=...)`` raises one, and the child goes on.
 
     :param what: the function that it ran.
     :param seconds: the budget.
@@ -259,9 +258,9 @@ class NotAwaitedError(IsolatedError):
 
 
 class TestbedError(NsisolateError, ValueError):
-    """What you ask of a testbed cannot be: a name twice, an address outside of its network.
+    """You ask a testbed for something impossible: a name twice, an address outside of its network.
 
-    :param text: what cannot be, and why, in one sentence.
+    :param text: what is impossible, and why, in one sentence.
     """
 
     __module__ = "pytest_nsisolate"
