@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pytest_nsisolate.kernel import originals
 from pytest_nsisolate.process import id_ranges
 from tests.accounts import with_ranges
 from tests.hosts import NEEDS_ROOT
-from tests.inner_runs import NOBODY, THREADED, run_batch
+from tests.inner_runs import NOBODY, THREADED, run_batch, suite_folder
 from tests.support import NEEDS_NAMESPACES, Result, needs_program, run_source
 
 NEEDS_NEWUIDMAP: Final = needs_program("newuidmap")
@@ -134,6 +135,22 @@ def assert_all_but_the_late_one(result: Result) -> None:
     failed = {r["nodeid"].partition("::")[2] for r in result.reports if r["outcome"] == "failed"}
     assert failed == {"test_it_is_killed_as_another"}, result.text
     assert len(result.passed()) == 8, result.text
+
+
+@NEEDS_ROOT
+@NEEDS_NAMESPACES
+@NEEDS_NEWUIDMAP
+def test_a_command_with_ranges() -> None:
+    """``run --user range``, which can remove what such a test has left in ``tmp_path``."""
+    run = (sys.executable, "-m", "pytest_nsisolate", "run", "--user", "range", "--", "sh", "-c")
+    script = "cat /proc/self/uid_map; mkdir new; chown 33 new"
+    with suite_folder({}, "user") as folder:
+        command = [*with_ranges(_TWO), *run, script]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (folder / "new").stat().st_uid == 1000000 + 32
+    lines = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert lines == _MAP
 
 
 ONE: Final = """
