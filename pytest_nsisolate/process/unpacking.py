@@ -170,7 +170,7 @@ class Unpacker:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # it would keep every header
                 if monotonic() > self._until:
-                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+                    raise OSError(errno.ETIME, os.strerror(errno.ETIME))
                 self._left -= 1
                 if self._left < 0:
                     raise BadArchiveError(f"it has more than {MOST_FILES} files")
@@ -264,7 +264,7 @@ class Unpacker:
                     left -= len(content)
                     _write_some(fd, content)
                     if monotonic() > self._until:
-                        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+                        raise OSError(errno.ETIME, os.strerror(errno.ETIME))
         finally:
             os.close(fd)
 

@@ -18,7 +18,7 @@ from errno import (
     ENOTDIR,
     EOPNOTSUPP,
     EPERM,
-    ETIMEDOUT,
+    ETIME,
     EXDEV,
 )
 from typing import Final
@@ -59,7 +59,7 @@ ROOTS: Final = (
     ),
     Row(
         "unpack ",
-        (ETIMEDOUT,),
+        (ETIME,),
         always,
         "it could not be unpacked in ten minutes",
         "unpack it to a folder and name that",
