@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
+import tarfile
 from pathlib import Path
 from typing import Final
 
@@ -15,12 +18,13 @@ from tests.inner_runs import (
     assert_expected,
     assert_nothing_alive,
     cases,
+    prefix,
     run_batch,
     shared_batch,
     start,
     suite_folder,
 )
-from tests.support import NEEDS_BUSYBOX, NEEDS_NAMESPACES
+from tests.support import BUSYBOX, NEEDS_BUSYBOX, NEEDS_NAMESPACES
 
 pytestmark = [NEEDS_NAMESPACES, NEEDS_BUSYBOX]
 
@@ -84,6 +88,26 @@ def test_it_is_unpacked_once_a_run(side: Side, jobs: str) -> None:
     result = run_batch(files, side, f"--nsisolate-jobs={jobs}")
     assert len(result.passed()) == 13, result.text
     assert "unpacked: 1\n" in result.stdout, result.text
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_command_takes_an_archive_too(side: Side) -> None:
+    """As ``docker run`` does; nothing of the host's is there."""
+    with suite_folder({}, side) as folder:
+        with tarfile.open(folder / "box.tar.xz", "w:xz") as archive:
+            archive.add(BUSYBOX, "bin/sh")
+        (folder / "box.tar.xz").chmod(0o644)
+        command = (sys.executable, "-m", "pytest_nsisolate", "run", "--root", "box.tar.xz")
+        script = "echo * && echo gone > /made && pwd"
+        done = subprocess.run(
+            (*prefix(side), "env", "-C", str(folder), *command, "sh", "-c", script),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert (done.stdout, done.stderr) == ("bin dev proc sys tmp\n/\n", "")
+        assert [path.name for path in folder.iterdir()] == ["box.tar.xz"]
 
 
 WAITING: Final = """
