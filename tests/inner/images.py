@@ -182,6 +182,7 @@ HOSTILE: Final[dict[str, Callable[[], bytes]]] = {
     ),
     "big.tar": lambda: tar([("big", os.urandom(2 << 20), {})]),
     "holes.tar": holes,
+    "zeros.tar.gz": lambda: gzip.compress(tar([("zeros", bytes(8 << 20), {})])),
     "cut.tar": lambda: tar(BASE)[: 1 << 20],
     "endless.tar": lambda: tar([("a", b"x" * 512, {})], sealed=False),
     "damaged.tar": damaged,
@@ -365,6 +366,14 @@ def test_holes_take_no_room() -> None:
     with open("/holes", "rb") as file:
         file.seek(4096)
         assert file.read(4) == b"here"
+
+
+@isolated(root="./zeros.tar.gz", root_size="1M")
+@expect
+def test_zeros_take_no_room() -> None:
+    status = os.stat("/zeros")
+    assert status.st_size == 8 << 20
+    assert status.st_blocks == 0
 
 
 def bad(said: str) -> pytest.MarkDecorator:
