@@ -479,7 +479,8 @@ def test_a_refused_root_is_a_refusal_too() -> None:
     [
         ("/", "take / as root for the mount namespace: EINVAL"),
         ("/nowhere", "take /nowhere as root for the mount namespace: ENOENT"),
-        ("/etc/passwd", "take /etc/passwd as root for the mount namespace: ENOTDIR"),
+        ("/etc/passwd/x", "take /etc/passwd/x as root for the mount namespace: ENOTDIR"),
+        ("/etc/passwd", "unpack /etc/passwd for the mount namespace: EBADMSG"),
         ("/proc", "take /proc as root for the mount namespace: EBUSY"),
     ],
 )
