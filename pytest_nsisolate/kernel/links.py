@@ -22,7 +22,7 @@ What we do: what has to be gone at once is deleted by its number.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from struct import Struct, pack, unpack_from
@@ -99,19 +99,8 @@ def inside(netns: int) -> Iterator[None]:
     :param netns: a descriptor of it.
     :raises OSError: EPERM without CAP_SYS_ADMIN over it and over the own user namespace.
     """
-    mask = process.block_signals()
-    try:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            syscalls.setns(netns, syscalls.CLONE_NEWNET)
-            try:
-                yield
-            finally:
-                syscalls.setns(home, syscalls.CLONE_NEWNET)
-        finally:
-            os.close(home)
-    finally:
-        process.restore_signals(mask)
+    with _away(lambda: syscalls.setns(netns, syscalls.CLONE_NEWNET)):
+        yield
 
 
 def new_network() -> int:
@@ -119,19 +108,45 @@ def new_network() -> int:
 
     :raises OSError: as unshare(2) and setns(2).
     """
+    netns = -1
+    try:
+        with _away(lambda: syscalls.unshare(syscalls.CLONE_NEWNET)):
+            netns = _own_network()
+    except BaseException:
+        if netns >= 0:
+            os.close(netns)
+        raise
+    return netns
+
+
+@contextmanager
+def _away(leave: Callable[[], None]) -> Iterator[None]:
+    """The calling thread where ``leave`` takes it, and home again."""
     mask = process.block_signals()
     try:
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        home = _own_network()
         try:
-            syscalls.unshare(syscalls.CLONE_NEWNET)
+            leave()
             try:
-                return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                yield
             finally:
-                syscalls.setns(home, syscalls.CLONE_NEWNET)
+                _return_to(home)
         finally:
             os.close(home)
     finally:
         process.restore_signals(mask)
+
+
+def _own_network() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _return_to(home: int) -> None:
+    try:
+        syscalls.setns(home, syscalls.CLONE_NEWNET)
+    except OSError:
+        # In a foreign network the rest of the test would be wrong without a word: once more.
+        syscalls.setns(home, syscalls.CLONE_NEWNET)
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

@@ -402,14 +402,13 @@ class Roots:
         return layer
 
     def _ids(self, request: IsolationRequest) -> Ids | None:
-        """Which of this process's world exist in the child's; None: there is no other world."""
-        if "user" not in request.namespaces:
-            return None
+        """Which of this process's world exist in the child's; None: all of them do."""
         host = self._launcher.host
         if not host.privileged and request.user == "range":
             return Ids(*self._launcher.planner.range_maps.extents)
         if not host.privileged:
-            return Ids.one(host.euid, host.egid)
+            return Ids.one(host.euid, host.egid) if "user" in request.namespaces else None
+        # This process may be in a user namespace itself, where files have owners without a number.
         if self._own_ids is None:
             with failing("read the id maps", "user"):
                 self._own_ids = Ids.here()

@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.errors import NsisolateOverrunWarning, StepError, TestbedError
-from pytest_nsisolate.host.refusal import Refusal
+from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.testbed import partition, pcapng
 from pytest_nsisolate.testbed.capture import Capture, Recorder
 from pytest_nsisolate.testbed.fabric import Fabric
-from pytest_nsisolate.testbed.host import Host, Router
+from pytest_nsisolate.testbed.host import Host, Router, box_keywords
 from pytest_nsisolate.testbed.network import Network, Place, parse_places, parse_subnets
 from pytest_nsisolate.testbed.relay import Relay
 from pytest_nsisolate.testbed.routing import routes_of
@@ -105,8 +105,9 @@ class Testbed:
         :param networks: what it is plugged into, ``lan`` or ``lan["10.0.0.7"]``; ``eth0`` first.
         :param routes: it knows the way to all networks: by a default route where one router is
             beside it. Without, it knows its own networks only.
-        :param keywords: those of ``isolate.using(...)``.
-        :raises TestbedError: for a name twice, or an address that is taken.
+        :param keywords: those of ``isolate.using(...)``: ``root=``, ``files=``, ``hide=``...
+        :raises TestbedError: for a name twice, an address that is taken, or a keyword that takes
+            away what a host has.
         :raises IsolatedRefusal: when this host refuses something.
         """
         __tracebackhide__ = True
@@ -188,18 +189,7 @@ class Testbed:
     def open_box(self, host: Host) -> Box:
         """The namespaces of a host."""
         __tracebackhide__ = True
-        made = self._isolate.using(
-            **{
-                "pid": True,
-                "mount": True,
-                "net": True,
-                "uts": True,
-                "ipc": True,
-                "user": False,
-                "hostname": host.name,
-                **host.keywords,
-            }
-        )
+        made = self._isolate.using(**box_keywords(host.name, host.keywords))
         box = made.furnished(f"host {host.name}", host.furnish)
         box.meanwhile = self.take_packets
         return box
@@ -308,7 +298,7 @@ class Testbed:
 
 
 class Refusing:
-    """Makes of a :class:`StepError` what ``isolate`` makes of one: a refusal, or a skip."""
+    """Makes of a step that was denied what ``isolate`` makes of one: a refusal, or a skip."""
 
     def __init__(self, isolate: Isolate, what: str) -> None:
         self._isolate = isolate
@@ -321,6 +311,8 @@ class Refusing:
         __tracebackhide__ = True
         if isinstance(error, StepError):
             raise self._isolate.refused(Refusal.of(error), self._what) from None
+        if isinstance(error, RefusedError):  # of the launcher
+            raise self._isolate.refused(error.refusal, self._what) from None
 
 
 def _give_back(wires: Mapping[Network, Wire]) -> None:

@@ -38,6 +38,9 @@ WITHIN: Final = 10.0
 
 _HOSTS: Final = "/etc/hosts"
 
+#: The namespaces of every host.
+_OWN: Final = ("pid", "mount", "net", "uts", "ipc")
+
 
 class Host(Faulty):
     """One host of a testbed. Made by ``testbed.host(...)`` and ``testbed.router(...)``.
@@ -212,10 +215,12 @@ class Host(Faulty):
 
         The other hosts do not hear of it: no connection is closed.
         """
+        __tracebackhide__ = True
         box = self.box
         self.testbed.take_packets()
-        for wire in self.wires.values():
-            wire.pull_out()
+        with self.testbed.refusing(f"host {self.name}"):
+            for wire in self.wires.values():
+                wire.pull_out()
         self._let_go()
         self._box = None
         box.close()
@@ -317,6 +322,22 @@ class Host(Faulty):
 
     def __str__(self) -> str:
         return self.name
+
+
+def box_keywords(host: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a host's box: what every host has, and what ``testbed.host(...)`` was given.
+
+    :raises TestbedError: for one that takes away what every host has.
+    """
+    __tracebackhide__ = True
+    own = (*_OWN, "hostname")
+    wrong = [f"{key}={given[key]!r}" for key in own if given.get(key, True) is not True]
+    if _HOSTS in (given.get("files") or ()) or _HOSTS in (given.get("hide") or ()):
+        wrong.append(f"{_HOSTS!r}")
+    if wrong:
+        text = "a host has processes, mounts, a network, a name and a /etc/hosts of its own"
+        raise TestbedError(f"testbed.host({host!r}, {', '.join(wrong)}): {text}")
+    return {**dict.fromkeys(_OWN, True), "user": False, "hostname": host, **given}
 
 
 class Router(Host):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pytest_nsisolate.errors import IsolatedLoss, NotReadyError
+from pytest_nsisolate.errors import IsolatedLoss, NotReadyError, StepError, failing
 from pytest_nsisolate.isolate.call import Function
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, re, select, signal, socket, subprocess, time
@@ -63,8 +63,15 @@ class Program:
         self._status: int | None = None
         self._ended = False
         self._over = False  # its process group, too
-        self._log = os.memfd_create("nsisolate-log", os.MFD_CLOEXEC)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with host.testbed.refusing(f"host {host.name}"):
+            with failing("memfd_create", None):
+                self._log = os.memfd_create("nsisolate-program", os.MFD_CLOEXEC)
+            try:
+                with failing("socketpair", None):
+                    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except StepError:
+                os.close(self._log)
+                raise
         self._socket = ours
         try:
             work = Function(serve, (words, self._log, ours, theirs, env, cwd), {}, command=name)

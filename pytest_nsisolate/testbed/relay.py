@@ -180,7 +180,8 @@ class Relay:
             idle.change(*change)
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with failing("socketpair", None):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.settimeout(_PATIENCE)
 
         def prepare(_: Output) -> Callable[[FrameWriter], NoReturn]:

@@ -8,8 +8,8 @@ What we do: nothing is run on a host for a report, which may have stopped to ans
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import IsolatedLoss
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 #: Lines of each kind, of each host; the rest is counted.
 _MOST: Final = 5
+
+#: Hosts and wires that are told of; those that are not as usual come first.
+_MOST_HOSTS: Final = 16
+_MOST_WIRES: Final = 32
 
 #: Columns of a line of a log.
 _WIDE: Final = 160
@@ -46,20 +50,31 @@ class State:
 
     def parts(self) -> list[Part]:
         """A part for each host, and one for all wires."""
-        hosts = [*self._testbed.hosts.values()]
+        hosts = sorted(self._testbed.hosts.values(), key=_is_usual)
         if not hosts:
             return []
-        found: list[Part] = [(f"host {host.name}", partial(_host, host)) for host in hosts]
+        told = hosts[:_MOST_HOSTS]
+        everybody = cache(read_processes)
+        found: list[Part] = [
+            (f"host {host.name}", partial(_host, host, everybody)) for host in told
+        ]
+        if rest := len(hosts) - len(told):
+            found.append(("more hosts", lambda: [f"... and {rest} more hosts"]))
         return [*found, ("wires", lambda: _wires(self._testbed))]
 
 
-def _host(host: Host) -> Told:
+def _is_usual(host: Host) -> bool:
+    """Nothing has happened to it, and nothing runs there."""
+    return not host.crashed and not host.programs
+
+
+def _host(host: Host, everybody: Callable[[], tuple[Process, ...]]) -> Told:
     head = f"host {host.name} ({', '.join(host.addresses)})"
     if host.crashed:
         return [f"{head}: crashed"]
     folder = f"/proc/{host.pid}/net"
     lines = [
-        *_bounded("runs", _running(host)),
+        *_bounded("runs", _running(host, everybody())),
         *_bounded("listens", _listening(folder)),
         *_bounded("routes", _routes(folder)),
         *_logs(host),
@@ -75,12 +90,12 @@ def _bounded(title: str, found: list[str]) -> list[str]:
     return [f"  {title}: {'; '.join([*found[:_MOST], *rest])}"]
 
 
-def _running(host: Host) -> list[str]:
+def _running(host: Host, everybody: tuple[Process, ...]) -> list[str]:
     own = os.readlink(f"/proc/{host.pid}/ns/pid")
-    ours = _command_lines({host.pid, os.getpid()})
+    ours = _command_lines(everybody, {host.pid, os.getpid()})
     return [
         f"{_number_there(process.pid)} {process.command[:60]}{_remark(process)}"
-        for process in read_processes()
+        for process in everybody
         if _pid_namespace(process.pid) == own and process.argv not in ours
     ]
 
@@ -89,9 +104,9 @@ def _remark(process: Process) -> str:
     return f" ({process.state})" if process.state in ("zombie", "stopped", "disk-sleep") else ""
 
 
-def _command_lines(pids: Iterable[int]) -> set[tuple[str, ...]]:
+def _command_lines(everybody: tuple[Process, ...], pids: Iterable[int]) -> set[tuple[str, ...]]:
     """Of copies of the test: a host's PID 1, functions that wait for programs."""
-    return {process.argv for process in read_processes() if process.pid in pids}
+    return {process.argv for process in everybody if process.pid in pids}
 
 
 def _pid_namespace(pid: int) -> str:
@@ -149,7 +164,8 @@ def _wires(testbed: Testbed) -> Told:
         pass  # the test has been told
     rows: list[tuple[str, ...]] = [("WIRE", "NETWORK", "SET", "SENT", "RECEIVED")]
     states = ["STATE"]
-    for wire in testbed.wires:
+    wires = sorted(testbed.wires, key=lambda wire: not wire.state)
+    for wire in wires[:_MOST_WIRES]:
         sent, received = map(str, wire.counters)
         up = "down" if wire.is_cut else "up"
         rows.append((wire.name, wire.network.name, up, sent, received))
@@ -159,4 +175,5 @@ def _wires(testbed: Testbed) -> Told:
     lines = zip(aligned(rows).splitlines(), states, strict=True)
     width = max(map(len, aligned(rows).splitlines()))
     told = [f"  {line.ljust(width)}  {state}".rstrip() for line, state in lines]
-    return [f"wires ({kept} packets were kept{lost}):", *told]
+    more = [f"  ... and {len(wires) - _MOST_WIRES} more"] if len(wires) > _MOST_WIRES else []
+    return [f"wires ({kept} packets were kept{lost}):", *told, *more]

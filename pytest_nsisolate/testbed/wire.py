@@ -137,14 +137,13 @@ class Wire:
 
     def cut(self) -> None:
         """Cut it: the host's interface has no carrier, as if the cable were pulled."""
-        self._cut = True
+        __tracebackhide__ = True
         self._set_up(up=False)
 
     def mend(self) -> None:
         """The opposite of :meth:`cut`."""
-        self._cut = False
+        __tracebackhide__ = True
         self._set_up(up=True)
-        self._await_carrier()
 
     def _await_carrier(self) -> None:
         """The next packet passes, to the host and from it."""
@@ -154,9 +153,14 @@ class Wire:
                 self._testbed.hosts[self._host].await_carrier(self._index)
 
     def _set_up(self, *, up: bool) -> None:
-        if self._plugged:
-            with failing("set a wire up or down", "net"):
-                self._fabric.links.set_up(self.number, up=up)
+        __tracebackhide__ = True
+        with self._testbed.refusing(f"wire {self.name}"):
+            if self._plugged:
+                with failing("set a wire up or down", "net"):
+                    self._fabric.links.set_up(self.number, up=up)
+            self._cut = not up
+            if up:
+                self._await_carrier()
 
     def impair(  # noqa: PLR0913 (a keyword for each thing that a wire can do)
         self,
@@ -242,7 +246,8 @@ class Wire:
         self.ensure_relayed()
         most = math.inf if times is None else times
         changes: list[Change] = [(self.name, sent, "drops", most) for sent in ways]
-        number = self._relay.add_function(match, changes)
+        with self._testbed.refusing(f"wire {self.name}"):
+            number = self._relay.add_function(match, changes)
         return Dropping(self._relay, self.name, number)
 
     def hold(self) -> None:
@@ -283,7 +288,8 @@ class Wire:
         """Packets that the host has sent and received on it; zeros where it has crashed."""
         if not self._plugged:
             return 0, 0
-        received, _, sent, _ = self._fabric.links.counters(self.number)
+        with self._testbed.refusing(f"wire {self.name}"), failing("read the counters", "net"):
+            received, _, sent, _ = self._fabric.links.counters(self.number)
         return received, sent
 
     @property

@@ -217,6 +217,36 @@ def test_addresses_of_a_call_and_of_a_host(testbed: nsi.Testbed, isolate: nsi.Is
     assert host.call(bind, "10.9.9.9") == "10.9.9.9"
 
 
+@expect("passed")
+def test_files_of_a_host(testbed: nsi.Testbed) -> None:
+    """Contents, hidden paths and what it writes are its own, as of a box; a crash loses them."""
+    lan = testbed.network("10.0.0.0/24")
+    hosts = [
+        testbed.host(name, lan, root="overlay", files={"/etc/app.conf": f"I am {name}"})
+        for name in "ab"
+    ]
+    bare = testbed.host("bare", lan, hide=["/etc/passwd"])
+    router = testbed.router("r", lan, root="readonly")
+    for host in hosts:
+        assert host.run("cat /etc/app.conf").stdout == f"I am {host.name}"
+        host.call(Path("/etc/written").write_text, host.name)
+    assert [host.run("cat /etc/written").stdout for host in hosts] == ["a", "b"]
+    with pytest.raises(OSError, match="/etc/passwd"):
+        bare.call(open, "/etc/passwd")
+    assert not bare.call(os.path.exists, "/etc/app.conf")
+    with pytest.raises(OSError, match="Read-only file system"):
+        router.call(Path("/etc/written").write_text, "")
+    for host in (*hosts, bare, router):
+        assert host.call(socket.gethostbyname, "b") == "10.0.0.2"
+    assert not os.path.exists("/etc/app.conf")
+    assert not os.path.exists("/etc/written")
+    assert os.path.exists("/etc/passwd")
+    hosts[0].crash()
+    hosts[0].boot()
+    assert hosts[0].run("cat /etc/app.conf").stdout == "I am a"
+    assert not hosts[0].call(os.path.exists, "/etc/written")
+
+
 # What runs on a host -----------------------------------------------------------------------------
 
 

@@ -37,6 +37,14 @@ SAID_BY_STATE_OF_A_FAILURE = (
     "c.eth0  net1     down",
     "no other processes",
 )
+SAID_BY_STATE_OF_MANY = (
+    "host c (10.0.0.3):",
+    "... and 2 more hosts",
+    "c.eth0  net1     down",
+    "  ... and 1 more",
+    "!host a (",
+    "!b.eth0",
+)
 SAID_BY_KERNEL_WITHOUT_BRIDGES = (
     "isolation refused: add a bridge for the net namespace: E",
     "cause: this kernel",
@@ -205,6 +213,20 @@ def test_the_state_of_a_failure(testbed: nsi.Testbed) -> None:
     raise RuntimeError
 
 
+@expect("call failed", *SAID_BY_STATE_OF_MANY)
+def test_the_state_of_many(testbed: nsi.Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as a report has room for; those to which something has happened come first."""
+    from pytest_nsisolate.testbed import state
+
+    monkeypatch.setattr(state, "_MOST_HOSTS", 1)
+    monkeypatch.setattr(state, "_MOST_WIRES", 2)
+    lan = testbed.network("10.0.0.0/24")
+    _, _, c = (testbed.host(name, lan) for name in "abc")
+    c.wire.cut()
+    c.start("sleep 1000")
+    raise RuntimeError
+
+
 # What cannot be ----------------------------------------------------------------------------------
 
 
@@ -230,6 +252,9 @@ def test_usage_errors(testbed: nsi.Testbed) -> None:
         (lambda: testbed.host("b", lan["x"]), "does not appear to be"),
         (lambda: testbed.host("b", lan[a.address]), "10.0.0.1 is taken already"),
         (lambda: testbed.router("r", lan, nat=True), "needs two networks"),
+        (lambda: testbed.host("b", lan, net=False), r"\('b', net=False\): a host has .* a network"),
+        (lambda: testbed.host("b", lan, hostname="c"), r"\('b', hostname='c'\): a host has"),
+        (lambda: testbed.host("b", lan, files={"/etc/hosts": ""}), "'/etc/hosts'.*: a host has"),
         (lambda: testbed.capture("x"), "'x' is no host and no network of this testbed: a, lan"),
     ]
     for action, text in wrong:

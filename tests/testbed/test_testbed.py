@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.inner_runs import Side, assert_expected, cases, shared_batch
+from tests.inner_runs import UNHURRIED, Side, assert_expected, cases, shared_batch
 from tests.support import NEEDS_NAMESPACES
 
 pytestmark = NEEDS_NAMESPACES
@@ -16,7 +16,8 @@ def test_hosts(
     tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
 ) -> None:
     """A test of the suite is reported as its ``expect`` mark says, and nothing is left."""
-    assert_expected(shared_batch(tmp_path_factory, "hosts", side), name, expected)
+    result = shared_batch(tmp_path_factory, "hosts", side, conftest=UNHURRIED)
+    assert_expected(result, name, expected)
 
 
 @cases("testbeds")
@@ -24,4 +25,5 @@ def test_testbed(
     tmp_path_factory: pytest.TempPathFactory, side: Side, name: str, expected: tuple[str, ...]
 ) -> None:
     """A test of the suite is reported as its ``expect`` mark says, and nothing is left."""
-    assert_expected(shared_batch(tmp_path_factory, "testbeds", side), name, expected)
+    result = shared_batch(tmp_path_factory, "testbeds", side, conftest=UNHURRIED)
+    assert_expected(result, name, expected)
