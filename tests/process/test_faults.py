@@ -72,7 +72,7 @@ READONLY: Final[dict[str, Any]] = {"root": "readonly", "hide": ["/usr/bin/env"]}
 
 IF_WHOLE: Final = pytest.mark.skipif(not WHOLE, reason="with NSISOLATE_WHOLE=1")
 
-CONFTEST: Final = f"""
+SUBMITTING: Final = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 import pytest
@@ -80,7 +80,11 @@ from tests import faults
 
 def pytest_collection_finish():
     faults.submit()
+"""
 
+CONFTEST: Final = (
+    SUBMITTING
+    + """
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item):
     name = item.name.partition("[")[2].rstrip("]")
@@ -91,6 +95,7 @@ def pytest_runtest_protocol(item):
     finally:
         faults.arm(faults.OFF)
 """
+)
 
 REFUSED: Final = "isolation refused: "
 LOST: Final = "isolated test lost in setup: in the runner "
