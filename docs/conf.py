@@ -61,5 +61,6 @@ nitpick_ignore_regex = [
     ("py:.*", rf"(?:{_known_names})"),
     ("py:.*", r"(?:pytest_nsisolate\.(?:\w+\.)+)?[PT]"),  # type variables
     ("py:.*", r"(?:pytest_nsisolate\.view\.(?:\w+\.)+)?(?:HasPid|Which)"),  # said in words there
+    ("py:.*", r"pytest_nsisolate\.isolate\.faulty\.Faulty"),  # a base of boxes and hosts
     ("py:.*", r"(?:pytest_nsisolate\.testbed\.\w+\.)?(?:Words|Ready|Place|CompletedProcess)"),
 ]
