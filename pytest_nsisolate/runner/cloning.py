@@ -166,7 +166,7 @@ def _make_child(
         assert run.jobs is not None
         child.inside, child.warning_filters = inside, run.jobs.warning_filters
     if request.reach or request.tty:
-        from pytest_nsisolate.child import openings  # few tests need them
+        from pytest_nsisolate.runner import openings  # few tests need them
 
         child.openings = openings.of(item, request)
     attempt.incoming.plain = child.outgoing.plain

@@ -590,7 +590,7 @@ def test_a_fork_of_the_test_is_hit_but_has_no_say(pid1: Pid1View, tmp_path: Path
 
 def test_elsewhere_there_are_none(tmp_path: Path) -> None:
     """A view that no fixture has made has no runner to ask."""
-    with pytest.raises(RuntimeError, match="the pid1 of an isolated test"):
+    with pytest.raises(RuntimeError, match="faults are for an isolated test"):
         Pid1View().fail("chdir", "EIO").__enter__()
 
 
