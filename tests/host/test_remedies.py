@@ -354,6 +354,9 @@ CASES = [
     Expected("answer system calls", None, errno.ENOSYS, "no seccomp filters", "aarch64"),
     Expected("pidfd_getfd", None, errno.EPERM, "may not look into", "CAP_SYS_PTRACE"),
     Expected("ask the fault supervisor", None, errno.ETIMEDOUT + 1, "has ended, or", "dmesg"),
+    Expected("ask the forwarder", None, errno.ECONNRESET, "has ended, or", "dmesg"),
+    Expected("open tcp:127.0.0.1:80", "net", errno.EACCES, "below 1024", "net_bind_service"),
+    Expected("open tcp:[::1]:80", "net", errno.EADDRNOTAVAIL, "without IPv6", "127.0.0.1"),
     Expected("find the test", None, errno.ESRCH, "was not to be seen", DEFECT),
     # the rest
     Expected("setsid", None, errno.EPERM, "probably the seccomp", SECCOMP, host=CONTAINER),

@@ -247,6 +247,7 @@ def test_it():
     result = run_source(tmp_path, source)
     said = result.failure("test_it")
     assert "open tcp:127.0.0.1:80 for the net namespace: EACCES" in said
+    assert 'remedy: keep it (caps=["net_bind_service"])' in said
     assert "it has run" not in said
 
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Refusals of ``pid1.fail`` and ``pid1.delay``: seccomp(2), pidfd_getfd(2), their supervisor."""
+"""Refusals of what a process beside the runner does for a test: faults on demand (seccomp(2)),
+``reach=`` (ip(7)), ``tty=``; and of its start (pidfd_getfd(2)).
+"""
 
 from __future__ import annotations
 
-from errno import EBUSY, EINVAL, ENOSYS, EPERM, ESRCH
+from errno import EACCES, EADDRNOTAVAIL, EAFNOSUPPORT, EBUSY, EINVAL, ENOSYS, EPERM, ESRCH
 from typing import Final
 
 from pytest_nsisolate.host.remedies.table import REPORT, UNCONFINE, Row, always
@@ -49,11 +51,25 @@ FAULTS: Final = (
         UNCONFINE + " and CAP_SYS_PTRACE",
     ),
     Row(
-        "ask the fault supervisor",
+        "ask (the fault supervisor|the forwarder|the terminal reader)",
         (),
         always,
-        "the process that answers the test's system calls has ended, or says nothing",
+        "the process beside the runner that works for this test has ended, or says nothing",
         "look for what ends processes of the runner (the out-of-memory killer tells dmesg)",
+    ),
+    Row(
+        "open (tcp|udp):",
+        (EACCES,),
+        always,
+        "a port below 1024 is opened with CAP_NET_BIND_SERVICE only, which the test does not have",
+        'keep it (caps=["net_bind_service"]), or let the server outside listen on a higher port',
+    ),
+    Row(
+        "open (tcp|udp):",
+        (EADDRNOTAVAIL, EAFNOSUPPORT),
+        always,
+        "the test's own loopback has no such address: this kernel is without IPv6",
+        "let the server outside listen on 127.0.0.1 too, and name that in reach=",
     ),
     Row("find the test", (ESRCH,), always, "its process was not to be seen", "this is " + REPORT),
 )
