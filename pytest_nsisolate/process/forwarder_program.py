@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 import selectors
 import socket
 import struct
@@ -31,6 +32,9 @@ _DATAGRAM: Final = 1 << 16
 #: Of one UDP address; the one that has been silent longest is forgotten for the next.
 _MOST_PEERS: Final = 256
 _ACCEPTED_AT_ONCE: Final = 64
+#: Seconds until descriptors are asked for again, where no connection of ours has ended.
+_REST: Final = 1.0
+_NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
 _ABORT: Final = struct.pack("=ii", 1, 0)
 
 
@@ -112,6 +116,7 @@ class Pair:
         for end in self._sockets:
             self._forwarder.change(end, self._events.get(end, 0), 0, self)
             end.close()
+        self._forwarder.wake()
 
     def _read(self, half: Half) -> None:
         data = half.source.recv(_CHUNK)
@@ -143,20 +148,28 @@ class Listening:
         del end, events  # there is one that it may be
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                inner, _ = self._listener.accept()
+                outer = socket.socket(self._listener.family, socket.SOCK_STREAM)
             except OSError:
+                self._forwarder.rest(self)
+                return
+            try:
+                inner, _ = self._listener.accept()
+            except OSError as error:
+                outer.close()
+                if error.errno in _NONE_LEFT:
+                    self._forwarder.rest(self)
                 return
             inner.setblocking(False)
-            try:
-                outer = socket.socket(inner.family, socket.SOCK_STREAM)
-            except OSError:
-                inner.close()
-                return
             outer.setblocking(False)
             begun = outer.connect_ex(self._target)
             pair = Pair(self._forwarder, inner, outer)
             if begun not in (0, errno.EINPROGRESS):
                 pair.abort()
+
+    def watch(self, *, on: bool) -> None:
+        """Whether connections are taken, or wait in the kernel's queue."""
+        before, after = (0, selectors.EVENT_READ) if on else (selectors.EVENT_READ, 0)
+        self._forwarder.change(self._listener, before, after, self)
 
 
 class Datagrams:
@@ -206,6 +219,7 @@ class Forwarder:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
+        self._resting: list[Listening] = []
 
     def take(self, listeners: list[socket.socket], addresses: list[str]) -> None:
         """The test's sockets, and the address that each stands for."""
@@ -213,6 +227,16 @@ class Forwarder:
             kind, _, rest = address.partition(":")
             target = target_of(kind, rest)
             (Datagrams if kind == "udp" else Listening)(self, listener, target)
+
+    def rest(self, listening: Listening) -> None:
+        """No descriptor is left: connections wait until another one has ended."""
+        listening.watch(on=False)
+        self._resting.append(listening)
+
+    def wake(self) -> None:
+        """A connection has ended."""
+        while self._resting:
+            self._resting.pop().watch(on=True)
 
     def change(self, end: socket.socket, before: int, events: int, owner: object) -> None:
         """Ask for other events of a socket."""
@@ -227,7 +251,10 @@ class Forwarder:
         """Until the runner is gone, or kills this process."""
         self._selector.register(RUNNER, selectors.EVENT_READ)
         while True:
-            for key, events in self._selector.select():
+            ready = self._selector.select(_REST if self._resting else None)
+            if not ready:
+                self.wake()
+            for key, events in ready:
                 if key.fd == RUNNER:
                     sys.exit(0)
                 # A turn before may have closed it.
@@ -245,6 +272,8 @@ def target_of(kind: str, rest: str) -> Address:
 
 def main() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen by its effects)
     """Take over what the test has opened, and carry."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two for each connection
     channel = socket.socket(fileno=SOCKET)
     channel.send(b'{"hello": true}')
     said, received, _, _ = socket.recv_fds(channel, LONGEST, MOST)

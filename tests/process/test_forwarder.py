@@ -204,6 +204,27 @@ def test_what_is_reached_and_what_is_not(side: Side, options: tuple[str, ...]) -
     assert "killed by SIG" in result.failure("test_crashes")
 
 
+def test_more_connections_than_it_has_descriptors_for(tmp_path: Path) -> None:
+    """Those that are too many wait until others have ended; none is lost."""
+    source = f"""{HEAD}
+@pytest.mark.isolated(reach=port("TCP"), timeout=120)
+def test_it():
+    clients = [
+        socket.create_connection(("127.0.0.1", port("TCP")), timeout=60) for _ in range(300)
+    ]
+    for n, client in enumerate(clients):
+        client.sendall(str(n).encode())
+        client.shutdown(socket.SHUT_WR)
+    for n, client in enumerate(clients):
+        assert all_of(client) == f"{{n}}over".encode()
+        client.close()
+"""
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (400, 400))\n"
+    (tmp_path / "conftest.py").write_text(limit + CONFTEST, encoding="utf-8")
+    result = run_source(tmp_path, source)
+    assert result.passed() == {"test_it"}, result.text
+
+
 @NEEDS_IPV6
 def test_ipv6(tmp_path: Path) -> None:
     """In brackets."""
