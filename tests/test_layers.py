@@ -32,7 +32,6 @@ HEIGHT: Final = {room: height for height, rooms in enumerate(LAYERS) for room in
 
 #: Imports that run upward all the same: where, from which layer, and why.
 UPWARD: Final = {
-    ("child/openings.py", "terminal"): "few tests open anything, and only these import it",
     ("integrations/plugins/vscode.py", "runner"): "it is a plugin, with hooks of its own",
     ("integrations/plugins/xdist.py", "runner"): "it is a plugin, with hooks of its own",
     ("integrations/plugins/xdist.py", "wire"): "likewise",
