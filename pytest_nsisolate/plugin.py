@@ -172,7 +172,7 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
         text = _NOT_ISOLATED.format(name=request.node.name)
         pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
     assert run.request is not None
-    view = make_view(run.request, run.home, run.helpers, run.in_child.outgoing)
+    view = make_view(run.request, run.home, run.helpers, run.in_child.outgoing, run.settled)
     yield view
     view._end_faults()
 

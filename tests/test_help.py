@@ -57,7 +57,7 @@ def test_it_fits_and_says_where_to_read_on(told: dict[str, str], option: str) ->
 def test_every_keyword_of_the_marker_with_type_and_default(told: dict[str, str]) -> None:
     text = told["--markers"]
     shown = re.findall(r"(?:^| )(\w+)=(?= |$)", text, re.MULTILINE)
-    only_here = {"inside", "leftovers", "exclusive", "reach", "tty"}
+    only_here = {"inside", "leftovers", "exclusive", "share", "reach", "tty"}
     assert sorted(shown) == sorted({*IsolateKeywords.__annotations__, *only_here})
     after_switches = re.split(r"^  \w+=  ", text.partition("cgroup=\n")[2], flags=re.MULTILINE)
     assert len(after_switches) == len(shown) - 5

@@ -30,6 +30,7 @@ import pytest
 from pytest_nsisolate.child import strays
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import gc
+from pytest_nsisolate.request.model import SCOPES, IsolationRequest
 
 
 def set_up_higher_scopes(
@@ -74,6 +75,24 @@ def left_to_child(item: pytest.Item, inside: frozenset[str] | Literal[True]) -> 
     needs = {name: _closure(item, name) & higher for name in higher}
     wanted: frozenset[str] = frozenset().union(*(needs[name] for name in inside & higher))
     return wanted | {name for name in higher if needs[name] & inside}
+
+
+def of_world(item: pytest.Item, request: IsolationRequest) -> frozenset[str]:
+    """The higher-scope fixtures that are set up in the world that the item shares.
+
+    As :func:`left_to_child`, those of a narrower scope than the world, which have their turn when
+    it has begun, and the one of a ``unittest`` class that does nothing.
+    """
+    left = left_to_child(item, request.inside) | internals.idle_class_fixtures(item)
+    scopes = internals.higher_scopes(item, internals.higher_scope_names(item))
+    reach = SCOPES.index(request.share) if request.share in SCOPES else len(SCOPES) - 1
+    return left | {name for name, (scope, _) in scopes.items() if SCOPES.index(scope) < reach}
+
+
+def of_runner(item: pytest.Item, request: IsolationRequest) -> list[str]:
+    """The others, which the runner sets up, in that order."""
+    left = of_world(item, request)
+    return [name for name in internals.higher_scope_names(item) if name not in left]
 
 
 def _closure(item: pytest.Item, name: str) -> frozenset[str]:

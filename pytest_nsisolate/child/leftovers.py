@@ -111,13 +111,23 @@ class LeftoverCheck:
     :param policy: what becomes of the test.
     :param own_pid: whether the test has a PID namespace of its own.
     :param init: whether an init stands between the test and its supervisor.
+    :param settled: in a world that tests share: the processes that were there before the test.
     """
 
-    def __init__(self, item: pytest.Item, policy: Leftovers, *, own_pid: bool, init: bool) -> None:
+    def __init__(
+        self,
+        item: pytest.Item,
+        policy: Leftovers,
+        *,
+        own_pid: bool,
+        init: bool,
+        settled: frozenset[int] = frozenset(),
+    ) -> None:
         self._item = item
         self._policy = policy
         self._own_pid = own_pid
         self._init = init
+        self._settled = settled
 
     def look(self, threads: Sequence[str] = ()) -> str:
         """What is alive, as text for people; empty if nothing is, or with ``leftovers="ignore"``.
@@ -175,15 +185,22 @@ class LeftoverCheck:
     def _see(self) -> list[Left] | None:
         """Those alive; None if there are none, an empty list if there are some that are unseen."""
         try:
-            pids = _everybody() if self._own_pid else self._descendants()
+            pids = self._new() if self._own_pid else self._descendants()
             seen = [found for found in map(_read, sorted(pids)) if found is not None]
         except OSError:
             seen = []
         if not seen:
+            if self._settled:
+                return None  # others are there in any case
             return None if not self._own_pid or process.alone() else []
         own = infrastructure(seen)
         alive = [found for found in seen if found.state not in _ENDED and found.pid not in own]
         return alive or None
+
+    def _new(self) -> set[int]:
+        """In its PID namespace: all but those of the world that it shares with other tests."""
+        everybody = _everybody() - self._settled
+        return everybody - settled_family(self._settled) if everybody else everybody
 
     def _descendants(self) -> set[int]:
         """Without a PID namespace: all below the supervisor, but its init and the test."""
@@ -250,6 +267,15 @@ def _command(left: Left) -> str:
 def _printable(text: str) -> str:
     # A control character would break the line, or the terminal.
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def settled_family(settled: frozenset[int]) -> frozenset[int]:
+    """In a test of a shared world: what was there before it, and what is below that.
+
+    The init and the keeper, which are above everything, have only themselves there.
+    """
+    above = {1, os.getppid()}
+    return settled | {below for pid in settled - above for below in proc.descendants(pid)}
 
 
 def _everybody() -> set[int]:

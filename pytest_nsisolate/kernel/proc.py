@@ -103,6 +103,18 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def child_by_number_inside(parent: int, number: int) -> int:
+    """The child that has this number in its own PID namespace (``NSpid``).
+
+    :raises ProcessLookupError: when there is none.
+    """
+    for pid in children_of(parent):
+        with open(f"/proc/{pid}/status", "rb") as file:
+            if status(file.read()).get("NSpid", "").split()[-1:] == [str(number)]:
+                return pid
+    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
 def descendants(pid: int) -> Iterator[int]:
     """All below a process, each before those below it; without those that have ended."""
     ahead = [pid]

@@ -128,6 +128,8 @@ class RunnerEnd:
     :param owed_signal: to be sent to PID 1 as soon as its number is known.
     :param open: the channels are open; closed for good once the child is not needed any more.
     :param word: what this child alone waits at, where it has that for itself.
+    :param keeper: of a test in a world that others share: the process that forks it. Until it has,
+        that is taken for PID 1, and what is below it for everything.
     """
 
     forked: int
@@ -142,6 +144,12 @@ class RunnerEnd:
     owed_signal: int | None = None
     open: bool = True
     word: int | None = None
+    keeper: int | None = None
+
+    @property
+    def is_born(self) -> bool:
+        """Whether the number of the test's process is known."""
+        return self.pid1 is not None and self.pid1 != self.keeper
 
     def __post_init__(self) -> None:
         if self.direct:

@@ -58,6 +58,8 @@ def gather(end: RunnerEnd, *, init: bool) -> str:
     if first is not None:
         processes.insert(0, first)
     level = processes[1:] if init else processes
+    if end.keeper is not None:
+        level = [found for found in processes if found.host_pid == end.pid1]
     if not level or end.pid1_pidfd is None:
         return "The test's process was not to be seen any more."
     # Before the signal, which a test that waits in a system call goes on with.

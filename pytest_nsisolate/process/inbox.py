@@ -274,7 +274,7 @@ class Inbox:
         from pytest_nsisolate.process import helpers  # few tests need it
 
         end = self._end
-        self.hear_until(monotonic() + STEP_SECONDS, lambda: end.pid1 is not None)
+        self.hear_until(monotonic() + STEP_SECONDS, lambda: end.is_born)
         if self.helpers is None:
             self.helpers = helpers.Helpers()
         try:

@@ -59,7 +59,7 @@ def launch(
     """
     with failing("getrandom", None):
         nonce = os.urandom(8)
-    frames, frames_write, control, child_control = _open_channel()
+    frames, frames_write, control, child_control = open_channel()
     # Blocked so that a Ctrl-C cannot fall between the fork and its registration in the runner, and
     # so that no handler of the runner's runs in the supervisor.
     mask = None
@@ -149,7 +149,7 @@ def fork() -> int:
     return pid
 
 
-def _open_channel() -> tuple[int, int, int, int]:
+def open_channel() -> tuple[int, int, int, int]:
     """The frame pipe (read, write) and the control socket (runner's, child's)."""
     try:
         frames, frames_write = os.pipe()

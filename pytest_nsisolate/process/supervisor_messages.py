@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host.refusal import Refusal
-from pytest_nsisolate.kernel import idmap
+from pytest_nsisolate.kernel import idmap, proc
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.process.channel import MESSAGE, raised_by_handler
 
@@ -88,12 +88,17 @@ class SupervisorMessages:
     def _open_pid1(self, pid: int) -> None:
         end = self._end
         try:
-            end.pid1_pidfd, end.pid1 = os.pidfd_open(pid), pid
+            if end.keeper is not None:
+                pid = proc.child_by_number_inside(end.keeper, pid)
+            pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             pass  # the supervisor has been killed, and PID 1 with it: its pidfd says so
         except OSError as error:
             self.refusal = Refusal("pidfd_open", None, error.errno or 0)
         else:
+            if end.pid1_pidfd is not None:
+                os.close(end.pid1_pidfd)  # the keeper's
+            end.pid1_pidfd, end.pid1 = pidfd, pid
             end.tell(b"G")
             if end.owed_signal is not None:
                 end.send_signal(end.owed_signal)

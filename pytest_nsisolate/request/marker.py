@@ -73,6 +73,9 @@ isolated(keyword=value, ...): run this test as PID 1 of fresh Linux namespaces.
   exclusive=       str or list of names: with --nsisolate-jobs, tests with a
                    name in common never run at the same time; "*": this test
                    runs alone (default: none)
+  share=           str: the tests that live in one world, one after the other:
+                   those of a "class", "module", "package", of the "session",
+                   or all that say the same name (default: none)
   More in {DOCS}"""
 
 #: Words of the same stem, or this plugin's name: as a marker that no plugin has registered, each
@@ -287,6 +290,12 @@ def _tty(value: object) -> tuple[int, int] | None:
         raise _NotAllowedError(str(error)) from None
 
 
+def _share(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _NotAllowedError('takes "class", "module", "package", "session", or a name')
+    return value
+
+
 def _leftovers(value: object) -> str:
     if not isinstance(value, str) or value not in ("ignore", "warn", "fail"):
         raise _NotAllowedError('takes "ignore", "warn" or "fail"')
@@ -322,6 +331,7 @@ _CHECKS: dict[str, Callable[[object], object]] = {
     "tty": _tty,
     "missing": _missing,
     "exclusive": _exclusive,
+    "share": _share,
 }
 
 

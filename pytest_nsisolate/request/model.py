@@ -29,6 +29,9 @@ class TimeOffsets:
     boottime: float = 0.0
 
 
+#: What tests can share a world by, besides a name, from the narrowest on.
+SCOPES: Final = ("class", "module", "package", "session")
+
 #: Namespaces that need a mount namespace, for /proc, /sys and /dev/shm.
 NEED_MOUNT = ("pid", "net", "ipc")
 
@@ -66,6 +69,8 @@ class IsolationRequest:
         runs alone.
     :param reach: addresses of the runner's host that the test reaches at the same address.
     :param tty: rows and columns of a controlling terminal of the test's own.
+    :param share: the tests that live in one world: those of a ``"class"``, ``"module"``,
+        ``"package"``, of the ``"session"``, or those that say the same name; None: it has its own.
     :param guarded: the host refuses the user namespace, which was not given up by ``user=False``.
     """
 
@@ -93,6 +98,7 @@ class IsolationRequest:
     tty: tuple[int, int] | None = None
     guarded: bool = False
     exclusive: frozenset[str] = frozenset()
+    share: str | None = None
 
     def excludes(self, other: IsolationRequest) -> bool:
         """Whether two tests may not run at the same time."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -28,12 +28,15 @@ from pytest_nsisolate.request.model import NEED_MOUNT, IsolationRequest, TimeOff
 from pytest_nsisolate.request.options import Settings
 from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, suggestion
 
+if TYPE_CHECKING:
+    from pytest_nsisolate.request.worlds import WorldFixtures
+
 #: The fixture names that an item may name in ``inside``.
 KnownFixtures: TypeAlias = Callable[[pytest.Item], frozenset[str]]
 
 #: Keywords about fixtures, about what a test has left, about what may run beside it, and about
 #: what a process outside does for it.
-MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive", "reach", "tty"})
+MARKER_ONLY = frozenset({"inside", "leftovers", "exclusive", "share", "reach", "tty"})
 
 _STAY = "isolated(False) keeps a test in the runner"
 
@@ -68,7 +71,7 @@ class _Merged:
         on = {name for name, value in self.switches.items() if value}
         if not on:
             on = set(settings.namespaces - {"user"} - self.switches.keys())
-        self._refuse_contradictions(on, settings.root)
+        self._refuse_contradictions(on, settings)
         values = self.values
         user = values.get("user", "map")
         time = values.get("time", TimeOffsets() if "time" in on else None)
@@ -80,6 +83,9 @@ class _Merged:
             on.add("mount")
         if values.get("addresses"):
             on.add("net")
+        share = values.get("share")
+        if share is not None:
+            on.add("pid")
         namespaces = complete(on, user, time, hostname)
         return IsolationRequest(
             namespaces=namespaces,
@@ -90,7 +96,7 @@ class _Merged:
             timeout=values.get("timeout", settings.timeout),
             inside=values.get("inside", frozenset()),
             leftovers=values.get("leftovers", settings.leftovers or "warn"),
-            init=values.get("init", settings.init),
+            init=values.get("init", settings.init) or share is not None,
             missing=values.get("missing", settings.missing),
             limits=merged(settings.limits, values.get("limits", {})),
             devices=devices,
@@ -105,10 +111,11 @@ class _Merged:
             exclusive=values.get("exclusive", frozenset()),
             reach=values.get("reach", ()),
             tty=values.get("tty"),
+            share=share,
         )
 
-    def _refuse_contradictions(self, on: set[str], default_root: str | None) -> None:
-        problems = self._contradictions_of_files(default_root)
+    def _refuse_contradictions(self, on: set[str], settings: Settings) -> None:
+        problems = self._contradictions_of_files(settings.root)
         needing = [name for name in NEED_MOUNT if name in on]
         if needing and self.switches.get("mount") is False:
             need = "needs" if len(needing) == 1 else "need"
@@ -122,6 +129,8 @@ class _Merged:
         if self.values.get("addresses") and self.switches.get("net") is False:
             said = spelled({"addresses": list(self.values["addresses"]), "net": False})
             problems.append(f"{said}: addresses need a net namespace")
+        if "share" in self.values:
+            problems += self._contradictions_of_share(settings)
         if self.values.get("devices"):
             given: dict[str, object] = {"devices": list(self.values["devices"])}
             if self.values.get("user") == "none":
@@ -151,6 +160,32 @@ class _Merged:
             problems.append(f"{said}: no namespace is left on; {_STAY}")
         if problems:
             raise MarkerProblem(*problems)
+
+    def _contradictions_of_share(self, settings: Settings) -> list[str]:
+        said = {"share": self.values["share"]}
+        problems = []
+        if self.switches.get("pid") is False:
+            problems.append(
+                f"{spelled({**said, 'pid': False})}: the end of its PID 1 ends a world, so it "
+                "needs a PID namespace"
+            )
+        if self.values.get("init") is False:
+            problems.append(
+                f"{spelled({**said, 'init': False})}: PID 1 of a world is an init, and each of "
+                "its tests is a process below it"
+            )
+        for key in ("reach", "tty"):
+            if self.values.get(key):
+                problems.append(
+                    f"{spelled({**said, key: self.values[key]})}: {key} is of one test, not of a "
+                    "world that tests share"
+                )
+        if merged(settings.limits, self.values.get("limits", {})) is not None:
+            problems.append(
+                f"{spelled(said)}: limits are of one test, not of a world that tests share; "
+                "isolated(limits=None) lifts those of the options"
+            )
+        return problems
 
     def _contradictions_of_files(self, default_root: str | None) -> list[str]:
         values = self.values
@@ -235,8 +270,10 @@ def resolve(
     if merged is None:
         return None
     request = merged.request(settings)
-    if known_fixtures is not None and request.inside and request.inside is not True:
-        _refuse_unknown(request.inside, known_fixtures(item))
+    # In a shared world the name may be of another test's; that is looked at with all of them.
+    named = request.inside if request.share is None else frozenset[str]()
+    if known_fixtures is not None and named and named is not True:
+        refuse_unknown(named, known_fixtures(item))
     return request
 
 
@@ -274,7 +311,10 @@ def _unmarked(settings: Settings) -> IsolationRequest:
     )
 
 
-def _refuse_unknown(inside: frozenset[str], known: frozenset[str]) -> None:
+def refuse_unknown(inside: frozenset[str], known: frozenset[str]) -> None:
+    """
+    :raises MarkerProblem: for each name in ``inside`` that is no fixture.
+    """
     unknown = sorted(inside - known)
     if unknown:
         raise MarkerProblem(
@@ -293,10 +333,14 @@ def _did_you_mean(name: str, known: frozenset[str]) -> str:
 
 
 def resolve_all(
-    items: Sequence[pytest.Item], settings: Settings, known_fixtures: KnownFixtures | None = None
+    items: Sequence[pytest.Item],
+    settings: Settings,
+    known_fixtures: KnownFixtures | None = None,
+    asked: WorldFixtures | None = None,
 ) -> list[IsolationRequest | None]:
     """:func:`resolve` for every item, in the order of the items.
 
+    :param asked: tells of the fixtures of a shared world; None checks none.
     :raises pytest.UsageError: once, with every problem and every test that has it.
     """
     requests: list[IsolationRequest | None] = []
@@ -307,6 +351,11 @@ def resolve_all(
         except MarkerProblem as found:
             for problem in found.problems:
                 problems.setdefault(problem, []).append(item)
+            requests.append(None)
+    if any(request is not None and request.share for request in requests):
+        from pytest_nsisolate.request import worlds  # few suites share any
+
+        worlds.check(items, requests, asked, problems)
     if problems:
         raise pytest.UsageError(listing(problems))
     return requests

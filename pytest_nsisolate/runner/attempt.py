@@ -62,6 +62,18 @@ class Attempt:
         self._faults_read = 0
         self._call_is_void = False
 
+    def take_on(self, child: ChildProcess) -> None:
+        """Its child has been born, and its turn has come."""
+        run = self._run
+        self.child = run.current = child
+        child.debugged = bool(self.item.config.getoption("usepdb", False))
+        if run.jobs is not None:
+            child.meanwhile = run.jobs.wait_with
+        if job_control.has_terminal():
+            # Also while the runner does not wait for the child: it may be at a prompt already.
+            job = job_control.Job(child)
+            run.stopping.enter_context(job_control.stopping_with(job.hold, job.go_on))
+
     def await_phase(self, when: str) -> Ended:
         """The child's report of a phase, and what stands for its exception.
 

@@ -23,7 +23,6 @@ from pytest_nsisolate.child.terminal import Turns
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import faulthandler
-from pytest_nsisolate.process import job_control
 from pytest_nsisolate.process.channel import Output
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.request.model import IsolationRequest
@@ -111,26 +110,21 @@ def clone(
             faulthandler.cancel_dump_traceback_later()
 
         def take_on(born: ChildProcess) -> None:
-            attempt.child = born
-            if run.jobs is not None:
-                born.meanwhile = run.jobs.wait_with
             if ahead:
+                attempt.child = born
+                assert run.jobs is not None
                 assert attempt.turns is not None
+                born.meanwhile = run.jobs.wait_with
                 born.end.word = attempt.turns.hand_over()
                 return
-            run.current = born
-            born.debugged = bool(config.getoption("usepdb", False))
+            attempt.take_on(born)
             born.inbox.patient = debugged
-            if job_control.has_terminal():
-                # Also while the runner does not wait for the child: it may be at a prompt already.
-                job = job_control.Job(born)
-                run.stopping.enter_context(job_control.stopping_with(job.hold, job.go_on))
 
         measured = attempt.incoming.measurement
         cloning = nullcontext() if measured is None else measured.cloning()
         # No thread of the suite's may end a call now: its descriptors' numbers would be taken anew.
         with run.launcher.lock, cloning:
-            budget = None if debugged else _budget(item, run, request)
+            budget = None if debugged else budget_of(item, run, request)
             writer = launch.fork(take_on, budget=budget, measured=measured is not None)
     if writer is None:
         # Now, while the new child is busy: the exit of the last one is over by then.
@@ -182,6 +176,7 @@ def _make_child(
     return child
 
 
-def _budget(item: pytest.Item, run: Run, request: IsolationRequest) -> float | None:
+def budget_of(item: pytest.Item, run: Run, request: IsolationRequest) -> float | None:
+    """Seconds that the test has; None for no limit."""
     given = [seconds for seconds in (request.timeout, run.budgets.get(item)) if seconds]
     return min(given, default=None)

@@ -47,9 +47,15 @@ def registered(session: pytest.Session, run: Run) -> Iterator[None]:
     finally:
         if run.in_child is not None:
             run.in_child.barrier(None)
-        config.pluginmanager.unregister(hooks)
-        run.notes.hand_over(config)
-        run.close()
+        try:
+            if run.worlds:
+                from pytest_nsisolate.runner import worlds
+
+                worlds.close_all(run)
+        finally:
+            config.pluginmanager.unregister(hooks)
+            run.notes.hand_over(config)
+            run.close()
 
 
 @contextmanager
@@ -115,12 +121,15 @@ class OutermostHooks:
     ) -> Generator[None, object, object]:
         run = self._run
         run.nextitem = nextitem
-        if item not in run.requests:
+        request = run.requests.get(item)
+        if request is None:
             run.end_own_children()
         elif self._stray:
             strays.leave(self._stray)
         elif run.jobs is not None and run.in_child is None:
             run.jobs.come_to(item, nextitem)
+        if request is not None and request.share is not None:
+            run.filters = phases.warning_filters()
         process = after_fork.here()
         try:
             result = yield
@@ -186,6 +195,8 @@ class OutermostHooks:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        if self._run.in_child is None and self._run.keeper is not None:
+            self._run.keeper.end_setup(item)
         in_child = self._run.in_child
         if in_child is None:
             return (yield from phases.make_report(item, call, self._run))

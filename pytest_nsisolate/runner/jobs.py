@@ -302,7 +302,7 @@ class Jobs:
                 return
             if self._descriptors.are_short(attempt.child for attempt in self._ahead.values()):
                 return
-            if internals.is_left_out(item):
+            if requests[item].share is not None or internals.is_left_out(item):
                 self._not_ahead.add(item)
                 continue
             if not self._can_begin(item) or self._descriptors.exceed_limit_of(requests[item]):

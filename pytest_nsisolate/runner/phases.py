@@ -31,11 +31,12 @@ from pytest_nsisolate.host.refusal import RefusedError
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.integrations.pytest import tracebacks
+from pytest_nsisolate.kernel.originals import of_the_suite
 from pytest_nsisolate.process import after_fork, outcome
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.attempt import Attempt
-from pytest_nsisolate.runner.cloning import clone, inside_of
+from pytest_nsisolate.runner.cloning import budget_of, clone, inside_of
 from pytest_nsisolate.runner.run import SHOWN, Run
 from pytest_nsisolate.view.origin import make_view
 
@@ -82,7 +83,10 @@ def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
             strays.leave(item.nodeid)  # a set-up hook has forked this copy, which has come back
         announced = _is_announced(item)
         if run.in_child is None:
-            _enter_child(item, run, request)
+            if run.keeper is not None:
+                run.keeper.set_up(item)
+            else:
+                _enter_child(item, run, request)
         else:
             assert isinstance(run.in_child, AheadChild)
             run.in_child.begin_own_setup()
@@ -101,6 +105,8 @@ def cloning_in_setup(item: pytest.Item, run: Run) -> Generator[None]:
 def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None:
     """Higher scopes in the runner, and the clone: returns in the child, for function scope."""
     finish(run)  # a plugin that repeats a test need not have logged its last attempt
+    if request.share is not None:
+        _enter_world(item, run, request)
     try:
         request = _configured(item, request, run)
         inside = inside_of(item, request, run)
@@ -138,6 +144,31 @@ def _enter_child(item: pytest.Item, run: Run, request: IsolationRequest) -> None
     child.settle_in(writer)
 
 
+def _enter_world(item: pytest.Item, run: Run, request: IsolationRequest) -> NoReturn:
+    """The item's child is a fork of the keeper of a world."""
+    from pytest_nsisolate.runner import worlds  # few suites share any
+
+    try:
+        request = _configured(item, request, run)
+        world, place = worlds.prepare(item, run, request)
+    except BaseException:
+        internals.disown(item)
+        raise
+    if run.jobs is not None:
+        run.jobs.adopt(item, request)  # waits for room
+    attempt = _begin_attempt(item, request, run)
+    try:
+        world = world or worlds.opened(item, run, request, place)
+        worlds.begin(world, attempt, run, budget=budget_of(item, run, request))
+    except RefusedError as error:
+        raise _refused(attempt, error) from None
+    except BaseException:
+        internals.disown(item)
+        raise
+    internals.disown(item)
+    raise Elsewhere(*attempt.await_phase("setup"))
+
+
 def _refused(attempt: Attempt, error: RefusedError) -> Elsewhere:
     """No child was born: the test is an error, or by policy a skip."""
     internals.disown(attempt.item)
@@ -161,7 +192,7 @@ def _is_announced(item: pytest.Item) -> bool:
 
 def _announce(item: pytest.Item, run: Run) -> None:
     assert run.request is not None
-    view = make_view(run.request, run.home, run.helpers)
+    view = make_view(run.request, run.home, run.helpers, settled=run.settled)
     item.ihook.pytest_nsisolate_ready(item=item, pid1=view)
 
 
@@ -211,6 +242,11 @@ def call(item: pytest.Item, run: Run) -> None:
         with launching(run):
             waited = attempt.await_phase("call")
         raise Elsewhere(*waited)
+
+
+def warning_filters() -> list[object]:
+    """Those in force now, in the module that the suite has."""
+    return [*getattr(of_the_suite("warnings"), "filters")]  # noqa: B009
 
 
 def launching(run: Run) -> AbstractContextManager[None]:

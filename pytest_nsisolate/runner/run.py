@@ -21,6 +21,7 @@ from pytest_nsisolate.process.launcher import Launcher
 from pytest_nsisolate.runner.notes import Notes
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.child.keeper import Keeper
     from pytest_nsisolate.child.main import Child
     from pytest_nsisolate.child.terminal import Turns
     from pytest_nsisolate.integrations.coverage import Measurement
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.request.options import Settings
+    from pytest_nsisolate.request.worlds import Place
     from pytest_nsisolate.runner.jobs import Jobs
     from pytest_nsisolate.runner.streams import StandardStreams
     from pytest_nsisolate.runner.trace import Trace
+    from pytest_nsisolate.runner.worlds import World
 
 
 @dataclass(slots=True)
@@ -56,6 +59,10 @@ class Run:
         output, standard error).
     :param trace: writes when what ran (``--nsisolate-trace``).
     :param jobs: children of items whose turn is still to come; None where there is one job.
+    :param worlds: those that tests share, and that have begun.
+    :param keeper: in the process that holds such a world, and in its tests: it.
+    :param settled: in such a test: the processes that were there before it.
+    :param filters: of warnings, as they were before a test that shares a world.
     :param first_mounts: by a plan's id: the plan, and what is mounted when it has been followed.
     """
 
@@ -80,6 +87,10 @@ class Run:
     first_mounts: dict[int, tuple[object, str]] = field(default_factory=dict)
     last_words: list[tuple[str, str]] = field(default_factory=list)
     jobs: Jobs | None = None
+    worlds: dict[Place, World] = field(default_factory=dict)
+    keeper: Keeper | None = None
+    settled: frozenset[int] = frozenset()
+    filters: list[object] = field(default_factory=list)
     _measurement: Measurement | None = None
     _turns: Turns | None = None
 
@@ -105,6 +116,14 @@ class Run:
             internals.create_base_temp(self.config)
         except OSError:
             pass  # tmp_path will say so in the test that asks for it, as in plain pytest
+
+    def begin_as_keeper(self, keeper: Keeper, launcher: Launcher) -> None:
+        """In the keeper of a world: what the runner has begun is none of its business."""
+        self.keeper, self.launcher = keeper, launcher
+        self.current = self.outstanding = self.jobs = self.unfinished = self.trace = None
+        self.worlds = {}
+        self.stopping.close()
+        self._measurement = None
 
     def end_own_children(self) -> None:
         """Before code of the suite runs in the runner: it may wait for any child. Bounded.

@@ -20,6 +20,7 @@ from pytest_nsisolate.process.outcome import headline
 from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.request.options import jobs_now
 from pytest_nsisolate.request.resolve import resolve_all
+from pytest_nsisolate.request.worlds import WorldFixtures
 from pytest_nsisolate.runner.run import RUN, Run
 
 if TYPE_CHECKING:
@@ -149,10 +150,17 @@ def _resolve(
     config: pytest.Config, run: Run, items: list[pytest.Item]
 ) -> list[IsolationRequest | None]:
     try:
-        return resolve_all(items, run.settings, internals.known_fixtures)
+        asked = WorldFixtures(_set_up_in_runner, internals.visible_fixtures)
+        return resolve_all(items, run.settings, internals.known_fixtures, asked)
     except pytest.UsageError as error:
         _end_run(config, error)
         return [None] * len(items)
+
+
+def _set_up_in_runner(item: pytest.Item, request: IsolationRequest) -> dict[str, tuple[str, bool]]:
+    from pytest_nsisolate.child import fixtures  # only shared worlds need it at collection
+
+    return internals.higher_scopes(item, fixtures.of_runner(item, request))
 
 
 def _end_run(config: pytest.Config, error: pytest.UsageError) -> None:
@@ -193,7 +201,8 @@ def show_side(config: pytest.Config, run: Run) -> None:
     """Behind a line of ``--setup-show``: where the fixture has just been set up or torn down."""
     with internals.capture_disabled(config):
         writer = config.get_terminal_writer()
-        writer.write(" [runner]" if run.in_child is None else " [child]")
+        side = "runner" if run.keeper is None else "world"
+        writer.write(f" [{side}]" if run.in_child is None else " [child]")
         writer.flush()
 
 

@@ -22,6 +22,7 @@ def make_view(
     home: Mapping[str, int],
     helpers: Callable[[], Mapping[int, str]] = dict,
     outgoing: Outgoing | None = None,
+    settled: frozenset[int] = frozenset(),
 ) -> Pid1View:
     """In a child: the view of its world, with what only the runner knew.
 
@@ -29,6 +30,7 @@ def make_view(
     :param home: the runner's namespaces.
     :param helpers: see :meth:`~pytest_nsisolate.runner.run.Run.helpers`.
     :param outgoing: the way to the runner, for faults.
+    :param settled: see :class:`~pytest_nsisolate.view.Origin`.
     """
     from pytest_nsisolate.view import Origin, Pid1View
     from pytest_nsisolate.view.fault_engine import engine_of
@@ -42,7 +44,8 @@ def make_view(
         if request.init:
             init, supervisor = supervisor, parent_of(supervisor)
     faults = None if outgoing is None else engine_of(outgoing)
-    return Pid1View(Origin(home, request.namespaces, init, supervisor, helpers, faults))
+    origin = Origin(home, request.namespaces, init, supervisor, helpers, faults, settled)
+    return Pid1View(origin)
 
 
 def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:

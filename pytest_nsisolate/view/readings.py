@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_nsisolate.child.leftovers import infrastructure
+from pytest_nsisolate.child.leftovers import infrastructure, settled_family
 from pytest_nsisolate.kernel import namespaces
 from pytest_nsisolate.kernel.originals import os, socket
 from pytest_nsisolate.process.root import written_here
@@ -45,6 +45,7 @@ class Origin:
         test starts and leaves behind.
     :param helpers: gives the processes that the fixture ``isolate`` keeps beside its functions, by
         number, and what to call them.
+    :param settled: in a world that tests share: the processes that were there before the test.
     :param faults: answers for the test's system calls; None where there is no runner to ask.
     """
 
@@ -54,6 +55,7 @@ class Origin:
     supervisor: int | None = None
     helpers: Callable[[], Mapping[int, str]] = dict
     faults: Engine | None = None
+    settled: frozenset[int] = frozenset()
 
 
 class Readings:
@@ -196,12 +198,14 @@ class Readings:
 
     @property
     def leftovers(self) -> tuple[Process, ...]:
-        """Those alive besides the test and its init.
+        """Those alive besides the test and its init; in a shared world, those that are new.
 
         multiprocessing's resource tracker and fork server, which end with the test, are left out.
         """
         everybody = self.processes
         not_the_test_s = infrastructure(everybody) | self._own_pids
+        if self._origin.settled:
+            not_the_test_s |= settled_family(self._origin.settled)
         return tuple(p for p in everybody if p.pid not in not_the_test_s and not p.is_zombie)
 
     # Network -------------------------------------------------------------------------------------

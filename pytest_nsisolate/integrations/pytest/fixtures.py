@@ -43,6 +43,34 @@ def higher_scope_names(item: pytest.Item) -> Iterator[str]:
             yield name
 
 
+def higher_scopes(item: pytest.Item, names: Iterable[str]) -> dict[str, tuple[str, bool]]:
+    """Of some of these names: the scope as a word, and whether it has a parameter."""
+    definitions: dict[str, Any] = item._request._arg2fixturedefs  # type: ignore[attr-defined]
+    callspec: Any = getattr(item, "callspec", None)
+    parameters: dict[str, Any] = {} if callspec is None else callspec.params
+    return {
+        name: (
+            (
+                callspec._arg2scope[name] if name in parameters else definitions[name][-1]._scope
+            ).value,
+            name in parameters,
+        )
+        for name in names
+    }
+
+
+def instances(item: pytest.Item, names: Iterable[str]) -> dict[Any, Any]:
+    """The definitions behind some of its fixtures, each with what it has made, or its error."""
+    definitions: dict[str, Any] = item._request._arg2fixturedefs  # type: ignore[attr-defined]
+    found = (definitions[name][-1] for name in names)
+    return {definition: definition.cached_result for definition in found}
+
+
+def begin_request_anew(item: pytest.Item) -> None:
+    """As pytest does before a test is run once more."""
+    item._initrequest()  # type: ignore[attr-defined]
+
+
 def wider_fixtures_of_suite(item: pytest.Item) -> list[str]:
     """Of :func:`higher_scope_names`, those of the test's own module or of a conftest.
 
@@ -179,6 +207,12 @@ def known_fixtures(item: pytest.Item) -> frozenset[str]:
     return frozenset(request._arg2fixturedefs) if request else frozenset()
 
 
+def visible_fixtures(item: pytest.Item, names: frozenset[str]) -> frozenset[str]:
+    """Of some names, those of fixtures that the item could use."""
+    manager: Any = item.session._fixturemanager
+    return frozenset(name for name in names if manager.getfixturedefs(name, item))
+
+
 def forget_fixture(item: pytest.Item, name: str) -> None:
     """Make a fixture look as if it had never been set up; its finalizers are the runner's."""
     request: Any = item._request  # type: ignore[attr-defined]
@@ -187,6 +221,22 @@ def forget_fixture(item: pytest.Item, name: str) -> None:
         definition._finalizers.clear()
     request._fixture_defs.pop(name, None)
     item.funcargs.pop(name, None)  # type: ignore[attr-defined]
+
+
+def forget_inherited(item: pytest.Item, name: str, known: set[Any]) -> None:
+    """:func:`forget_fixture`, once for each definition.
+
+    :param known: those that have been forgotten already.
+    """
+    request: Any = item._request  # type: ignore[attr-defined]
+    definitions = {*request._arg2fixturedefs.get(name, ())}
+    if not definitions <= known:
+        for definition in definitions - known:
+            definition.cached_result = None
+            definition._finalizers.clear()
+        request._fixture_defs.pop(name, None)
+        item.funcargs.pop(name, None)  # type: ignore[attr-defined]
+        known |= definitions
 
 
 def setup_stack(item: pytest.Item) -> dict[Any, tuple[list[Finalizer], Any]]:
@@ -327,6 +377,18 @@ def tear_down_runner(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     ]
     hook = manager.subset_hook_caller("pytest_runtest_teardown", others)
     hook(item=item, nextitem=nextitem)
+
+
+def log_once_more(item: pytest.Item) -> None:
+    """pytest's logging ends with an item's tear-down; here is another one of the same item.
+
+    Public neighbour: the set-up hook of all plugins.
+    """
+    manager = item.config.pluginmanager
+    plugin = manager.get_plugin("logging-plugin")
+    if plugin is not None:
+        others = [other for other in manager.get_plugins() if other is not plugin]
+        manager.subset_hook_caller("pytest_runtest_setup", others)(item=item)
 
 
 #: Names under which plugins register whose tear-down hook works on the runner's SetupState, or
