@@ -87,6 +87,32 @@ def run(folder: Path, options: tuple[str, ...], tests: int) -> tuple[float, floa
     return loop, whole, processor
 
 
+def compare_worlds(rounds: int, tests: int = 50) -> None:
+    """Empty tests in worlds of their own, and in one that their module shares."""
+    marks = {"worlds of their own": "", "with init=True": "init=True", "shared": "share='module'"}
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in marks}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+        for _ in range(rounds):
+            for key, keywords in marks.items():
+                source = (
+                    f"import pytest\npytestmark = pytest.mark.isolated({keywords})\n"
+                    f"@pytest.mark.parametrize('n', range({tests}))\ndef test_it(n): pass\n"
+                )
+                (folder / "test_it.py").write_text(source, encoding="utf-8")
+                taken[key].append(run(folder, ("-p", "nsisolate"), tests))
+    show(f"{tests} empty tests, one job", taken)
+
+
+def show(title: str, taken: dict[str, list[tuple[float, float, float]]]) -> None:
+    """One table."""
+    print(f"\n{title:<62} {'loop':>7} {'whole':>7} {'cpu':>7}")
+    for key, runs in taken.items():
+        columns = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(f"  {key:<60} " + " ".join(f"{value:7.2f}" for value in columns))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -106,10 +132,8 @@ def main() -> None:
             for _ in range(options.rounds):
                 for key, arguments in everyone.items():
                     taken[key].append(run(folder, arguments, options.tests))
-        print(f"\n{title:<62} {'loop':>7} {'whole':>7} {'cpu':>7}")
-        for key, runs in taken.items():
-            columns = (statistics.median(column) for column in zip(*runs, strict=True))
-            print(f"  {key:<60} " + " ".join(f"{value:7.2f}" for value in columns))
+        show(title, taken)
+    compare_worlds(options.rounds)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import pytest
 
 from pytest_nsisolate.child import fixtures, output
 from pytest_nsisolate.child.keeper import Keeper
-from pytest_nsisolate.errors import failing
+from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel import proc
@@ -104,6 +104,18 @@ class World:
                 how = "its keeper has been killed"
         return f"the world that it shares by {self.place} has ended: {how}"
 
+    def end_with_nodes_of(self, item: pytest.Item, place: int, budget: float | None) -> None:
+        """Have the fixtures of narrower nodes, a class's, torn down with these."""
+        chain = item.listchain()
+        for depth, node in enumerate(chain[:-1]):
+            if self.place.node in chain[:depth] and node not in self.nodes:
+                self.nodes.add(node)
+                node.addfinalizer(partial(self._end_node, node, place, depth, budget))
+
+    def _end_node(self, node: object, place: int, depth: int, budget: float | None) -> None:
+        self.nodes.discard(node)
+        self.end_nodes_from(place, depth, budget)
+
     def end_nodes_from(self, place: int, depth: int, budget: float | None) -> None:
         """Have the fixtures in it torn down, but for those of so many nodes above a test.
 
@@ -111,7 +123,7 @@ class World:
         """
         if self.child.reaped or self.has_ended:
             return
-        world.give(self._orders, world.Order(b"E", place, depth=depth))
+        world.give(self.orders, world.Order(b"E", place, depth=depth))
         self.child.deadline.set(budget)
         found = self._hear()
         self.child.deadline.set(None)
@@ -146,7 +158,7 @@ class World:
             self.child.end_and_reap()
 
     @property
-    def _orders(self) -> int:
+    def orders(self) -> int:
         assert self.child.end.word is not None
         return self.child.end.word
 
@@ -244,10 +256,11 @@ def opened(item: pytest.Item, run: Run, asked: IsolationRequest, place: Place) -
         names = fixtures.of_runner(other, run.requests[other])
         inherited |= internals.instances(other, names)
     measurement, uid = run.measurement(), run.launcher.host.euid
-    with failing("open what all children share", None):
-        run.turns.forget()
-    with failing("socketpair", None):
-        ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with _refusing(run, request):
+        with failing("open what all children share", None):
+            run.turns.forget()
+        with failing("socketpair", None):
+            ours, theirs = socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def body(files: Output) -> Callable[[FrameWriter], Any]:
         keeper = Keeper(
@@ -294,20 +307,15 @@ def begin(found: World, attempt: Attempt, run: Run, *, budget: float | None) -> 
     own = run.requests[item]
     attempt.request = found.request.replace(leftovers=own.leftovers, missing=own.missing)
     at = items.index(item)
-    chain = item.listchain()
-    for depth, node in enumerate(chain[:-1]):
-        if found.place.node in chain[:depth] and node not in found.nodes:
-            found.nodes.add(node)
-            node.addfinalizer(partial(_end_node, found, node, at, depth, own.timeout))
+    found.end_with_nodes_of(item, at, own.timeout)
     attempt.incoming.measurement = measurement = run.measurement()
     attempt.incoming.plain = internals.PlainPass(item)
     attempt.incoming.post_mortem = _post_mortem(item, attempt.request, run, run.launcher.host.euid)
     end = found.child.end
     assert end.pid1 is not None
     assert end.pid1_pidfd is not None
-    files = Output.create()
-    output.move_to(files, item.config)
     pidfds: list[int] = []
+    made: list[world.WorldTest] = []
 
     def make(frames: int, control: int, nonce: bytes) -> world.WorldTest:
         assert end.pid1 is not None
@@ -323,22 +331,36 @@ def begin(found: World, attempt: Attempt, run: Run, *, budget: float | None) -> 
             held, found.how_it_ended, budget=budget, measured=measurement is not None
         )
         run.launcher.take_on(born)
+        made.append(born)
         return born
 
     following = run.nextitem
     order = world.Order(b"R", at, -1 if following is None else items.index(following))
-    with failing("open what all children share", None):
-        run.turns.forget()
-    attempt.take_on(world.begin(found._orders, order, files, make))
+    with _refusing(run, attempt.request):
+        with failing("open what all children share", None):
+            run.turns.forget()
+        files = Output.create()
+        try:
+            output.move_to(files, item.config)
+            attempt.take_on(world.begin(found.orders, order, files, make))
+        except BaseException:
+            if made:
+                made[0].end_and_reap()
+            else:
+                files.close()
+            raise
     output.forget_moved(item.config)
+
+
+@contextmanager
+def _refusing(run: Run, request: IsolationRequest) -> Iterator[None]:
+    try:
+        yield
+    except StepError as error:
+        raise RefusedError(run.launcher.explained(Refusal.of(error), request.user)) from None
 
 
 def _post_mortem(
     item: pytest.Item, request: IsolationRequest, run: Run, uid: int
 ) -> at_failure.PostMortem | None:
     return at_failure.opened(item, request, run.settings.postmortem, run.home, {}, uid)
-
-
-def _end_node(found: World, node: object, place: int, depth: int, budget: float | None) -> None:
-    found.nodes.discard(node)
-    found.end_nodes_from(place, depth, budget)

@@ -257,9 +257,18 @@ def test_nothing_outlives_the_run(side: Side, number: int, where: str) -> None:
             at_work("fixture")
         pytestmark = pytest.mark.isolated(share="module", inside=["server", "busy"])
         def test_first(server): pass
+        @pytest.mark.isolated(False)
+        def test_plain(): pass
         def test_it(busy): at_work("test")
     """
-    with suite_folder({"test_it.py": module(source)}, side) as folder:
+    # The watchdog of these is gone again when the world begins.
+    before = """
+import pytest
+@pytest.mark.isolated(uts=True)
+@pytest.mark.parametrize("number", range(2))
+def test_own(number): pass
+"""
+    with suite_folder({"test_a.py": before, "test_it.py": module(source)}, side) as folder:
         with start(folder, side) as running:
             running.wait_for("there")
             running.signal(number)
