@@ -354,6 +354,61 @@ def test_coverage(tmp_path: Path) -> None:
     assert differences(plain.data, found.data) == []
 
 
+WIDE: Final = """
+    import os, pytest
+    from journal import note
+    from pathlib import Path
+    def world(): return os.readlink("/proc/self/ns/pid")
+    @pytest.fixture(scope="module")
+    def narrow():
+        note("narrow up")
+        yield
+        note("narrow down")
+    @pytest.mark.isolated(share="cluster", inside="server")
+    def test_cluster(server, narrow): note(f"cluster {server == world()} {world()}")
+    @pytest.mark.isolated(share="session", inside="server")
+    def test_session(server): note(f"session {server == world()} {world()}")
+    @pytest.mark.isolated(share="package")
+    def test_package(): note(f"package {world()}")
+"""
+
+
+def test_wide_worlds(tmp_path: Path) -> None:
+    """Of the session, of a name, of a package: each once, and their fixtures too."""
+    conftest = """
+        import os, pytest
+        @pytest.fixture(scope="session")
+        def server(): return os.readlink("/proc/self/ns/pid")
+    """
+    files = {f"{folder}/__init__.py": "" for folder in ("one", "two")}
+    files |= {f"{name}.py": WIDE for name in ("one/test_a", "one/test_b", "two/test_c")}
+    result = run_suite(write_files(tmp_path, {"conftest.py": conftest, **files}))
+    assert result.summary == "9 passed", result.text
+    lines = [line.split()[1:] for line in result.journal]
+    assert [line[1] for line in lines if line[0] == "narrow"] == ["up", "down"] * 3
+    worlds = {name: [line for line in lines if line[0] == name] for name in ("cluster", "session")}
+    for found in worlds.values():
+        assert found[0][1] == "True"
+        assert found == [found[0]] * 3
+    one, same, other = (line[1] for line in lines if line[0] == "package")
+    assert one == same != other
+
+
+@needs("pytest-rerunfailures")
+def test_another_attempt_finds_the_same_world(tmp_path: Path) -> None:
+    source = module("""
+        @pytest.mark.flaky(reruns=2)
+        def test_flaky(server):
+            tries = len(list(Path("/dev/shm").glob("try*")))
+            Path(f"/dev/shm/try{tries}").touch()
+            assert tries == 2
+    """)
+    folder = write_files(tmp_path, {"test_it.py": source})
+    result = run_suite(folder, "-p", "pytest_rerunfailures")
+    assert result.summary == "1 passed, 2 rerun", result.text
+    assert result.journal == ["child server up", "child server down"]
+
+
 # Usage -------------------------------------------------------------------------------------------
 
 
