@@ -21,11 +21,11 @@ pytestmark = [
 ]
 
 SUITE: Final = r"""
-import getpass
 import os
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -35,9 +35,14 @@ def window():
     return os.open("/dev/tty", os.O_RDWR)
 
 def test_a_password(terminal):
-    terminal.type("secret\n")
-    assert getpass.getpass("word: ") == "secret"
-    assert "secret" not in terminal.assert_screen("word:").text
+    ask = [sys.executable, "-c", "import getpass; print(getpass.getpass('word: '))"]
+    with subprocess.Popen(ask, stdout=subprocess.PIPE) as asking:
+        # Before it asks, getpass throws away what was typed.
+        terminal.assert_screen("word:", within=60)
+        terminal.assert_no_echo()
+        terminal.type("secret\n")
+        assert asking.communicate(timeout=60)[0] == b"secret\n"
+    assert "secret" not in terminal.screen.text
 
 def test_its_size_and_its_place(pid1):
     assert os.get_terminal_size(window()) == (100, 30)
@@ -75,14 +80,16 @@ def test_its_program_is_the_test(terminal):
     with pytest.raises(RuntimeError, match="the terminal's program is the test itself"):
         terminal.start(["ls"])
 
-def test_fails():
+def test_fails(terminal):
     with open("/dev/tty", "w") as tty:
         tty.write("\x1b[31mred\x1b[0m text\n")
+    terminal.assert_screen("red text", within=60)
     raise AssertionError("on purpose")
 
 def test_fails_and_shows_the_screen(terminal):
     with open("/dev/tty", "w") as tty:
         tty.write("a line\n")
+    terminal.assert_screen("a line", within=60)
     terminal.assert_screen("another line", within=0.01)
 
 @pytest.mark.isolated(init=True)
