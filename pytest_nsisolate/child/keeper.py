@@ -346,16 +346,8 @@ class Keeper:
             _, status = os.waitpid(self._test, 0)
         except ChildProcessError:
             status = 0  # a fixture waits for any child
-        self._end_what_is_left()
+        _end_what_is_left(self._orphans)
         end.tell(b"S", status)
-
-    def _end_what_is_left(self) -> None:
-        nothing = select.poll()
-        while left := {*proc.children_of(1)} - self._orphans:
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            nothing.poll(_TURN_MS)
 
     # The end --------------------------------------------------------------------------------------
 
@@ -369,20 +361,38 @@ class Keeper:
             if item in self._torn_down:
                 internals.log_once_more(item)
             self._torn_down = {item}
-            before = len(internals.report_sections(item))
-            following = _Stays(stays) if stays else None
-            call = pytest.CallInfo.from_call(
-                lambda: internals.tear_down_runner(item, following),  # type: ignore[arg-type]
-                when="teardown",
-            )
-            report = pytest.TestReport.from_item_and_call(item, call)
-            frame["texts"] = internals.report_sections(item)[before:]
-            if call.excinfo is not None:
-                frame["error"] = call.excinfo.exconly()
-                frame["trace"] = report.longreprtext
+            frame.update(_torn_down(item, stays))
 
         self._following = None
         self._protocol(item, act)
         if self._measurement is not None:
             self._measurement.hand_over()
         self._own_channel.send(Kind.RESULT, frame)
+
+
+def _torn_down(item: pytest.Item, stays: Sequence[object]) -> dict[str, object]:
+    """Tear down all but these nodes: what was written meanwhile, and the error."""
+    before = len(internals.report_sections(item))
+    following = _Stays(stays) if stays else None
+    call = pytest.CallInfo.from_call(
+        lambda: internals.tear_down_runner(item, following),  # type: ignore[arg-type]
+        when="teardown",
+    )
+    report = pytest.TestReport.from_item_and_call(item, call)
+    frame: dict[str, object] = {"texts": internals.report_sections(item)[before:]}
+    if call.excinfo is not None:
+        frame |= {"error": call.excinfo.exconly(), "trace": report.longreprtext}
+    return frame
+
+
+def _end_what_is_left(orphans: set[int]) -> None:
+    """End what the test has left.
+
+    :param orphans: the children of the init before the test.
+    """
+    nothing = select.poll()
+    while left := {*proc.children_of(1)} - orphans:
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        nothing.poll(_TURN_MS)

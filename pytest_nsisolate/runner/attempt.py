@@ -9,7 +9,6 @@ outcome of the child becomes one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -100,7 +99,7 @@ class Attempt:
             try:
                 self._end_by_interrupt(child, error)
             finally:
-                self.take_coverage()
+                self.incoming.take_coverage_of(child)
         if self.incoming.wish is not None:
             self.over = True
             _end_session(self.incoming.wish)
@@ -197,16 +196,6 @@ class Attempt:
                 child.lose(str(frame.data.get("text")))
             case _:
                 self.incoming.take(frame)
-
-    def take_coverage(self) -> None:
-        """After a Ctrl-C: of what an ended child has sent, this still counts."""
-        measurement = self.incoming.measurement
-        if measurement is None or self.child is None:
-            return
-        while (frame := self.child.next_frame()) is not None:
-            if frame.kind is Kind.COVERAGE:
-                with suppress(BrokenStream):
-                    measurement.merge(frame.data)
 
     def _add_view(self, child: ChildProcess, report: pytest.TestReport, *, follows: bool) -> None:
         """A failed test: what it saw of its world, which follows its report."""

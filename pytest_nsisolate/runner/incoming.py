@@ -11,7 +11,7 @@ Nothing here trusts the child, and nothing here waits for it: :mod:`.attempt` do
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -29,6 +29,7 @@ from pytest_nsisolate.wire.tagged_json import text_of
 
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
+    from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.limits import HeldLimits
     from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
@@ -134,6 +135,15 @@ class Incoming:
         said = self.phases if self._done is None else self._done.get("phases")
         if said != self.phases and self.wish is None:
             raise BrokenStream(f"its completion record names the phases {said!r}")
+
+    def take_coverage_of(self, child: ChildProcess | None) -> None:
+        """After a Ctrl-C: of what an ended child has sent, this still counts."""
+        if self.measurement is None or child is None:
+            return
+        while (frame := child.next_frame()) is not None:
+            if frame.kind is Kind.COVERAGE:
+                with suppress(BrokenStream):
+                    self.measurement.merge(frame.data)
 
     def close_measurement(self, report: pytest.TestReport) -> None:
         """The child was lost: say so if what it ran is missing from the coverage.

@@ -335,7 +335,7 @@ def take_coverage(item: pytest.Item) -> None:
     """A Ctrl-C has ended the child: what it had measured is all that still counts."""
     attempt = item.stash.get(ATTEMPT, None)
     if attempt is not None:
-        attempt.take_coverage()
+        attempt.incoming.take_coverage_of(attempt.child)
 
 
 # Reports ----------------------------------------------------------------------------------------

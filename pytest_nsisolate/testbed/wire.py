@@ -302,12 +302,7 @@ class Wire:
                 found.append("held")
             if out.blocked or back.blocked:
                 found.append("partitioned")
-            nothing = str(Impairment())
-            told = [str(way.impairment) for way in (out, back)]
-            if told[0] == told[1] != nothing:
-                found.append(told[0])
-            elif told[0] != told[1]:
-                found += [f"from the host {told[0]}", f"to the host {told[1]}"]
+            found += _impairments(str(out.impairment), str(back.impairment))
             if counts := str(out.counts + back.counts):
                 found.append(counts)
         return "; ".join(found)
@@ -315,6 +310,12 @@ class Wire:
     def __repr__(self) -> str:
         state = f" ({self.state})" if self.state else ""
         return f"<wire {self.name} to {self.network}{state}>"
+
+
+def _impairments(out: str, back: str) -> list[str]:
+    if out != back:
+        return [f"from the host {out}", f"to the host {back}"]
+    return [] if out == str(Impairment()) else [out]
 
 
 class Dropping:
