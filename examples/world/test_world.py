@@ -11,7 +11,8 @@ import pytest
 
 
 def show(command: str) -> None:
-    print(f"\n$ {command}\n{subprocess.check_output(command.split(), text=True)}", end="")
+    print("\n$", command)
+    print(subprocess.check_output(command.split(), text=True), end="")
 
 
 @pytest.mark.isolated

@@ -16,9 +16,9 @@ top of the test module.
 from __future__ import annotations
 
 import sys
-import sysconfig
 from collections.abc import Iterator
 from contextlib import suppress
+from sysconfig import get_path
 from types import ModuleType
 from typing import Final
 
@@ -48,7 +48,7 @@ def folders() -> Iterator[str]:
     """Where Python's library, and the packages that are loaded, lie; a path may come twice."""
     yield from (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
-        yield sysconfig.get_path(name)
+        yield get_path(name)
     for name, module in list(sys.modules.items()):
         # By its dict, because a suite's module may answer for any attribute.
         if "." not in name and isinstance(module, ModuleType):

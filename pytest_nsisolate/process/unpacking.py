@@ -25,6 +25,7 @@ import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import new as new_hash
+from tarfile import TarFile
 from typing import Any, Final, Protocol
 
 from pytest_nsisolate.errors import StepError
@@ -140,7 +141,7 @@ def opened(stream: Stream) -> Any:
     """
     source: Any = stream
     try:
-        return tarfile.TarFile(fileobj=source, tarinfo=_Header, errorlevel=2)
+        return TarFile(fileobj=source, tarinfo=_Header, errorlevel=2)
     except (tarfile.TarError, ValueError) as error:
         raise BadArchiveError(f"it is no tar archive ({error})") from error
 
