@@ -215,6 +215,7 @@ class Keeper:
         self._end, self._channel, self._test = end, end.writer, 0
         if item in self._seen:
             internals.begin_request_anew(item)
+            internals.forget_failed(item)
         self._seen.add(item)
         self._torn_down = set()
         # The time of the machinery is over: the world's fixtures have the test's.

@@ -108,10 +108,18 @@ def child_by_number_inside(parent: int, number: int) -> int:
 
     :raises ProcessLookupError: when there is none.
     """
-    for pid in children_of(parent):
-        with open(f"/proc/{pid}/status", "rb") as file:
-            if status(file.read()).get("NSpid", "").split()[-1:] == [str(number)]:
-                return pid
+    try:
+        pids = children_of(parent)
+    except FileNotFoundError:
+        pids = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/status", "rb") as file:
+                found = status(file.read()).get("NSpid", "")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # another child, which has been reaped meanwhile
+        if found.split()[-1:] == [str(number)]:
+            return pid
     raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
 
 

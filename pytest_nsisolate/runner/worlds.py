@@ -237,11 +237,14 @@ def _others(item: pytest.Item, place: Place, run: Run) -> Iterator[pytest.Item]:
 
 
 def _set_up_early(item: pytest.Item, request: IsolationRequest) -> None:
-    """What fails here fails again when the test has its turn, which reports it."""
+    """What fails or skips here does so again when the test has its turn, which reports it."""
+    if internals.is_left_out(item):
+        return
     names = fixtures.of_runner(item, request)
     missing = [name for name in names if not internals.is_set_up(item, name)]
     if missing:
-        with suppress(Exception):
+        # They derive from BaseException, as pytest.exit does, which is meant for the session.
+        with suppress(Exception, pytest.skip.Exception, pytest.fail.Exception):
             internals.set_up_fixtures(item, missing)
 
 
@@ -346,6 +349,8 @@ def begin(found: World, attempt: Attempt, run: Run, *, budget: float | None) -> 
                 made[0].end_and_reap()
             else:
                 files.close()
+                for fd in pidfds:
+                    os.close(fd)
             raise
     output.forget_moved(item.config)
 

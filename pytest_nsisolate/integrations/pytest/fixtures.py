@@ -45,7 +45,7 @@ def higher_scope_names(item: pytest.Item) -> Iterator[str]:
 
 def higher_scopes(item: pytest.Item, names: Iterable[str]) -> dict[str, tuple[str, bool]]:
     """Of some of these names: the scope as a word, and whether it has a parameter."""
-    definitions: dict[str, Any] = item._request._arg2fixturedefs  # type: ignore[attr-defined]
+    definitions = _definitions(item)
     callspec: Any = getattr(item, "callspec", None)
     parameters: dict[str, Any] = {} if callspec is None else callspec.params
     return {
@@ -61,14 +61,29 @@ def higher_scopes(item: pytest.Item, names: Iterable[str]) -> dict[str, tuple[st
 
 def instances(item: pytest.Item, names: Iterable[str]) -> dict[Any, Any]:
     """The definitions behind some of its fixtures, each with what it has made, or its error."""
-    definitions: dict[str, Any] = item._request._arg2fixturedefs  # type: ignore[attr-defined]
+    definitions = _definitions(item)
     found = (definitions[name][-1] for name in names)
     return {definition: definition.cached_result for definition in found}
 
 
+def _definitions(item: pytest.Item) -> dict[str, Any]:
+    """Empty for an item that no fixture can be for."""
+    request: Any = getattr(item, "_request", None)
+    return {} if not request else request._arg2fixturedefs
+
+
 def begin_request_anew(item: pytest.Item) -> None:
     """As pytest does before a test is run once more."""
-    item._initrequest()  # type: ignore[attr-defined]
+    if hasattr(item, "_initrequest"):
+        item._initrequest()
+
+
+def forget_failed(item: pytest.Item) -> None:
+    """Fixtures that have failed are set up again, as pytest-rerunfailures has it."""
+    for definitions in _definitions(item).values():
+        for definition in definitions:
+            if definition.cached_result is not None and definition.cached_result[2] is not None:
+                definition.cached_result = None
 
 
 def wider_fixtures_of_suite(item: pytest.Item) -> list[str]:
@@ -210,7 +225,8 @@ def known_fixtures(item: pytest.Item) -> frozenset[str]:
 def visible_fixtures(item: pytest.Item, names: frozenset[str]) -> frozenset[str]:
     """Of some names, those of fixtures that the item could use."""
     manager: Any = item.session._fixturemanager
-    return frozenset(name for name in names if manager.getfixturedefs(name, item))
+    known = known_fixtures(item)  # a parameter given to the test itself, too
+    return frozenset(name for name in names if name in known or manager.getfixturedefs(name, item))
 
 
 def forget_fixture(item: pytest.Item, name: str) -> None:
