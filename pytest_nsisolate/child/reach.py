@@ -11,7 +11,7 @@ from _socket import SocketType  # pytest-socket forbids that of the module above
 
 from pytest_nsisolate.child import helper_channel
 from pytest_nsisolate.errors import failing
-from pytest_nsisolate.kernel.originals import json, socket
+from pytest_nsisolate.kernel.originals import socket
 from pytest_nsisolate.process.forwarder_program import target_of
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
@@ -33,7 +33,7 @@ def open_up(addresses: tuple[str, ...], writer: FrameWriter) -> None:
             channel = helper_channel.ask(Kind.REACH, writer)
             opened.append(channel)
             numbers = [end.fileno() for end in opened[:-1]]
-            helper_channel.hand_over(channel, json.dumps(addresses).encode(), numbers)
+            helper_channel.hand_over(channel, b"listeners", numbers)
     finally:
         for end in opened:
             end.close()

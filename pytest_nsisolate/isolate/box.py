@@ -266,8 +266,11 @@ class Box(Faulty):
     def _injector(self) -> Injector:
         from pytest_nsisolate.view.faults import Injector  # few tests need it
 
-        inside = os.stat(self.namespaces["pid"]).st_ino
-        return Injector(self._home.fault_engine(), {"within": inside})
+        if self._closed:
+            raise RuntimeError(f"{self!r} has no processes any more")
+        where = self.namespaces["pid"]
+        inside = os.stat(where).st_ino
+        return Injector(self._home.fault_engine(), {"within": inside}, where)
 
     def _result(self, task: Task[T]) -> T:
         __tracebackhide__ = True

@@ -9,19 +9,22 @@ descriptors that it uses at fixed numbers, and every signal blocked.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from errno import ENOENT
 
 from pytest_nsisolate.kernel.originals import fcntl, os, signal
 
 
-def spawn(program: str, descriptors: Mapping[int, int]) -> tuple[int, int]:
+def spawn(
+    program: str, descriptors: Mapping[int, int], arguments: Sequence[str] = ()
+) -> tuple[int, int]:
     """Start a program; :func:`end` is for its end.
 
     Uses posix_spawn(3), which neither copies the runner's page tables nor runs its at-fork hooks.
 
     :param program: the path of a module that imports the standard library only.
     :param descriptors: the number that each has there, and what it is a copy of.
+    :param arguments: behind its path.
     :returns: its number and a pidfd of it.
     :raises OSError: when no process can be started.
     """
@@ -35,7 +38,7 @@ def spawn(program: str, descriptors: Mapping[int, int]) -> tuple[int, int]:
     try:
         pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-s", "-S", program],
+            [sys.executable, "-P", "-s", "-S", program, *arguments],
             _environment(),
             # Everything else is close-on-exec.
             file_actions=[

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from errno import EALREADY, ESRCH
+from errno import EACCES, EALREADY, ESRCH
 from stat import S_ISSOCK
 from types import MappingProxyType
 from typing import Final
@@ -89,9 +89,13 @@ class Helper:
 
 
 class Helpers:
-    """Those of one child."""
+    """Those of one child.
 
-    def __init__(self) -> None:
+    :param reach: what its request names; a child that names none has no forwarder.
+    """
+
+    def __init__(self, reach: tuple[str, ...] = ()) -> None:
+        self._reach = reach
         self._by_wish: dict[Kind, Helper] = {}
 
     def start(self, pid1: int | None, wish: Frame) -> int:
@@ -103,7 +107,7 @@ class Helpers:
         if wish.kind in self._by_wish:
             name = PROGRAMS[wish.kind].name
             raise StepError(f"start the {name}", None, EALREADY, "the test has asked for it twice")
-        new = self._by_wish[wish.kind] = start(wish.kind, pid1, wish.data)
+        new = self._by_wish[wish.kind] = start(wish.kind, pid1, wish.data, self._reach)
         return new.pidfd
 
     def loss_of(self, pidfd: int) -> str:
@@ -121,7 +125,9 @@ class Helpers:
             self._by_wish.popitem()[1].dismiss()
 
 
-def start(kind: Kind, pid1: int | None, wish: Mapping[str, object]) -> Helper:
+def start(
+    kind: Kind, pid1: int | None, wish: Mapping[str, object], reach: tuple[str, ...] = ()
+) -> Helper:
     """Start one for a test that asks for it.
 
     :param pid1: the child, by its number here; it may be the test's init. None: not known.
@@ -129,6 +135,8 @@ def start(kind: Kind, pid1: int | None, wish: Mapping[str, object]) -> Helper:
     :raises StepError: if one of the steps fails.
     """
     program = PROGRAMS[kind]
+    if kind is Kind.REACH and not reach:
+        raise StepError(f"start the {program.name}", None, EACCES, "the test has no reach=")
     descriptor, inode = wish.get("descriptor"), wish.get("inode")
     if not isinstance(descriptor, int) or not isinstance(inode, int):
         raise StepError("find the test", None, ESRCH, "a wish of the wrong shape")
@@ -146,8 +154,9 @@ def start(kind: Kind, pid1: int | None, wish: Mapping[str, object]) -> Helper:
         if not S_ISSOCK(found.st_mode) or found.st_ino != inode:
             raise StepError("find the test", None, ESRCH, "its socket is another one")
         with failing(f"start the {program.name}", None):
+            given = reach if kind is Kind.REACH else ()
             numbers = {TEST: held[0], RUNNER: held[1], SOCKET: held[2]}
-            return Helper(program, *helper_program.spawn(program.path, numbers))
+            return Helper(program, *helper_program.spawn(program.path, numbers, given))
     finally:
         for fd in held:
             os.close(fd)

@@ -93,6 +93,8 @@ class Inbox:
         self.refused: Refusal | None = None
         #: Why nothing that it says can be relied on.
         self.broken: str | None = None
+        #: What its request names, and the forwarder carries; the child cannot name others.
+        self.reach: tuple[str, ...] = ()
         #: It is to be ended now, because of one of these two.
         self.doomed = False
         self._watched = Watched(end.frames, end.control, end.forked_pidfd)
@@ -276,7 +278,7 @@ class Inbox:
         end = self._end
         self.hear_until(monotonic() + STEP_SECONDS, lambda: end.is_born)
         if self.helpers is None:
-            self.helpers = helpers.Helpers()
+            self.helpers = helpers.Helpers(self.reach)
         try:
             pidfd = self.helpers.start(end.pid1, wish)
         except StepError as error:

@@ -352,6 +352,8 @@ class Roots:
             key = (path, size, "user" in request.namespaces, *image.mark(path))
         found = self._images.get(key)
         if found is None:
+            for old in [one for one in self._images if one[:3] == key[:3]]:
+                self._images.pop(old).close()  # the archive has another content now
             found = self._images[key] = image.Image(self._launcher, path, size, request)
         return found
 

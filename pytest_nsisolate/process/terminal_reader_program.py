@@ -24,10 +24,11 @@ from typing import Final, NoReturn
 RUNNER: Final = 3
 SOCKET: Final = 5
 
-#: A request: from which byte on, and how many milliseconds to wait for one.
-REQUEST: Final = struct.Struct("=QI")
-#: An answer begins with the byte from which on the next request asks.
-ANSWER: Final = struct.Struct("=Q")
+#: A request: its number, from which byte on, and how many milliseconds to wait for one.
+REQUEST: Final = struct.Struct("=IQI")
+#: An answer begins with the number of its request (an exception of a signal handler may have kept
+#: the test from hearing the one before), and the byte from which on the next request asks.
+ANSWER: Final = struct.Struct("=IQ")
 #: As the byte to begin with: close the terminal.
 HANG_UP: Final = (1 << 64) - 1
 
@@ -43,8 +44,8 @@ class Reader:
         self._master = master
         self._kept = bytearray()
         self._total = 0
-        #: A request that waits: from which byte on, and until when.
-        self._asked: tuple[int, float] | None = None
+        #: A request that waits: its number, from which byte on, and until when.
+        self._asked: tuple[int, int, float] | None = None
         self._poller = select.poll()
         for descriptor in (RUNNER, SOCKET, master):
             self._poller.register(descriptor, select.POLLIN)
@@ -54,7 +55,7 @@ class Reader:
         while True:
             patience = None
             if self._asked is not None:
-                patience = max(self._asked[1] - time.monotonic(), 0) * 1000
+                patience = max(self._asked[2] - time.monotonic(), 0) * 1000
             ready = dict(self._poller.poll(patience))
             if RUNNER in ready:
                 sys.exit(0)
@@ -83,11 +84,11 @@ class Reader:
         if len(request) != REQUEST.size:
             self._poller.unregister(SOCKET)  # the test has ended; its daemons may go on
             return
-        start, milliseconds = REQUEST.unpack(request)
+        number, start, milliseconds = REQUEST.unpack(request)
         if start == HANG_UP:
             self._hang_up()
             start = self._total
-        self._asked = start, time.monotonic() + milliseconds / 1000
+        self._asked = number, start, time.monotonic() + milliseconds / 1000
 
     def _hang_up(self) -> None:
         try:
@@ -100,7 +101,7 @@ class Reader:
     def _answer(self) -> None:
         if self._asked is None:
             return
-        start, until = self._asked
+        number, start, until = self._asked
         if start >= self._total and time.monotonic() < until:
             return
         self._asked = None
@@ -108,7 +109,7 @@ class Reader:
         start = min(max(start, first), self._total)
         chunk = bytes(self._kept[start - first :][:_CHUNK])
         try:
-            self._channel.send(ANSWER.pack(start + len(chunk)) + chunk)
+            self._channel.send(ANSWER.pack(number, start + len(chunk)) + chunk)
         except OSError:
             pass
 

@@ -25,6 +25,7 @@ import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import new as new_hash
+from stat import S_ISDIR
 from tarfile import TarFile
 from typing import Any, Final, Protocol
 
@@ -157,7 +158,7 @@ class Unpacker:
         self._owners = owners
         self._until = until
         self._left = MOST_FILES
-        self._modes: dict[str, tuple[int, float]] = {}
+        self._modes: dict[str, tuple[int, float, int]] = {}
 
     def unpack(self, stream: Stream, *, layer: bool) -> None:
         """One archive, over what is there.
@@ -181,8 +182,11 @@ class Unpacker:
     def finish(self) -> None:
         """Directories get their modes, which may forbid to write to them."""
         for path in sorted(self._modes, reverse=True):
-            mode, time = self._modes[path]
+            mode, time, number = self._modes[path]
             with suppress(FileNotFoundError, NotADirectoryError):
+                found = os.lstat(path)
+                if not S_ISDIR(found.st_mode) or found.st_ino != number:
+                    continue  # something else has taken its place
                 os.chmod(path, mode)
                 os.utime(path, (time, time), follow_symlinks=False)
         self._modes.clear()
@@ -195,14 +199,14 @@ class Unpacker:
             return
         if path == ".":
             if member.isdir():
-                self._modes["."] = (member.mode & 0o7777, member.mtime)
+                self._modes["."] = (member.mode & 0o7777, member.mtime, os.stat(".").st_ino)
             return
         _make_folder(folder)
         if member.isdir():
             if not os.path.isdir(path) or os.path.islink(path):
                 _remove(path)
                 os.mkdir(path, 0o700)
-            self._modes[path] = (member.mode & 0o7777, member.mtime)
+            self._modes[path] = (member.mode & 0o7777, member.mtime, os.lstat(path).st_ino)
         elif member.issym():
             _remove(path)
             os.symlink(member.linkname, path)
@@ -226,10 +230,7 @@ class Unpacker:
     def _hide(self, folder: str, name: str, made: set[str]) -> None:
         """Whiteouts of OCI image layers: of what lies below, and not of this layer's own."""
         if name == _OPAQUE:
-            for entry in os.listdir(folder or "."):
-                path = os.path.join(folder, entry)
-                if path not in made:
-                    _remove(path)
+            _remove_below(folder, made)
             return
         gone = name.removeprefix(_WHITEOUT)
         if gone in ("", ".", ".."):
@@ -237,6 +238,8 @@ class Unpacker:
         path = os.path.join(folder, gone)
         if path not in made:
             _remove(path)
+        elif os.path.isdir(path) and not os.path.islink(path):
+            _remove_below(path, made)
 
     def _link(self, member: Any, path: str) -> None:
         target = _inside(member.linkname, "link")
@@ -244,6 +247,8 @@ class Unpacker:
             return
         if not os.path.lexists(target) or (os.path.isdir(target) and not os.path.islink(target)):
             raise BadArchiveError(f"it has a hard link to no file: {_short(member.linkname)}")
+        if os.path.lexists(path) and os.path.samestat(os.lstat(target), os.lstat(path)):
+            return  # by a folder that is a link
         _remove(path)
         os.link(target, path, follow_symlinks=False)
 
@@ -285,15 +290,32 @@ class Unpacker:
             os.utime(path, (member.mtime, member.mtime), follow_symlinks=False)
 
 
+def _remove_below(folder: str, made: set[str]) -> None:
+    """What is in it from the layers below."""
+    waiting = [folder]
+    while waiting:
+        folder = waiting.pop()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            for entry in os.listdir(folder or "."):
+                path = os.path.join(folder, entry)
+                if path not in made:
+                    _remove(path)
+                elif os.path.isdir(path) and not os.path.islink(path):
+                    waiting.append(path)
+
+
 def _make_folder(path: str) -> None:
     """Where a path leads inside, also by a link to what is not there yet."""
     if not os.path.isdir(path or "."):
+        mask = os.umask(0o022)  # a mode would be that of the last one alone
         try:
-            os.makedirs(os.path.realpath(path), 0o755, exist_ok=True)
+            os.makedirs(os.path.realpath(path), exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise BadArchiveError(
                 f"it has a file below what is no folder: {_short(path)}"
             ) from error
+        finally:
+            os.umask(mask)
 
 
 def _write_some(fd: int, content: bytes) -> None:

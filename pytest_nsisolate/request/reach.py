@@ -36,15 +36,17 @@ def _address(entry: object) -> str:
         return f"tcp:127.0.0.1:{_port(entry)}"
     if not isinstance(entry, str) or not entry:
         raise ReachError(f"takes ports and addresses as text, not {short(entry)}")
-    entry = entry.removeprefix("unix:")
+    named, entry = entry.startswith("unix:"), entry.removeprefix("unix:")
     if entry.startswith("@"):
-        if not 1 < len(entry.encode()) <= _NAME_BYTES or "\0" in entry:
+        if not 1 < len(entry.encode(errors="surrogateescape")) <= _NAME_BYTES or "\0" in entry:
             raise ReachError(f"takes names of 1 to {_NAME_BYTES - 1} bytes behind the @")
         return f"unix:{entry}"
     if entry.startswith("/"):
         raise ReachError(
             f"is not for {entry!r}: a Unix socket with a path is a file, and reached without it"
         )
+    if named:
+        raise ReachError(f"takes unix:@NAME, not {short('unix:' + entry)}")
     kind, rest = "tcp", entry
     for prefix in ("tcp:", "udp:"):
         if entry.startswith(prefix):

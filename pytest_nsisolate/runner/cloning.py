@@ -110,6 +110,7 @@ def clone(
             faulthandler.cancel_dump_traceback_later()
 
         def take_on(born: ChildProcess) -> None:
+            born.inbox.reach = attempt.request.reach
             if ahead:
                 attempt.child = born
                 assert run.jobs is not None

@@ -52,10 +52,15 @@ def keep(found: Files, written: Written, base: str, nodeid: str) -> str:
 
 def _new_folder(base: str, nodeid: str) -> str:
     name = re.sub(r"[^\w.\[\]-]+", "_", nodeid)[-_MOST_NAME:]
+    top = f"{base}/{_FOLDER}"
+    with suppress(FileExistsError):
+        os.mkdir(top, 0o700)
+    with opened_directory(top, None):  # a test may have put a link there
+        pass
     for number in range(1, 1000):
-        folder = f"{base}/{_FOLDER}/{name}{f'-{number}' if number > 1 else ''}"
+        folder = f"{top}/{name}{f'-{number}' if number > 1 else ''}"
         with suppress(FileExistsError):
-            os.makedirs(folder, 0o700)
+            os.mkdir(folder, 0o700)
             return folder
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), f"{base}/{_FOLDER}/{name}")
 

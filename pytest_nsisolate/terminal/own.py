@@ -50,6 +50,7 @@ class OwnTerminal(Terminal):
         self._slave = -1
         self._channel: SocketType | None = None
         self._next = 0
+        self._number = 0
         #: What no report has shown yet.
         self._unshown = b""
 
@@ -150,9 +151,15 @@ class OwnTerminal(Terminal):
         if self._channel is None:
             return
         while True:
-            self._channel.send(REQUEST.pack(self._next if start is None else start, milliseconds))
-            answer = helper_channel.hear(self._channel)
-            (self._next,) = ANSWER.unpack(answer[: ANSWER.size])
+            number = self._number = (self._number + 1) % (1 << 32)
+            first = self._next if start is None else start
+            self._channel.send(REQUEST.pack(number, first, milliseconds))
+            while True:
+                answer = helper_channel.hear(self._channel)
+                heard, following = ANSWER.unpack(answer[: ANSWER.size])
+                if heard == number:
+                    break  # those before it were not waited for
+            self._next = following
             chunk = answer[ANSWER.size :]
             self._unshown += chunk
             self._keep(chunk)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
 
+from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.request.wording import suggestion
 from pytest_nsisolate.view.assertions.failures import failure
 from pytest_nsisolate.view.fault_engine import Engine
@@ -92,12 +93,16 @@ class Fault:
         described: str,
         unused: Unused,
         names: Sequence[str],
+        where: str | None = None,
     ) -> None:
         self._engine = engine
         self._request = request
         self._described = described
         self._unused = unused
         self._names = names
+        self._where = where
+        #: The kernel gives the number of a namespace to the next one; not while this is open.
+        self._pinned = -1
         self._key: int | None = None
         self._state: dict[str, Any] = {}
 
@@ -120,7 +125,15 @@ class Fault:
             raise RuntimeError(f"{self!r} is in force already")
         if self._engine is None:
             raise RuntimeError(_NOT_ISOLATED)
-        self._key = self._engine.add(self._request)
+        if self._where is not None:
+            self._pinned = os.open(self._where, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if self._pinned >= 0 and os.fstat(self._pinned).st_ino != self._request["within"]:
+                raise RuntimeError(f"{self!r}: the box that it is for is closed")
+            self._key = self._engine.add(self._request)
+        except BaseException:
+            self._unpin()
+            raise
         return self
 
     def __exit__(
@@ -137,7 +150,15 @@ class Fault:
     def _drop(self) -> None:
         if self._key is not None and self._engine is not None:
             key, self._key = self._key, None
-            self._state = self._engine.drop(key) or self._state
+            try:
+                self._state = self._engine.drop(key) or self._state
+            finally:
+                self._unpin()
+
+    def _unpin(self) -> None:
+        pinned, self._pinned = self._pinned, -1
+        if pinned >= 0:
+            os.close(pinned)
 
     def _look(self) -> dict[str, Any]:
         if self._key is not None and self._engine is not None:
@@ -176,9 +197,15 @@ class Injector:
         :class:`~pytest_nsisolate.process.fault_supervisor.faults.Fault`.
     """
 
-    def __init__(self, engine: Engine | None, scope: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine | None,
+        scope: Mapping[str, Any] | None = None,
+        where: str | None = None,
+    ) -> None:
         self._engine = engine
         self._scope = scope or {}
+        self._where = where
 
     def fail(
         self, call: str | Sequence[str], error: int | str, **which: Unpack[FaultKeywords]
@@ -215,7 +242,7 @@ class Injector:
         calls = {str(number): place(name) for name, number in known.items()}
         request = {"calls": calls, **action, **only, **rest, **self._scope}
         described = " ".join([" or ".join(known), how, *told, *more])
-        return Fault(self._engine, request, described, unused, tuple(known))
+        return Fault(self._engine, request, described, unused, tuple(known), self._where)
 
 
 _CHANCES: Final = ("times", "after", "probability", "seed")

@@ -204,6 +204,38 @@ def test_what_is_reached_and_what_is_not(side: Side, options: tuple[str, ...]) -
     assert "killed by SIG" in result.failure("test_crashes")
 
 
+def test_the_marker_names_the_addresses(tmp_path: Path) -> None:
+    """What the test itself tells of addresses counts for nothing: it is ended if it tries."""
+    source = f"""{HEAD}
+import gc, json
+from pytest_nsisolate.child import helper_channel
+from pytest_nsisolate.wire.frames import FrameWriter, Kind
+
+def forge():
+    writer = next(one for one in gc.get_objects() if isinstance(one, FrameWriter))
+    listener = socket.create_server(("127.0.0.1", 4444))
+    channel = helper_channel.ask(Kind.REACH, writer)
+    words = json.dumps([f"tcp:127.0.0.1:{{port('TCP')}}"]).encode()
+    helper_channel.hand_over(channel, words, [listener.fileno()])
+    with socket.create_connection(("127.0.0.1", 4444), timeout=20) as client:
+        client.shutdown(socket.SHUT_WR)
+        print("reached", all_of(client))
+
+@pytest.mark.isolated(timeout=60)
+def test_none_named():
+    forge()
+
+@pytest.mark.isolated(reach=port("OTHER"), timeout=60)
+def test_another_named():
+    forge()
+"""
+    (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    result = run_source(tmp_path, source)
+    assert "the test has no reach=" in result.failure("test_none_named")
+    assert "asked for it twice" in result.failure("test_another_named")
+    assert "reached" not in result.stdout
+
+
 def test_more_connections_than_it_has_descriptors_for(tmp_path: Path) -> None:
     """Those that are too many wait until others have ended; none is lost."""
     source = f"""{HEAD}
@@ -223,6 +255,51 @@ def test_it():
     (tmp_path / "conftest.py").write_text(limit + CONFTEST, encoding="utf-8")
     result = run_source(tmp_path, source)
     assert result.passed() == {"test_it"}, result.text
+
+
+def test_several_tests_at_a_time(tmp_path: Path) -> None:
+    """With ``--nsisolate-jobs`` each has a forwarder and addresses of its own."""
+    source = f"""{HEAD}
+EVERY = [port("TCP"), "udp:127.0.0.1:" + os.environ["UDP"], "@" + os.environ["UNIX"]]
+
+@pytest.mark.parametrize("n", range(8))
+@pytest.mark.isolated(reach=EVERY, timeout=120)
+def test_each(n):
+    text = str(n).encode()
+    with (
+        socket.create_connection(("127.0.0.1", port("TCP")), timeout=60) as tcp,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        socket.socket(socket.AF_UNIX) as unix,
+    ):
+        for client, address in (
+            (udp, ("127.0.0.1", port("UDP"))),
+            (unix, "\\0" + os.environ["UNIX"]),
+        ):
+            client.settimeout(60)
+            client.connect(address)
+        udp.send(b"u" + text)
+        assert udp.recv(10) == b"U" + text
+        for client in (tcp, unix):
+            client.sendall(text)
+            client.shutdown(socket.SHUT_WR)
+            assert all_of(client) == text + b"over"
+
+@pytest.mark.isolated
+def test_not_what_others_reach():
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port("TCP")), timeout=20)
+
+@pytest.mark.isolated(reach=port("OTHER"), timeout=60)
+def test_other():
+    with socket.create_connection(("127.0.0.1", port("OTHER")), timeout=20) as client:
+        client.shutdown(socket.SHUT_WR)
+        assert all_of(client) == b"over"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port("TCP")), timeout=20)
+"""
+    (tmp_path / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+    result = run_source(tmp_path, source, "--nsisolate-jobs=4")
+    assert len(result.passed()) == 10, result.text
 
 
 @NEEDS_IPV6

@@ -128,6 +128,35 @@ def test_it():
 """
 
 
+REWRITTEN: Final = """
+import os
+import tarfile
+
+def seen(): return os.path.exists("/new")
+
+def folders():
+    return sum(os.path.isdir(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd"))
+
+def test_it(isolate, tmp_path):
+    path = tmp_path / "box.tar"
+    counts = []
+    for name in ("old", "older", "oldest", "new"):
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(tarfile.TarInfo(name))
+        os.utime(path, ns=(len(counts), len(counts)))
+        assert isolate.using(root=str(path))(seen) == (name == "new")
+        counts.append(folders())
+    assert len({*counts}) == 1, counts
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_an_archive_that_is_written_anew(side: Side) -> None:
+    """Its old content is let go of."""
+    result = run_batch({"test_it.py": REWRITTEN}, side)
+    assert result.passed() == {"test_it"}, result.text
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_a_killed_runner_leaves_nothing(side: Side) -> None:
     """No process, no mount, and no unpacked file: the tree was attached nowhere else."""

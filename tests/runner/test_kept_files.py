@@ -129,6 +129,31 @@ def test_what_a_failed_test_has_written(side: Side, view: str) -> None:
         assert kept_by(result, name) == []
 
 
+LEADING_OUT: Final = """
+import os
+from pathlib import Path
+import pytest
+
+@pytest.mark.isolated(root="overlay")
+def test_it(tmp_path_factory):
+    base = tmp_path_factory.getbasetemp()
+    victim = base / "victim"
+    victim.mkdir()
+    os.symlink(victim, base / "nsisolate-root")
+    Path("/etc/nsi-written").touch()
+    assert False
+
+def test_nothing_is_there(tmp_path_factory):
+    assert os.listdir(tmp_path_factory.getbasetemp() / "victim") == []
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_link_in_its_place_is_not_followed(side: Side) -> None:
+    result = run_batch({"test_it.py": LEADING_OUT}, side, "--nsisolate-keep-root", clean=False)
+    assert result.passed() == {"test_nothing_is_there"}, result.text
+
+
 def test_nothing_is_kept_without_it() -> None:
     """Negative control."""
     result = run_batch({"test_it.py": SUITE}, "user", "-k", "test_fails", env={"NAMES": "fails"})

@@ -409,6 +409,83 @@ def test_another_attempt_finds_the_same_world(tmp_path: Path) -> None:
     assert result.journal == ["child server up", "child server down"]
 
 
+@needs("pytest-rerunfailures")
+def test_another_attempt_sets_a_fixture_up_that_has_failed(tmp_path: Path) -> None:
+    source = """
+        from pathlib import Path
+        import pytest
+        @pytest.fixture(scope="module")
+        def late():
+            tries = len(list(Path("/dev/shm").glob("try*")))
+            Path(f"/dev/shm/try{tries}").touch()
+            assert tries == 1
+        @pytest.mark.flaky(reruns=2)
+        @pytest.mark.isolated(share="module", inside="late")
+        def test_flaky(late): pass
+    """
+    result = run_suite(write_files(tmp_path, {"test_it.py": source}), "-p", "pytest_rerunfailures")
+    assert result.summary == "1 passed, 1 rerun", result.text
+
+
+NEIGHBOURS: Final = """
+import pytest
+from journal import note
+pytestmark = pytest.mark.isolated(share="module")
+
+@pytest.fixture(scope="session")
+def missing(): pytest.skip("no docker")
+@pytest.fixture(scope="session")
+def broken(): pytest.fail("no server")
+@pytest.fixture(scope="session")
+def costly(): note("costly")
+
+def test_opens(): pass
+def test_is_red(): assert False
+def test_skips(missing): pass
+def test_fails(broken): pass
+@pytest.mark.skip
+def test_left_out(costly): pass
+@pytest.mark.parametrize("x", [1, 2], scope="module")
+@pytest.mark.isolated(share="parameter", inside="x")
+def test_parameter(x): assert x
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_what_a_neighbour_needs_decides_nothing(side: Side) -> None:
+    """A world is begun with what its tests need of the runner; each says itself what it lacks."""
+    result = run_batch({"test_it.py": NEIGHBOURS}, side, clean=False, gone=True)
+    assert result.passed() == {"test_opens", "test_parameter[1]", "test_parameter[2]"}, result.text
+    assert verdict(result, "test_is_red") == "call failed"
+    assert verdict(result, "test_skips") == "setup skipped"
+    assert verdict(result, "test_fails") == "setup failed"
+    assert result.journal == []
+
+
+ITEMS: Final = """
+import pytest
+
+class Own(pytest.Item):
+    def runtest(self): assert self.name != "bad"
+
+class Module(pytest.Module):
+    def collect(self):
+        for name in ("good", "bad"):
+            item = Own.from_parent(self, name=name)
+            item.add_marker(pytest.mark.isolated(share="module"))
+            yield item
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return Module.from_parent(parent, path=module_path)
+"""
+
+
+def test_items_without_fixtures(tmp_path: Path) -> None:
+    folder = write_files(tmp_path, {"conftest.py": ITEMS, "test_it.py": ""})
+    result = run_suite(folder)
+    assert result.summary == "1 failed, 1 passed", result.text
+
+
 # Usage -------------------------------------------------------------------------------------------
 
 

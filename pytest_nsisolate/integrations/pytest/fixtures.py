@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from types import FrameType, MethodType
 from typing import Any, cast
 
@@ -83,7 +84,8 @@ def forget_failed(item: pytest.Item) -> None:
     for definitions in _definitions(item).values():
         for definition in definitions:
             if definition.cached_result is not None and definition.cached_result[2] is not None:
-                definition.cached_result = None
+                with suppress(Exception):  # its error has been reported
+                    definition.finish(item._request)  # type: ignore[attr-defined]
 
 
 def wider_fixtures_of_suite(item: pytest.Item) -> list[str]:
