@@ -18,7 +18,9 @@ HERE: Final = Path(__file__).parent
 ANY_PYTEST: Final = (
     *("cli", "hostile", "host", "isolate", "kernel", "process", "terminal", "testbed", "view"),
     *("wire/test_frames.py", "wire/test_tagged_json.py", "request/test_grants.py"),
-    *("child/test_escapes.py", "child/test_leftovers.py", "child/test_world_rootless.py"),
+    *("child/test_escapes.py", "child/test_leftovers.py", "child/test_world.py"),
+    *("child/test_world_inherited.py", "child/test_world_rootless.py", "child/test_world_runs.py"),
+    *("request/test_files.py", "runner/test_kept_files.py", "test_layers.py", "test_links.py"),
     *("integrations/coverage/test_lost.py", "parity/test_tool.py", "parity/test_scenarios.py"),
     *("test_benchmarks.py", "test_container_tools.py", "test_examples.py", "test_packaging.py"),
     "test_workflows.py",
