@@ -369,7 +369,11 @@ WIDE: Final = """
     @pytest.mark.isolated(share="session", inside="server")
     def test_session(server): note(f"session {server == world()} {world()}")
     @pytest.mark.isolated(share="package")
-    def test_package(): note(f"package {world()}")
+    def test_package():
+        # Not its number: the kernel gives that of a world which has ended to the next one.
+        before = len(list(Path("/dev/shm").glob("seen*")))
+        Path(f"/dev/shm/seen{before}").touch()
+        note(f"package {before}")
 """
 
 
@@ -390,8 +394,7 @@ def test_wide_worlds(tmp_path: Path) -> None:
     for found in worlds.values():
         assert found[0][1] == "True"
         assert found == [found[0]] * 3
-    one, same, other = (line[1] for line in lines if line[0] == "package")
-    assert one == same != other
+    assert [line[1] for line in lines if line[0] == "package"] == ["0", "1", "0"]
 
 
 @needs("pytest-rerunfailures")
