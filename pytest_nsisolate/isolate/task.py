@@ -137,6 +137,7 @@ class Task(Generic[T]):
                 prepare,
                 budget=None if debugged else self._request.timeout,
                 measured=self._measurement is not None,
+                interruptible=True,
                 join=join,
             )
         except RefusedError as error:

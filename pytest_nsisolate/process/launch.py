@@ -18,7 +18,9 @@ unshare and fork), or when other code waits for the runner's children.
 
 What still fails: a library that starts a thread in an at-fork hook does so here too
 (:mod:`pytest_nsisolate.process.supervisor` says what happens then), and ``pthread_atfork`` handlers
-do not run on the short way; OpenSSL's, the one that matters, is made up for in the child.
+do not run on the short way; OpenSSL's, the one that matters, is made up for in the child. A Ctrl-C
+that another thread of the runner receives is not held back: if it falls into the fork, the child
+ends without its time to tear down, and is reaped when the run ends.
 """
 
 from __future__ import annotations
@@ -62,19 +64,21 @@ def launch(
     frames, frames_write, control, child_control = open_channel()
     # Blocked so that a Ctrl-C cannot fall between the fork and its registration in the runner, and
     # so that no handler of the runner's runs in the supervisor.
+    channel = (frames, frames_write, control, child_control)
     mask = None
     try:
         mask = process.block_signals()
         after_fork.keep_tracker(True)
         direct, pid = _clone(plan, shared)
     except OSError as error:
-        after_fork.keep_tracker(False)
-        if mask is not None:
-            process.restore_signals(mask)
-        for fd in (frames, frames_write, control, child_control):
-            os.close(fd)
+        _give_up(mask, channel)
         step = "sigprocmask" if mask is None else "fork"
         raise StepError(step, None, error.errno or 0) from error
+    except BaseException:
+        # Another thread took the signal, and Python raises here: a child that has been born all
+        # the same sees its channel close, and ends.
+        _give_up(mask, channel)
+        raise
     if pid == 0:
         writer = FrameWriter(frames_write, nonce)
         not_ours = (frames, control, *shared.foreign, *held)
@@ -98,6 +102,14 @@ def launch(
     finally:
         process.restore_signals(mask)
     return None
+
+
+def _give_up(mask: frozenset[int] | None, channel: tuple[int, ...]) -> None:
+    after_fork.keep_tracker(False)
+    if mask is not None:
+        process.restore_signals(mask)
+    for fd in channel:
+        os.close(fd)
 
 
 def has_one_task() -> bool:

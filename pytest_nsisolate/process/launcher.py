@@ -157,6 +157,7 @@ class Launcher:
         *,
         budget: float | None,
         measured: bool = False,
+        interruptible: bool = False,
         **options: Any,
     ) -> ChildProcess:
         """Start a process that runs a body. If this is interrupted, nothing of it is left.
@@ -164,6 +165,8 @@ class Launcher:
         :param prepare: makes the body, where that costs no page, of the files of its output.
         :param budget: seconds that the body has; None is no limit.
         :param measured: coverage is under way.
+        :param interruptible: a Ctrl-C that comes meanwhile is passed on, for the body has begun
+            perhaps, and has something to tear down.
         :param options: those of :meth:`preparing`.
         :raises RefusedError: as :meth:`preparing`.
         """
@@ -172,13 +175,17 @@ class Launcher:
             with self.preparing(request, lean=True, **options) as launch:
                 body = prepare(launch.files)
                 writer = launch.fork(born.append, budget=budget, measured=measured)
-        except BaseException:
+        except BaseException as error:
             for child in born:
                 # A Ctrl-C that has waited for the end of the fork: no caller gets this child.
                 # Once its number is known the supervisor reaps it; else it would be an orphan,
                 # and a zombie for ever where this process is PID 1.
                 try:
                     child.get_ready()
+                    if interruptible and isinstance(error, KeyboardInterrupt):
+                        from pytest_nsisolate.process import job_control
+
+                        job_control.Job(child).interrupt()
                 finally:
                     child.end_and_reap()
             raise

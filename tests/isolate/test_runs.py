@@ -257,6 +257,39 @@ def test_it(isolate):
         assert_nothing_alive(folder)
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_ctrl_c_between_the_fork_and_the_call(side: Side) -> None:
+    """The function works already, and the runner has not heard of it: seen on a busy machine."""
+    source = """
+import os, select, signal, time
+from pytest_nsisolate.process import launch
+def wait():
+    try:
+        open("there", "w").close()
+        select.select([], [], [])
+    finally:
+        open("cleaned", "w").close()
+open_pidfd = launch._pidfd
+def slow(*args):
+    while not os.path.exists("there"):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+    return open_pidfd(*args)
+def test_it(isolate):
+    # With a user namespace a child of root's waits for the runner, which writes its maps.
+    call = isolate.using(USING)
+    call(os.getpid)  # with all that is tried and started once
+    launch._pidfd = slow
+    call(wait)
+"""
+    using = "user=False" if side == "root" else ""
+    with suite_folder({"test_it.py": source.replace("USING", using)}, side) as folder:
+        with start(folder, side) as running:
+            assert running.finish().returncode == pytest.ExitCode.INTERRUPTED, running.text()
+        assert (folder / "cleaned").exists()
+        assert_nothing_alive(folder)
+
+
 def test_what_a_fixture_leaves_is_the_fixtures(tmp_path: Path) -> None:
     """A task of a module fixture is blamed on it, when it is torn down."""
     source = """

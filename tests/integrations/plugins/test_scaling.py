@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -127,8 +128,11 @@ def test_the_shards_of_the_page_run_every_test_once(tmp_path: Path) -> None:
     """Durations, three groups of two workers, and from all of them one report and one coverage."""
     suite = Suite(tmp_path)
     assert suite.run(commands("--store-durations")[0]) == 1  # the crash
-    durations = (tmp_path / ".test_durations").read_text("utf-8")
-    assert durations.count("test_isolated") == 12
+    stored = tmp_path / ".test_durations"
+    durations = json.loads(stored.read_text("utf-8"))
+    assert sum("test_isolated" in test for test in durations) == 12
+    # On a busy machine one slow test may be a third of all, and a shard have nothing isolated.
+    stored.write_text(json.dumps(dict.fromkeys(durations, 0.1)))
     suite.journal()
 
     jobs = workflow()["jobs"]
