@@ -22,8 +22,13 @@ ANY_PYTEST: Final = (
     *("child/test_world_inherited.py", "child/test_world_rootless.py", "child/test_world_runs.py"),
     *("request/test_files.py", "runner/test_kept_files.py", "test_layers.py", "test_links.py"),
     *("integrations/coverage/test_lost.py", "parity/test_tool.py", "parity/test_scenarios.py"),
-    *("test_benchmarks.py", "test_container_tools.py", "test_examples.py", "test_packaging.py"),
-    "test_workflows.py",
+    *("child/test_ending.py", "child/test_leaks.py", "child/test_strays.py"),
+    *("runner/test_jobs_together.py", "runner/test_stress.py", "runner/test_trace.py"),
+    *("integrations/coverage/test_coverage.py", "integrations/coverage/test_settings.py"),
+    *("integrations/plugins/test_applications.py", "integrations/plugins/test_scaling.py"),
+    "request/test_resolve.py",
+    *("test_benchmarks.py", "test_container_tools.py", "test_docs.py", "test_examples.py"),
+    *("test_packaging.py", "test_workflows.py", "../examples"),
 )
 
 
@@ -44,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """``--nsisolate=all`` is for every test but those that say how it is without isolation."""
-    folders = tuple(HERE / name for name in ANY_PYTEST)
+    folders = tuple((HERE / name).resolve() for name in ANY_PYTEST)
     if sys.version_info >= (3, 15):
         # Tests fork beside the threads of pytest-xdist, and `-W error` would have that raise in the
         # parent, with the child there already. Only a mark comes after the command line.

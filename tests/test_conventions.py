@@ -11,6 +11,7 @@ import pty
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,13 @@ def test_it():
 
 AUTOLOAD = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": ""}
 RECORDING = ("-p", "parity_recording")
-#: Of the plugins that are installed beside this one, what asks for settings of its own.
-OTHERS_OFF = ("-p", "no:asyncio", "-p", "no:randomly", "-p", "no:cov")
+#: All other plugins that are installed here: they take seconds, and some ask for settings.
+OTHERS_OFF = [
+    option
+    for entry in entry_points(group="pytest11")
+    if entry.name != "nsisolate"
+    for option in ("-p", f"no:{entry.name}")
+]
 HEADER = f"nsisolate-{pytest_nsisolate.__version__}"
 
 

@@ -5,6 +5,8 @@
 
 # What is installed is what runs: no other checkout, plugin list or option slips in from outside.
 unset PYTHONPATH PYTHONHOME PYTEST_ADDOPTS PYTEST_PLUGINS PYTEST_DISABLE_PLUGIN_AUTOLOAD
+# Thousands of runs below would each compile the plugin anew, because pytest rewrites its asserts.
+unset PYTHONDONTWRITEBYTECODE
 
 # Redirected, too, output comes as it happens.
 export PYTHONUNBUFFERED=1

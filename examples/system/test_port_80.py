@@ -8,6 +8,7 @@ they have to share one they run one after the other, and nobody waits for somebo
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 import subprocess
@@ -69,6 +70,7 @@ def test_both_listen_at_the_same_time(tmp_path: Path) -> None:
     options = shlex.split(f"-p nsisolate -p xdist -n 2 -p no:cacheprovider --basetemp='{run}'")
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", *options, f"{__file__}::test_listen_on_port_80"],
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

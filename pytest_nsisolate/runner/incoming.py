@@ -23,6 +23,7 @@ from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.process.channel import Output, read_text
 from pytest_nsisolate.runner import notes, reports
 from pytest_nsisolate.runner.run import Run
+from pytest_nsisolate.view.postmortem import at_failure
 from pytest_nsisolate.wire import warnings
 from pytest_nsisolate.wire.frames import Frame, Kind
 from pytest_nsisolate.wire.tagged_json import text_of
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.limits import HeldLimits
-    from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
 
 class Ended(NamedTuple):
@@ -61,7 +61,7 @@ class Incoming:
         #: Makes the reports that the child does not send whole.
         self.plain: internals.PlainPass | None = None
         #: What is asked if the test fails.
-        self.post_mortem: PostMortem | None = None
+        self.post_mortem: at_failure.PostMortem | None = None
         #: All text that has been captured for the item.
         self.captured: reports.Sections = list(internals.report_sections(item))
         #: Those that have been reported.
@@ -206,9 +206,10 @@ class Incoming:
         :param found: the data of the frame.
         :param namespaces: those of the test.
         """
-        # Only a failure needs them.
+        # Only a failure needs them; the child of the next one inherits the readings from here.
         from pytest_nsisolate.view.postmortem import listeners, outsiders, section
 
+        at_failure.preload()
         own = []
         if "net" in namespaces:
             own.append(listeners.hint(self._item, found.get("tried")))

@@ -15,6 +15,39 @@ if TYPE_CHECKING:
     from pytest_nsisolate.child.outgoing import Outgoing
     from pytest_nsisolate.request.model import IsolationRequest
     from pytest_nsisolate.view import Pid1View
+    from pytest_nsisolate.view.readings import Origin, Readings
+
+
+def make_origin(
+    request: IsolationRequest,
+    home: Mapping[str, int],
+    helpers: Callable[[], Mapping[int, str]] = dict,
+    outgoing: Outgoing | None = None,
+    settled: frozenset[int] = frozenset(),
+) -> Origin:
+    """In a child: where it comes from.
+
+    :param request: what the test asked for.
+    :param home: the runner's namespaces.
+    :param helpers: see :meth:`~pytest_nsisolate.runner.run.Run.helpers`.
+    :param outgoing: the way to the runner, for faults.
+    :param settled: see :class:`~pytest_nsisolate.view.Origin`.
+    """
+    from pytest_nsisolate.view.processes import parent_of
+    from pytest_nsisolate.view.readings import Origin
+
+    init = supervisor = faults = None
+    if "pid" in request.namespaces:
+        init = 1 if request.init else None
+    else:
+        supervisor = os.getppid()
+        if request.init:
+            init, supervisor = supervisor, parent_of(supervisor)
+    if outgoing is not None:
+        from pytest_nsisolate.view.fault_engine import engine_of
+
+        faults = engine_of(outgoing)
+    return Origin(home, request.namespaces, init, supervisor, helpers, faults, settled)
 
 
 def make_view(
@@ -24,28 +57,17 @@ def make_view(
     outgoing: Outgoing | None = None,
     settled: frozenset[int] = frozenset(),
 ) -> Pid1View:
-    """In a child: the view of its world, with what only the runner knew.
+    """In a child: the view of its world, with what only the runner knew (:func:`make_origin`)."""
+    from pytest_nsisolate.view.pid1 import Pid1View
 
-    :param request: what the test asked for.
-    :param home: the runner's namespaces.
-    :param helpers: see :meth:`~pytest_nsisolate.runner.run.Run.helpers`.
-    :param outgoing: the way to the runner, for faults.
-    :param settled: see :class:`~pytest_nsisolate.view.Origin`.
-    """
-    from pytest_nsisolate.view import Origin, Pid1View
-    from pytest_nsisolate.view.fault_engine import engine_of
-    from pytest_nsisolate.view.processes import parent_of
+    return Pid1View(make_origin(request, home, helpers, outgoing, settled))
 
-    init = supervisor = None
-    if "pid" in request.namespaces:
-        init = 1 if request.init else None
-    else:
-        supervisor = os.getppid()
-        if request.init:
-            init, supervisor = supervisor, parent_of(supervisor)
-    faults = None if outgoing is None else engine_of(outgoing)
-    origin = Origin(home, request.namespaces, init, supervisor, helpers, faults, settled)
-    return Pid1View(origin)
+
+def make_readings(request: IsolationRequest, home: Mapping[str, int]) -> Readings:
+    """As :func:`make_view`, without assertions, which take a child longer to import than to use."""
+    from pytest_nsisolate.view.readings import Readings
+
+    return Readings(make_origin(request, home))
 
 
 def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:

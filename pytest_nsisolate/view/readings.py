@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pytest_nsisolate.child.leftovers import infrastructure, settled_family
-from pytest_nsisolate.kernel import namespaces
+from pytest_nsisolate.kernel import namespaces, proc
 from pytest_nsisolate.kernel.originals import os, socket
 from pytest_nsisolate.process.root import written_here
 from pytest_nsisolate.request.model import TimeOffsets
@@ -285,6 +285,12 @@ class Readings:
         origin = self._origin
         known = origin.supervisor is None or self._supervisor is not None
         return frozenset({os.getpid(), (known and origin.init) or os.getpid()})
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether there is no other process, told without psutil: a failure asks in each child."""
+        proc.check_own()
+        return self._own_pids.issuperset(proc.pids())
 
     @property
     def _supervisor(self) -> int | None:

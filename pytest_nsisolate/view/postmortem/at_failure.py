@@ -14,8 +14,10 @@ Fact: to know which mounts are new you need to have seen the old ones, and to lo
 every test something.
 Consequence: one child for each plan of mounts looks before its test begins, and tells the runner.
 
-This module is imported by every run that isolates something, and with it only what a child that
-cannot open a file any more still needs.
+Fact: to import the readings takes a child five times as long as an empty test.
+Consequence: this module is imported by every run that isolates something, and with it only what a
+child that cannot open a file any more still needs. After the first failure the runner imports the
+rest (:func:`preload`), for the children that come.
 """
 
 from __future__ import annotations
@@ -73,6 +75,16 @@ def opened(
         return None
     whole = mode == "all" or item.get_closest_marker("isolated") is not None
     return PostMortem(request, home, first_mounts, uid, whole=whole)
+
+
+def preload() -> None:
+    """In the runner, after a failure: import what the next child that fails would have to.
+
+    It may fail where the suite has replaced something; then each child imports it, as the first
+    one did.
+    """
+    with suppress(Exception):
+        from pytest_nsisolate.view.postmortem import parts, unreaped  # noqa: F401
 
 
 class PostMortem:
@@ -169,10 +181,10 @@ class PostMortem:
         try:
             found = hints.told(errors, self._request)
             if whole and "pid" in self._request.namespaces and not self._request.init:
-                from pytest_nsisolate.view.origin import make_view
+                from pytest_nsisolate.view.origin import make_readings
                 from pytest_nsisolate.view.postmortem import unreaped
 
-                view = make_view(self._request, self._home)
+                view = make_readings(self._request, self._home)
                 found += unreaped.hint(view, errors, forked=self.forked)
         except BaseException as failure:
             _excuse("hints", failure)  # there are none then

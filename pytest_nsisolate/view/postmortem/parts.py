@@ -3,10 +3,10 @@
 
 Each part is a name and a function, so that the caller can guard each by itself.
 
-Fact: what asks the kernel over netlink takes more than a tenth of a second to import, in each test
-that fails, and most tests leave their network as it was.
-Consequence: a network that has the loopback device only, with its own addresses and no route, is
-told from files of ``/proc/net`` (proc_pid_net(5)), in one line. Any other is left to the view.
+Fact: psutil, and what asks the kernel over netlink, take a hundredth and a tenth of a second to
+import, in each test that fails. Most of these are alone, and leave their network as it was.
+Consequence: a world without other processes, without internet sockets, and with no network device
+but the loopback, is told from files of ``/proc`` (proc_pid_net(5)). Any other is left to the view.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from pytest_nsisolate.kernel.originals import re
+from pytest_nsisolate.kernel.originals import os, re
 from pytest_nsisolate.kernel.proc_net import interfaces, lines, own_version_4
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.mounts import Mount, parse_mounts
-from pytest_nsisolate.view.origin import make_view
+from pytest_nsisolate.view.origin import make_readings
 from pytest_nsisolate.view.postmortem.layout import ADDITIONS, Part, Told
 from pytest_nsisolate.view.processes import Process
+from pytest_nsisolate.view.readings import Readings
 from pytest_nsisolate.view.tables import aligned, counted, indented, table
 
 #: Rows of each kind; the rest is counted.
@@ -45,7 +45,7 @@ def parts(
     :param mounts: those that were there before the test began, if they are known.
     :param uid: the effective user id with which it has begun.
     """
-    view = make_view(request, home)
+    view = make_readings(request, home)
     own_net = "net" in request.namespaces
     found: list[Part] = [
         ("processes", lambda: _processes(view, uid)),
@@ -60,7 +60,9 @@ def parts(
     return found
 
 
-def _processes(view: Pid1View, uid: int) -> Told:
+def _processes(view: Readings, uid: int) -> Told:
+    if view._is_alone and all(os.stat(f"/proc/{pid}").st_uid == uid for pid in view._own_pids):
+        return "no other processes"
     rows = _without_additions(found for tree in view.process_tree for found in tree.walk())
     if all(row.pid in view._own_pids and row.uid == uid for _, row in rows):
         return "no other processes"
@@ -101,7 +103,7 @@ def _rest(left: Sequence[Process]) -> list[str]:
     return [f"  ... and {len(left)} more ({told})"]
 
 
-def _listening(view: Pid1View, *, own_net: bool) -> Told:
+def _listening(view: Readings, *, own_net: bool) -> Told:
     rows = view.listening
     if not own_net:
         # The host's are many, and not what this test was about.
@@ -110,7 +112,7 @@ def _listening(view: Pid1View, *, own_net: bool) -> Told:
     return listed("listening socket", rows, MOST_SOCKETS) if rows else "no listening sockets"
 
 
-def _network(view: Pid1View) -> Told:
+def _network(view: Readings) -> Told:
     """The routes without those that the kernel makes for its own addresses."""
     if untouched := loopback_only("/proc/self/net"):
         return untouched
@@ -160,7 +162,7 @@ def _version_6(folder: str) -> list[str]:
     return ["::1/128"] if own else []
 
 
-def _mounts(view: Pid1View, before: str) -> Told:
+def _mounts(view: Readings, before: str) -> Told:
     known = Counter(map(_identity, parse_mounts(before.encode("utf-8", "surrogateescape"))))
     added = []
     for mount in view.mounts:

@@ -19,8 +19,8 @@ from typing import Any, Final
 import pytest
 
 from pytest_nsisolate.kernel.originals import gc, os, subprocess
-from pytest_nsisolate.view import Pid1View
 from pytest_nsisolate.view.postmortem.refusals import attribute
+from pytest_nsisolate.view.readings import Readings
 
 #: Errors by which a test says that something has not come about; a "stop" that waits fails too.
 _OF_WAITING: Final = (
@@ -32,7 +32,7 @@ _OF_WAITING: Final = (
 _MOST_NAMED: Final = 3
 
 
-def hint(view: Pid1View, errors: Iterable[BaseException], *, forked: bool) -> list[str]:
+def hint(view: Readings, errors: Iterable[BaseException], *, forked: bool) -> list[str]:
     """The line, where an error may come of waiting for such a process.
 
     :param forked: the test itself has called fork(2).
@@ -40,6 +40,8 @@ def hint(view: Pid1View, errors: Iterable[BaseException], *, forked: bool) -> li
     errors = list(errors)
     # Assertions of the view say so themselves.
     if not any(map(_may_have_waited, errors)) or any(map(_says_so, errors)):
+        return []
+    if view._is_alone:
         return []
     ended = {process.pid: process for process in view.zombies if process.ppid == os.getpid() == 1}
     if not ended:
