@@ -153,7 +153,10 @@ class Ending:
         _finish_files()
 
     def forget(self) -> None:
-        """In a copy of the child: one that a handler has forked does not call the others."""
+        """In a copy of the child: one that a handler has forked does not call the others.
+
+        What still fails: Python 3.14 goes through a copy of its list, and calls them.
+        """
         if self._leave is not None:
             atexit._clear()
 

@@ -26,6 +26,7 @@ import importlib
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -130,6 +131,17 @@ def _copy(name: str, below: str = "") -> Any:
     return twin
 
 
+def _current_thread(threading: Any) -> Callable[[], Any]:
+    """``current_thread``, without the ``get_ident`` that its own module has at the moment."""
+    active, get_ident, original = threading._active, threading.get_ident, threading.current_thread
+
+    def current_thread() -> Any:
+        found = active.get(get_ident())
+        return original() if found is None else found
+
+    return current_thread
+
+
 def _gevent_originals(name: str) -> dict[str, Any]:
     monkey: Any = sys.modules.get("gevent.monkey")
     saved: dict[str, dict[str, Any]] = getattr(monkey, "saved", {})
@@ -162,6 +174,7 @@ if not TYPE_CHECKING:
     subprocess = _copy("subprocess")
     termios = _copy("termios")
     threading = _copy("threading")
+    threading.current_thread = _current_thread(threading)
     traceback = _copy("traceback")
     open = io.open
 

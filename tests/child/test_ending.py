@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import shelve
+import sys
 import zipfile
 from pathlib import Path
 from typing import Final
@@ -49,10 +50,11 @@ def test_what_a_test_has_left_is_done(side: Side, threads: str) -> None:
         assert sorted(note for note in notes if note.startswith("runner:")) == sorted(RUNNERS)
         assert (folder / "runner.log").read_text() == "once\n"
         assert (folder / "runner.txt").read_text() == "once"
-        assert [note for note in notes if note.startswith("copy:")] == [
-            "copy: status 98",
-            "copy: the other handler",
-        ]
+        of_copy = ["copy: status 98", "copy: the other handler"]
+        if sys.version_info >= (3, 14):
+            # Python goes through a copy of its list, which nothing takes from the forked one.
+            of_copy.insert(0, "copy: the other handler")
+        assert [note for note in notes if note.startswith("copy:")] == of_copy
 
 
 def assert_written(folder: Path) -> None:

@@ -59,6 +59,7 @@ class Missing(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] in missing:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
+subprocess._USE_POSIX_SPAWN = False  # it would be looked up in os
 sys.meta_path.insert(0, Missing())
 sys.platform = system
 runpy.run_module(module, run_name="__main__", alter_sys=True)

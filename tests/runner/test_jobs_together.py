@@ -89,10 +89,12 @@ STRAYING: Final = """
 """
 
 STRAYING_HOOKS: Final = """
-    import os, pytest
+    import os, pytest, warnings
     from journal import note
     def stray():
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside a thread
+            pid = os.fork()
         if pid == 0:
             return True
         note(f"status {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
