@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import new as new_hash
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.errors import StepError
@@ -148,9 +148,12 @@ def unpack(unpacker: Unpacker, fd: int) -> None:
 
     :raises BadArchiveError: see :mod:`pytest_nsisolate.process.unpacking`.
     """
-    if S_ISDIR(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if S_ISDIR(mode):
         _Image(_Folder(fd)).unpack(unpacker)
         return
+    if not S_ISREG(mode):
+        raise BadArchiveError("something else has taken its place")
     file = open(fd, "rb")
     plain = _decompressed(file)
     members = _members(plain)
@@ -284,7 +287,10 @@ class _Folder:
             fd = os.open(name, flags, dir_fd=self._fd)
         except OSError as error:
             raise BadArchiveError(f"it does not have the file {name}") from error
-        return _Part(open(fd, "rb"), 0, os.fstat(fd).st_size)
+        status = os.fstat(fd)
+        if not S_ISREG(status.st_mode):
+            raise BadArchiveError(f"it has something else in place of the file {name}")
+        return _Part(open(fd, "rb"), 0, status.st_size)
 
     def has(self, name: str) -> bool:
         return name == "index.json"

@@ -23,7 +23,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from stat import S_ISDIR
+from stat import S_ISDIR, S_ISREG
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import StepError, failing
@@ -135,8 +135,10 @@ def check(path: str, covers: tuple[str, ...], mounts: dict[str, Mounted]) -> str
         raise StepError(name, "mount", errno.EXDEV)  # by a link of /proc, /proc/PID/root
     if real == "/":
         raise StepError(name, "mount", errno.EINVAL)
-    if not S_ISDIR(status.st_mode):
+    if S_ISREG(status.st_mode):
         return real
+    if not S_ISDIR(status.st_mode):
+        raise StepError(name, "mount", errno.EOPNOTSUPP)  # a read may wait, or never end
     own = next((cover for cover in (*OWN, *covers) if is_in(real, cover)), None)
     if own is not None:
         raise StepError(name, "mount", errno.EBUSY, f"{own} is each test's own")

@@ -313,6 +313,7 @@ CASES = [
     Expected("mount overlay of /x", "mount", errno.EINVAL, "or the folder is on", "cp -a"),
     Expected("take /x as root", "mount", errno.ENOENT, "does not have", "a fixture"),
     Expected("take /x as root", "mount", errno.ENOTDIR, "below a file", "name a folder"),
+    Expected("take /x as root", "mount", errno.EOPNOTSUPP, "a FIFO", "name a folder"),
     Expected("unpack /x", "mount", errno.EBADMSG, "damaged", "docker save"),
     Expected("unpack /x", "mount", errno.ENOSPC, "root_size=", "a folder"),
     Expected("unpack /x", "mount", errno.ETIME, "ten minutes", "a folder"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -53,6 +54,9 @@ def make_folders() -> None:
     for name in ("proc", "dev", "sys", "usr", "tmp", HERE.parts[1]):
         if not (ODD / name).is_symlink():
             (ODD / name).symlink_to("/elsewhere")
+    os.mkfifo(ODD / "fifo")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(ODD / "socket"))
 
 
 def state(folder: Path) -> dict[str, tuple[object, ...]]:
@@ -322,6 +326,28 @@ def test_a_path_that_is_not_there() -> None: ...
 @isolated(root="./box/etc/name/x")
 @pytest.mark.expect("setup failed", "as root for the mount namespace: ENOTDIR")
 def test_a_path_below_a_file() -> None: ...
+
+
+NO_FILE: Final = (
+    "Operation not supported",
+    "names a device, a FIFO or a socket",
+    "remedy: name a folder",
+)
+
+
+@isolated(root="/dev/zero")
+@pytest.mark.expect("setup failed", "take /dev/zero as root for the mount namespace", *NO_FILE)
+def test_a_device() -> None: ...
+
+
+@isolated(root="./odd/fifo")
+@pytest.mark.expect("setup failed", "/odd/fifo as root for the mount namespace", *NO_FILE)
+def test_a_fifo() -> None: ...
+
+
+@isolated(root="./odd/socket")
+@pytest.mark.expect("setup failed", "/odd/socket as root for the mount namespace", *NO_FILE)
+def test_a_socket() -> None: ...
 
 
 @isolated(root="/")

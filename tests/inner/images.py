@@ -215,6 +215,10 @@ def archives() -> Iterator[None]:
     for name, content in layout(LAYERS).items():
         (HERE / "layout" / name).parent.mkdir(parents=True, exist_ok=True)
         (HERE / "layout" / name).write_bytes(content)
+    shutil.copytree(HERE / "layout", HERE / "piped")
+    for blob in (HERE / "piped" / "blobs" / "sha256").iterdir():
+        blob.unlink()
+        os.mkfifo(blob)
     for kind, module in (("xz", "lzma"), ("bz2", "bz2")):
         compressor = pytest.importorskip(module)
         (HERE / f"base.tar.{kind}").write_bytes(compressor.compress(tar(BASE)))
@@ -433,6 +437,11 @@ def test_a_layer_with_another_digest() -> None: ...
 @isolated(root="./wrong.saved.tar")
 @bad("does not have the digest sha256:")
 def test_a_saved_layer_with_another_digest() -> None: ...
+
+
+@isolated(root="./piped")
+@bad("it has something else in place of the file blobs/sha256/")
+def test_a_fifo_in_place_of_a_layer() -> None: ...
 
 
 @isolated(root="./two.tar")

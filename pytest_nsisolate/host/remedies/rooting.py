@@ -44,6 +44,13 @@ ROOTS: Final = (
         "name a folder, an archive, or an image",
     ),
     Row(
+        "take .* as root",
+        (EOPNOTSUPP,),
+        always,
+        "root= names a device, a FIFO or a socket, and no folder or file",
+        "name a folder, an archive or an image; save to a file what comes from a pipe",
+    ),
+    Row(
         "unpack ",
         (EBADMSG,),
         always,
