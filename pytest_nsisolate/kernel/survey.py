@@ -160,6 +160,18 @@ def status_of(path: str) -> os.stat_result | None:
         return None
 
 
+def mark_of(status: os.stat_result | None) -> tuple[int, ...]:
+    """Another one as soon as a file or a directory has changed, or another has its place.
+
+    The time of the content (``st_mtime``) can be set (utimensat(2)), as ``cp -p``, ``rsync`` and
+    ``tar`` do. That of the inode (``st_ctime``) cannot.
+    """
+    if status is None:
+        return ()
+    place = (status.st_dev, status.st_ino, status.st_size)
+    return (*place, status.st_ctime_ns, status.st_mtime_ns)
+
+
 def _is_empty(path: str) -> bool:
     """Nothing is in it that an overlay could show; one that cannot be looked into counts."""
     try:

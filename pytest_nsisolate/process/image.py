@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import json, open, os, platform, re
+from pytest_nsisolate.kernel.survey import mark_of
 from pytest_nsisolate.process.lending import LentTree, TreeBuilder
 from pytest_nsisolate.process.unpacking import (
     BadArchiveError,
@@ -92,8 +93,7 @@ def mark(path: str) -> tuple[int, ...]:
 
     :raises OSError: when it cannot be looked at.
     """
-    status = os.stat(f"{path}/index.json" if os.path.isdir(path) else path)
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+    return mark_of(os.stat(f"{path}/index.json" if os.path.isdir(path) else path))
 
 
 class Image(LentTree):

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import covered, overlays, whole_root
 from pytest_nsisolate.kernel.originals import os
-from pytest_nsisolate.kernel.survey import Mounted, is_in, status_of
+from pytest_nsisolate.kernel.survey import Mounted, is_in, mark_of, status_of
 from pytest_nsisolate.process import interpreter
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Tree:
 
     def __init__(self, top: str) -> None:
         self.top = top
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, tuple[int, ...]] = {}
 
     def status(self, path: str) -> os.stat_result | None:
         """Of a path that :meth:`resolve` has given; None for what is not there."""
@@ -89,16 +89,12 @@ class Tree:
         return done or "/"
 
     def holds(self) -> bool:
-        """No directory that was looked at has another entry since."""
-        return all(self._time(path) == time for path, time in self._seen.items())
+        """No directory that was looked at has changed since."""
+        return all(mark_of(self.status(path)) == mark for path, mark in self._seen.items())
 
     def _look(self, path: str) -> None:
         if path not in self._seen:
-            self._seen[path] = self._time(path)
-
-    def _time(self, path: str) -> int:
-        status = self.status(path)
-        return 0 if status is None else status.st_mtime_ns
+            self._seen[path] = mark_of(self.status(path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import covered, open_directories, overlays, private_files, syscalls
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import os
-from pytest_nsisolate.kernel.survey import is_in, read_mounts, status_of, take_apart
+from pytest_nsisolate.kernel.survey import is_in, mark_of, read_mounts, status_of, take_apart
 from pytest_nsisolate.kernel.syscalls import MS_NODEV
 from pytest_nsisolate.process import lending
 from pytest_nsisolate.process.given_files import PrivateFilesOnly, Wishes, read_content
@@ -454,7 +454,7 @@ class _Surveyed:
         self._strange: dict[Ids, frozenset[str]] = {}
 
     def holds(self) -> bool:
-        """No directory that is taken apart has another entry since."""
+        """No directory that is taken apart has changed since."""
         return self._look() == self._marks
 
     def not_of(self, ids: Ids) -> frozenset[str]:
@@ -466,6 +466,5 @@ class _Surveyed:
             )
         return self._strange[ids]
 
-    def _look(self) -> list[int]:
-        found = (status_of(path) for path in ("/", *self.survey.folders))
-        return [0 if status is None else status.st_mtime_ns for status in found]
+    def _look(self) -> list[tuple[int, ...]]:
+        return [mark_of(status_of(path)) for path in ("/", *self.survey.folders)]

@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from pytest_nsisolate.process import interpreter, path_root
 from pytest_nsisolate.process.plan import Fixed
 from tests.hosts import NEEDS_ROOT
 from tests.inner_runs import Side, assert_expected, cases, run_batch, shared_batch
-from tests.support import BUSYBOX, NEEDS_BUSYBOX, NEEDS_NAMESPACES
+from tests.support import BUSYBOX, NEEDS_BUSYBOX, NEEDS_NAMESPACES, eventually
 
 
 @NEEDS_NAMESPACES
@@ -149,9 +149,48 @@ def test_paths_are_resolved_as_inside(tmp_path: Path) -> None:
     assert tree.status("/etc/passwd") is None
     with pytest.raises(OSError, match="Too many levels"):
         tree.resolve("/loop/x")
-    assert tree.holds()
-    (tmp_path / "usr" / "new").mkdir()
-    assert not tree.holds()
+
+
+def test_a_tree_holds_until_something_changes(tmp_path: Path) -> None:
+    """Also what keeps the time of the content, as cp -p and tar do."""
+    (tmp_path / "usr" / "lib").mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("/usr/lib")
+    tree = path_root.Tree(str(tmp_path))
+
+    def look() -> bool:
+        """What was known held; look anew."""
+        nonlocal tree
+        held, tree = tree.holds(), path_root.Tree(str(tmp_path))
+        tree.resolve("/lib/x/y")
+        return held
+
+    def change(folder: Path, call: Callable[[], object]) -> None:
+        """And have its content look as old as before. A clock that ticks slowly has to go on."""
+        before = folder.stat()
+        call()
+
+        def changed() -> bool:
+            os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+            return folder.stat().st_ctime_ns != before.st_ctime_ns
+
+        assert eventually(changed)
+        assert folder.stat().st_mtime_ns == before.st_mtime_ns
+
+    def relink() -> None:
+        (tmp_path / "lib").unlink()
+        (tmp_path / "lib").symlink_to("/old/lib")
+
+    look()
+    assert look()
+    change(tmp_path / "usr" / "lib", (tmp_path / "usr" / "lib" / "x").mkdir)
+    assert not look()
+    change(tmp_path / "usr", lambda: (tmp_path / "usr").chmod(0o700))
+    assert not look()
+    change(tmp_path, lambda: (tmp_path / "usr").rename(tmp_path / "old"))
+    assert not look()
+    change(tmp_path, relink)
+    assert not look()
+    assert look()
 
 
 def test_what_the_system_shares_is_not_bound() -> None:
