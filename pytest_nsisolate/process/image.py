@@ -33,8 +33,9 @@ from pytest_nsisolate.process.unpacking import (
     Readable,
     Stream,
     Unpacker,
+    bound_memory,
+    members,
     named,
-    opened,
 )
 from pytest_nsisolate.request.model import IsolationRequest
 
@@ -131,6 +132,7 @@ class _Builder(TreeBuilder):
         """The archive is open when its tree becomes the root of this process."""
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            bound_memory()
             os.chroot(".")
         except OSError as error:
             detail = str(error.filename or "")
@@ -189,19 +191,17 @@ class _Member:
 def _members(plain: Any) -> dict[str, _Member] | None:
     """What the tar of an image has, by name; None for another one, after its first files."""
     found: dict[str, _Member] = {}
-    with opened(Stream(plain)) as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()
-            name = os.path.normpath(member.name)
-            if _OF_IMAGES.fullmatch(name) is None:
-                return None
-            link = None
-            if member.issym():
-                link = os.path.normpath(os.path.join(os.path.dirname(name), member.linkname))
-            elif member.islnk():
-                link = os.path.normpath(member.linkname)
-            if link is not None or member.isreg():
-                found[name] = _Member(member.offset_data, member.size, link)
+    for _, member in members(Stream(plain)):
+        name = os.path.normpath(member.name)
+        if _OF_IMAGES.fullmatch(name) is None:
+            return None
+        link = None
+        if member.issym():
+            link = os.path.normpath(os.path.join(os.path.dirname(name), member.linkname))
+        elif member.islnk():
+            link = os.path.normpath(member.linkname)
+        if link is not None or member.isreg():
+            found[name] = _Member(member.offset_data, member.size, link)
     return found if found.keys() & {"manifest.json", "index.json"} else None
 
 

@@ -7,9 +7,15 @@ change.
 What we do: the child has changed its root to the empty tmpfs that it fills, in namespaces of its
 own, so there is nothing else to lead to. Names with ``..`` are refused all the same.
 
-Fact: tarfile ends at a broken header as if it were the end of the archive, reads a header as long
-as it says it is, and takes an archive without its end for a whole one.
-What we do: a header of our own class says what ended the archive, and one read is bounded.
+Fact: tarfile ends at a broken header as if it were the end of the archive, and takes an archive
+without its end for a whole one.
+What we do: a header of our own class says what ended the archive.
+
+Fact: a file may have any number of headers of any length, all of which tarfile keeps until it has
+the last. Global headers are kept for good, names of folders until the end, and a decompressor takes
+the dictionary that the archive names (4 GiB for xz).
+What we do: the headers of one file are bounded, and so is the memory of this process (RLIMIT_DATA),
+which the content on the tmpfs does not count for.
 
 Devices are left out, because each test has its own ``/dev``, and so is what overlay would take for
 its marks. Holes stay holes: a block of zeros is not written. What is written counts against the
@@ -22,8 +28,8 @@ from __future__ import annotations
 
 import errno
 import tarfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import new as new_hash
 from stat import S_ISDIR
 from tarfile import TarFile
@@ -31,16 +37,20 @@ from typing import Any, Final, Protocol
 
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import os, shutil
+from pytest_nsisolate.kernel.originals import open, os, resource, shutil
 
 #: Bytes that are read at a time.
 _CHUNK: Final = 1 << 20
 _BLOCK: Final = 4096
 
-#: A header of pax has names and attributes; more is a trap.
-_MOST_READ: Final = 64 << 20
+#: Bytes of the headers of one file: names, attributes, where a file has holes. More is a trap, and
+#: takes some thirty times as much when it is read.
+_MOST_HEADERS: Final = 16 << 20
 
-#: Files of an archive; each takes a kilobyte of the kernel's memory at least.
+#: What this process may take beside what it has of its parent. Two million names fit in it.
+_MOST_MEMORY: Final = 1 << 30
+
+#: Files and folders of an archive; each takes a kilobyte of the kernel's memory at least.
 MOST_FILES: Final = 2_000_000
 
 _XATTR: Final = "SCHILY.xattr.user."
@@ -69,6 +79,7 @@ class Stream:
     def __init__(self, source: Readable, digest: str | None = None) -> None:
         self._source = source
         self._at = 0
+        self._left: int | None = None
         self._digest = digest
         self._hash = None
         if digest is not None:
@@ -80,12 +91,17 @@ class Stream:
     def read(self, size: int) -> bytes:
         """See :class:`io.RawIOBase`; never fewer bytes than there are.
 
-        :raises BadArchiveError: for more than a header may have.
+        :raises BadArchiveError: for more than headers may have.
         """
-        if not 0 <= size <= _MOST_READ:
-            raise BadArchiveError("it has a header of more than 64 MiB")
+        if self._left is not None:
+            self._left -= size
+            if size < 0 or self._left < 0:
+                raise BadArchiveError("it has a file with headers of more than 16 MiB")
+        return self._read(size)
+
+    def _read(self, size: int) -> bytes:
         parts = []
-        while size and (part := self._source.read(min(size, _CHUNK))):
+        while size > 0 and (part := self._source.read(min(size, _CHUNK))):
             parts.append(part)
             size -= len(part)
             if self._hash is not None:
@@ -93,6 +109,13 @@ class Stream:
         found = b"".join(parts)
         self._at += len(found)
         return found
+
+    @contextmanager
+    def headers(self) -> Iterator[None]:
+        """What is read here are the headers of one file."""
+        self._left = _MOST_HEADERS
+        yield
+        self._left = None
 
     def tell(self) -> int:
         """Bytes that were read."""
@@ -105,7 +128,7 @@ class Stream:
         """
         if position < self._at:
             raise BadArchiveError("it has a member that lies before its header")
-        while self._at < position and self.read(min(position - self._at, _CHUNK)):
+        while self._at < position and self._read(min(position - self._at, _CHUNK)):
             pass
         return self._at
 
@@ -114,7 +137,7 @@ class Stream:
 
         :raises BadArchiveError: for another digest.
         """
-        while self.read(_CHUNK):
+        while self._read(_CHUNK):
             pass
         if self._hash is not None and self._digest != f"{self._hash.name}:{self._hash.hexdigest()}":
             raise BadArchiveError(f"its content does not have the digest {self._digest}")
@@ -127,7 +150,7 @@ class _Header(tarfile.TarInfo):
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Header:
         try:
             return super().fromtarfile(tarfile)
-        except (BadArchiveError, OSError, EOFError):
+        except (BadArchiveError, OSError, EOFError, MemoryError):
             raise
         except Exception as error:
             if type(error).__name__ == "EOFHeaderError":
@@ -135,16 +158,26 @@ class _Header(tarfile.TarInfo):
             raise BadArchiveError(f"it is cut off or damaged ({error})") from error
 
 
-def opened(stream: Stream) -> Any:
-    """A tar that is read forward.
+def members(stream: Stream) -> Iterator[tuple[Any, Any]]:
+    """A tar that is read forward, with one member after the other.
 
     :raises BadArchiveError: if it is none.
     """
     source: Any = stream
+    archive: Any
     try:
-        return TarFile(fileobj=source, tarinfo=_Header, errorlevel=2)
+        with stream.headers():
+            archive = TarFile(fileobj=source, tarinfo=_Header, errorlevel=2)
     except (tarfile.TarError, ValueError) as error:
         raise BadArchiveError(f"it is no tar archive ({error})") from error
+    with archive:
+        while True:
+            with stream.headers():
+                member = archive.next()
+            if member is None:
+                return
+            archive.members.clear()  # it would keep every header
+            yield archive, member
 
 
 class Unpacker:
@@ -168,15 +201,11 @@ class Unpacker:
         :raises OSError: ENOSPC above all.
         """
         made: set[str] = set()
-        with opened(stream) as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # it would keep every header
-                if monotonic() > self._until:
-                    raise OSError(errno.ETIME, os.strerror(errno.ETIME))
-                self._left -= 1
-                if self._left < 0:
-                    raise BadArchiveError(f"it has more than {MOST_FILES} files")
-                self._take(archive, member, made if layer else None)
+        for archive, member in members(stream):
+            if monotonic() > self._until:
+                raise OSError(errno.ETIME, os.strerror(errno.ETIME))
+            self._count()
+            self._take(archive, member, made if layer else None)
         stream.check()
 
     def finish(self) -> None:
@@ -191,6 +220,11 @@ class Unpacker:
                 os.utime(path, (time, time), follow_symlinks=False)
         self._modes.clear()
 
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise BadArchiveError(f"it has more than {MOST_FILES} files and folders")
+
     def _take(self, archive: Any, member: Any, made: set[str] | None) -> None:
         path = _inside(member.name, "name")
         folder, name = os.path.split(path)
@@ -201,7 +235,7 @@ class Unpacker:
             if member.isdir():
                 self._modes["."] = (member.mode & 0o7777, member.mtime, os.stat(".").st_ino)
             return
-        _make_folder(folder)
+        self._make_folder(folder)
         if member.isdir():
             if not os.path.isdir(path) or os.path.islink(path):
                 _remove(path)
@@ -226,6 +260,23 @@ class Unpacker:
         path = os.path.join(folder, name)
         if not member.islnk():
             self._dress(member, path)
+
+    def _make_folder(self, path: str) -> None:
+        """Where a path leads inside, also by a link to what is not there yet."""
+        if os.path.isdir(path or "."):
+            return
+        missing = []
+        at = os.path.realpath(path)
+        while not os.path.isdir(at):
+            missing.append(at)
+            at = os.path.dirname(at)
+        for folder in reversed(missing):
+            self._count()
+            try:
+                os.mkdir(folder, 0o755)
+            except FileExistsError as error:
+                said = f"it has a file below what is no folder: {_short(path)}"
+                raise BadArchiveError(said) from error
 
     def _hide(self, folder: str, name: str, made: set[str]) -> None:
         """Whiteouts of OCI image layers: of what lies below, and not of this layer's own."""
@@ -304,20 +355,6 @@ def _remove_below(folder: str, made: set[str]) -> None:
                     waiting.append(path)
 
 
-def _make_folder(path: str) -> None:
-    """Where a path leads inside, also by a link to what is not there yet."""
-    if not os.path.isdir(path or "."):
-        mask = os.umask(0o022)  # a mode would be that of the last one alone
-        try:
-            os.makedirs(os.path.realpath(path), exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise BadArchiveError(
-                f"it has a file below what is no folder: {_short(path)}"
-            ) from error
-        finally:
-            os.umask(mask)
-
-
 def _write_some(fd: int, content: bytes) -> None:
     """But no zeros: a file of the kernel's is full of them."""
     for start in range(0, len(content), _BLOCK):
@@ -358,12 +395,27 @@ def _short(text: str) -> str:
     return ascii(text if len(text) < 100 else f"{text[:96]}...")
 
 
+def bound_memory() -> None:
+    """This process gets no more than :data:`_MOST_MEMORY` (RLIMIT_DATA of getrlimit(2)).
+
+    :raises OSError: without a ``/proc``.
+    """
+    with open("/proc/self/statm", "rb") as file:
+        most = int(file.read().split()[5]) * resource.getpagesize() + _MOST_MEMORY
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY or most < soft:
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
 def named(step: str, call: Callable[[], None]) -> None:
     """
-    :raises StepError: EBADMSG for a bad archive; with the number of what else fails.
+    :raises StepError: EBADMSG for a bad archive, ENOMEM for one that takes too much memory; with
+        the number of what else fails.
     """
     try:
         call()
+    except MemoryError:
+        pass  # what its frames hold is let go of before anything else is done
     except BadArchiveError as error:
         raise StepError(step, "mount", errno.EBADMSG, str(error)) from error
     except OSError as error:
@@ -377,3 +429,6 @@ def named(step: str, call: Callable[[], None]) -> None:
     except Exception as error:  # lzma's and zlib's own
         said = f"{type(error).__name__}: {error}"
         raise StepError(step, "mount", errno.EBADMSG, said[:200]) from error
+    else:
+        return
+    raise StepError(step, "mount", errno.ENOMEM)

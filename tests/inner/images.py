@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import platform
 import shutil
@@ -158,6 +159,13 @@ def damaged() -> bytes:
     return bytes(content)
 
 
+def dictionary() -> bytes:
+    """It asks for a dictionary of 2 GiB."""
+    content = bytearray(lzma.compress(tar([("x", b"x", {})]), format=lzma.FORMAT_ALONE))
+    content[1:5] = (1 << 31).to_bytes(4, "little")
+    return bytes(content)
+
+
 def header() -> bytes:
     """A header of pax that says it is 256 MiB long."""
     found = tarfile.TarInfo("x")
@@ -188,6 +196,7 @@ HOSTILE: Final[dict[str, Callable[[], bytes]]] = {
     "damaged.tar": damaged,
     "cut.tar.gz": lambda: gzip.compress(tar(BASE))[:5000],
     "header.tar.gz": lambda: gzip.compress(header()),
+    "dictionary.tar.lzma": dictionary,
     "wrong.oci.tar": lambda: packed(layout(LAYERS, wrong=True)),
     "wrong.saved.tar": lambda: packed(saved(LAYERS, wrong=True)),
     "two.tar": lambda: packed(
@@ -425,8 +434,13 @@ def test_cut_off_and_compressed() -> None: ...
 
 
 @isolated(root="./header.tar.gz")
-@bad("a header of more than 64 MiB")
+@bad("headers of more than 16 MiB")
 def test_a_header_that_would_fill_the_memory() -> None: ...
+
+
+@isolated(root="./dictionary.tar.lzma")
+@pytest.mark.expect("setup failed", "unpack ", "ENOMEM", "more than 1 GiB", "compress it anew")
+def test_a_dictionary_that_would_fill_the_memory() -> None: ...
 
 
 @isolated(root="./wrong.oci.tar")

@@ -13,7 +13,8 @@ from typing import Final
 
 import pytest
 
-from pytest_nsisolate.process.unpacking import Stream, Unpacker
+from pytest_nsisolate.process import unpacking
+from pytest_nsisolate.process.unpacking import BadArchiveError, Stream, Unpacker
 
 #: Name, kind, mode, and the content or where a link leads.
 Member = tuple[str, bytes, int, str]
@@ -101,3 +102,62 @@ def test_a_hard_link_to_itself_by_a_linked_folder(here: Path) -> None:
         layered=False,
     )
     assert (here / "usr/bin/x").read_text() == "content"
+
+
+def header(kind: bytes, size: int) -> bytes:
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse(blocks: int) -> bytes:
+    """The header of a file with holes, which has further ones."""
+    content = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
+    content[482] = 1
+    content[148:156] = b" " * 8
+    content[148:156] = f"{sum(content):06o}\0 ".encode()
+    return bytes(content) + (b"0" * 504 + b"\1" + bytes(7)) * blocks
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        *(
+            2 * (header(kind, 9 << 20) + bytes(9 << 20)) + header(FILE, 0)
+            for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE)
+        ),
+        header(tarfile.XGLTYPE, 9 << 20) + bytes(9 << 20) + header(tarfile.XHDTYPE, 1 << 40),
+        sparse(33 << 10),
+    ],
+    ids=["long name", "long link", "pax", "global", "sparse"],
+)
+@pytest.mark.parametrize("before", [b"", header(FILE, 0)], ids=["first", "second"])
+def test_the_headers_of_a_file_are_bounded_together(
+    here: Path, chain: bytes, before: bytes
+) -> None:
+    """And not each by itself: all are kept until the last one is there."""
+    unpacker = Unpacker(owners=False, until=time.monotonic() + 60)
+    with pytest.raises(BadArchiveError, match="headers of more than 16 MiB"):
+        unpacker.unpack(Stream(io.BytesIO(before + chain + bytes(1024))), layer=False)
+
+
+def test_content_is_no_header(here: Path) -> None:
+    """Neither what is written, nor what is left out."""
+    content = "x" * (17 << 20)
+    unpack([("big", FILE, 0o644, content), (".wh.gone", FILE, 0o644, content), *LOWER])
+    assert (here / "big").stat().st_size == 17 << 20
+    assert (here / "a/x/old").exists()
+
+
+def test_folders_without_an_entry_count(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name may have two thousand of them."""
+    monkeypatch.setattr(unpacking, "MOST_FILES", 5)
+    unpack([("a/b/c/file", FILE, 0o644, ""), ("a/b/c/other", FILE, 0o644, "")])
+    with pytest.raises(BadArchiveError, match="more than 5 files and folders"):
+        unpack([("1/2/3/file", FILE, 0o644, ""), ("1/2/4/file", FILE, 0o644, "x")])
+    assert not (here / "1/2/4/file").exists()
+
+
+def test_a_file_below_a_file(here: Path) -> None:
+    with pytest.raises(BadArchiveError, match="below what is no folder: 'a/b/c'"):
+        unpack([("a", FILE, 0o644, ""), ("a/b/c/file", FILE, 0o644, "")])

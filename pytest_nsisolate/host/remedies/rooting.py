@@ -13,6 +13,7 @@ from errno import (
     EISDIR,
     ENODEV,
     ENOENT,
+    ENOMEM,
     ENOSPC,
     ENOSYS,
     ENOTDIR,
@@ -63,6 +64,14 @@ ROOTS: Final = (
         always,
         "it has more content than root_size= allows (half of the memory without it)",
         "raise root_size=, or unpack it to a folder and name that",
+    ),
+    Row(
+        "unpack ",
+        (ENOMEM,),
+        always,
+        "beside its content it takes more than 1 GiB of memory, by its names, its headers, or the"
+        " dictionary of its compression; or this machine has no more",
+        "compress it anew, with less than xz -9; or unpack it to a folder and name that",
     ),
     Row(
         "unpack ",
