@@ -33,6 +33,10 @@ _NOT_ISOLATED_TESTBED = """\
 the testbed fixture builds hosts inside of an isolated test, and {name} is not isolated: \
 mark it with @pytest.mark.isolated"""
 
+_NOT_SHARED_TESTBED = """\
+the module_testbed fixture is set up in a world that the tests of {name} share, as an argument of \
+a test or of a module fixture: pytestmark = pytest.mark.isolated(share="module")"""
+
 _NOT_ISOLATED_TERMINAL = """\
 the terminal fixture is for isolated tests, and {name} is not isolated: \
 mark it with @pytest.mark.isolated"""
@@ -275,4 +279,32 @@ def testbed(request: pytest.FixtureRequest, isolate: Isolate) -> Iterator[Testbe
 
     name, keep = request.node.nodeid, run.settings.pcap
     with opened(request.config, isolate, run.home, name=name, keep=keep) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_testbed(request: pytest.FixtureRequest, isolate: Isolate) -> Iterator[Testbed]:
+    """A testbed that all tests of a module use, with share="module": a Testbed.
+
+    A module fixture makes networks, hosts and what always runs there, once:
+      lan = module_testbed.network("10.0.0.0/24")
+      a, b = module_testbed.host("a", lan), module_testbed.host("b", lan)
+      b.start("nginx", ready=80)
+
+    Tests use it as that of the fixture testbed. What a test starts and disturbs
+    ends with it.
+
+    Examples: docs/howto/testbed.md of pytest-nsisolate
+    """
+    run = request.config.stash[RUN]
+    if run.keeper is None or run.in_child is not None:
+        text = _NOT_SHARED_TESTBED.format(name=request.node.nodeid)
+        pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
+    from pytest_nsisolate.testbed import fixture, shared
+
+    if why := fixture.obstacle(run.keeper.request):
+        text = "the module_testbed fixture builds hosts inside of a world, and that of "
+        pytest.fail(f"{text}{request.node.nodeid} {why}", pytrace=False)
+    keep = run.settings.pcap
+    with shared.opened(request.config, isolate, run.home, run.keeper, keep) as made:
         yield made

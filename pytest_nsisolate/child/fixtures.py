@@ -30,7 +30,7 @@ import pytest
 from pytest_nsisolate.child import strays
 from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import gc
-from pytest_nsisolate.request.model import SCOPES, IsolationRequest
+from pytest_nsisolate.request.model import OF_WORLDS, SCOPES, IsolationRequest
 
 
 def set_up_higher_scopes(
@@ -80,10 +80,12 @@ def left_to_child(item: pytest.Item, inside: frozenset[str] | Literal[True]) -> 
 def of_world(item: pytest.Item, request: IsolationRequest) -> frozenset[str]:
     """The higher-scope fixtures that are set up in the world that the item shares.
 
-    As :func:`left_to_child`, those of a narrower scope than the world, which have their turn when
-    it has begun, and the one of a ``unittest`` class that does nothing.
+    As :func:`left_to_child`, those that are of a world by nature, those of a narrower scope than
+    the world, which have their turn when it has begun, and the one of a ``unittest`` class that
+    does nothing.
     """
-    left = left_to_child(item, request.inside) | internals.idle_class_fixtures(item)
+    inside = request.inside if request.inside is True else request.inside | OF_WORLDS
+    left = left_to_child(item, inside) | internals.idle_class_fixtures(item)
     scopes = internals.higher_scopes(item, internals.higher_scope_names(item))
     reach = SCOPES.index(request.share) if request.share in SCOPES else len(SCOPES) - 1
     return left | {name for name, (scope, _) in scopes.items() if SCOPES.index(scope) < reach}

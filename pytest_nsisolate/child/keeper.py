@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import pytest
 
@@ -83,6 +83,19 @@ class _Stays:
         return self._nodes
 
 
+class Guest(Protocol):
+    """What a fixture has set up in the world, and each test may change."""
+
+    def orphans(self) -> set[int]:
+        """The processes there whose parents have ended."""
+
+    def make_good(self) -> None:
+        """A test has ended, in whichever way: this is as it was before.
+
+        :raises BaseException: which ends the world.
+        """
+
+
 class KeeperHooks:
     """What stands for pytest's own loop over the phases, inside of every wrapper."""
 
@@ -119,7 +132,7 @@ class Keeper:
         open_post_mortem: Callable[[pytest.Item], PostMortem | None],
     ) -> None:
         self._opener = opener
-        self._request = request
+        self.request = request
         self._run = run
         self._config = opener.config
         self._items = opener.session.items
@@ -136,6 +149,7 @@ class Keeper:
         self._seen: set[pytest.Item] = set()
         self._torn_down: set[pytest.Item] = set()
         self._orphans: set[int] = set()
+        self.guests: list[Guest] = []
         self._last = opener
         self._following: pytest.Item | None = None
         self._act: Callable[[], None] = lambda: None
@@ -227,6 +241,8 @@ class Keeper:
             self._give_up(end, error)
         if self._test:
             self._attend(end)
+            for guest in self.guests:
+                guest.make_good()
         else:
             end.tell(b"S", 0)
         internals.setup_stack(item).pop(item, None)  # what it has to tear down is the test's
@@ -267,7 +283,7 @@ class Keeper:
         if self._measurement is not None:
             self._measurement.hand_over()
         settled = frozenset(proc.pids())
-        orphans = {*proc.children_of(1)}
+        orphans = _orphans(self.guests)
         child, measurement = self._make_child(item, end, settled)
         output.move_to(end.files, self._config)
         output.flush_to_terminal(self._config)
@@ -314,7 +330,7 @@ class Keeper:
             after_fork.settle_helpers(own_ipc=False)
             if collecting:
                 gc.enable()
-            self._run.in_child, self._run.request = child, self._request
+            self._run.in_child, self._run.request = child, self.request
             self._run.settled = settled
         except BaseException as error:
             end.writer.send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})
@@ -347,7 +363,7 @@ class Keeper:
             _, status = os.waitpid(self._test, 0)
         except ChildProcessError:
             status = 0  # a fixture waits for any child
-        _end_what_is_left(self._orphans)
+        _end_what_is_left(self._orphans, self.guests)
         end.tell(b"S", status)
 
     # The end --------------------------------------------------------------------------------------
@@ -386,13 +402,17 @@ def _torn_down(item: pytest.Item, stays: Sequence[object]) -> dict[str, object]:
     return frame
 
 
-def _end_what_is_left(orphans: set[int]) -> None:
+def _orphans(guests: Sequence[Guest]) -> set[int]:
+    return {*proc.children_of(1)}.union(*(guest.orphans() for guest in guests))
+
+
+def _end_what_is_left(orphans: set[int], guests: Sequence[Guest]) -> None:
     """End what the test has left.
 
-    :param orphans: the children of the init before the test.
+    :param orphans: what was there of the kind before the test.
     """
     nothing = select.poll()
-    while left := {*proc.children_of(1)} - orphans:
+    while left := _orphans(guests) - orphans:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

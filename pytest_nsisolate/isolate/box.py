@@ -63,6 +63,7 @@ class Box(Faulty):
 
     Everything in it ends when it is closed.
 
+    :param lent: forks of its opener may run something in it, too.
     :param furnish: called by its PID 1 when the namespaces stand, before any other process is in
         them; a :class:`~pytest_nsisolate.errors.StepError` refuses the box.
     """
@@ -74,6 +75,7 @@ class Box(Faulty):
         name: str,
         *,
         trusted: bool,
+        lent: bool = False,
         furnish: Callable[[], None] | None = None,
     ) -> None:
         __tracebackhide__ = True
@@ -81,6 +83,7 @@ class Box(Faulty):
         self._of = here()
         self._caller = home.caller
         self._trusted = trusted
+        self._lent = lent
         # The budget is that of each function, and the keeper is an init itself.
         named = request.namespaces | {"pid"}
         self._tasks: list[Task[Any]] = []
@@ -147,7 +150,7 @@ class Box(Faulty):
         """As :meth:`start`, of a task that ends with the box and need not be awaited."""
         __tracebackhide__ = True
         task = self._task(function)
-        with self._caller.launcher.lock:
+        with self._home.caller.launcher.lock:
             self._tasks = [*(other for other in self._tasks if not other.over), task]
         return task
 
@@ -278,14 +281,21 @@ class Box(Faulty):
             self.meanwhile()
         return task.result()
 
+    def _has_ended(self, keeper: int) -> bool:
+        if self._of is here():
+            return self.child.wait(0)
+        waiter = select.poll()  # what its opener hears of it is not this process's to read
+        waiter.register(keeper, select.POLLIN)
+        return bool(waiter.poll(0))
+
     def _task(self, function: Function) -> Task[Any]:
         __tracebackhide__ = True
-        if self._of is not here():
+        if self._of is not here() and not self._lent:
             raise RuntimeError(f"{self!r} belongs to the process that has opened it")
-        with self._caller.launcher.lock:
+        with self._home.caller.launcher.lock:
             # Closing the box frees the number of its pidfd for another file.
             keeper = self.child.end.pid1_pidfd
-            if self._closed or self.child.wait(0) or keeper is None:
+            if self._closed or keeper is None or self._has_ended(keeper):
                 raise IsolatedLoss(function.name, "its box is closed, or its PID 1 has ended")
             return Task(self._home, function, self._request, Place(keeper))
 

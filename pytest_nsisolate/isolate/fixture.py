@@ -168,11 +168,14 @@ class Isolate:
             self._home.unawaited.take(box)
         return box
 
-    def furnished(self, name: str, furnish: Callable[[], None] | None = None) -> Box:
+    def furnished(
+        self, name: str, furnish: Callable[[], None] | None = None, *, lent: bool = False
+    ) -> Box:
         """As :meth:`open`, of a box that its maker closes.
 
         :param name: for messages.
         :param furnish: see :class:`Box`.
+        :param lent: see :class:`Box`.
         """
         __tracebackhide__ = True
         for keyword, value in (("pid", False), ("init", True)):
@@ -182,7 +185,9 @@ class Isolate:
         if self._request.limits is not None:
             text = "limits are of a test or a call, not of a box: isolate.using(limits=None).open()"
             raise pytest.UsageError(text)
-        return Box(self._home, self._request, name, trusted=self._trusted, furnish=furnish)
+        return Box(
+            self._home, self._request, name, trusted=self._trusted, lent=lent, furnish=furnish
+        )
 
     def launcher(self) -> Launcher:
         """That of this process."""

@@ -190,7 +190,7 @@ class Links:
         except OSError:
             self._socket.close()
             raise
-        self._sequence = 0
+        self._asked = 0
 
     def close(self) -> None:
         """Give the socket back, which keeps the namespace."""
@@ -286,14 +286,16 @@ class Links:
     # The conversation ----------------------------------------------------------------------------
 
     def _ask(self, kind: int, body: bytes, flags: int = 0, *, acknowledged: bool = True) -> bytes:
-        self._sequence += 1
+        # Of this process alone: an answer that another holder of the socket has left is not ours.
+        self._asked += 1
+        sequence = (os.getpid() << 16 ^ self._asked) & 0xFFFFFFFF
         size = _HEADER.size + len(body)
         flags |= _REQUEST | (_ACK if acknowledged else 0)
-        self._socket.send(_HEADER.pack(size, kind, flags, self._sequence, 0) + body)
+        self._socket.send(_HEADER.pack(size, kind, flags, sequence, 0) + body)
         while True:
             answer = self._socket.recv(_BUFFER)
-            _, answered, _, sequence, _ = _HEADER.unpack_from(answer)
-            if sequence != self._sequence:
+            _, answered, _, answers, _ = _HEADER.unpack_from(answer)
+            if answers != sequence:
                 continue  # to a question whose answer was not waited for
             if answered != _ERROR:
                 return answer[_HEADER.size :]

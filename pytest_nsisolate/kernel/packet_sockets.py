@@ -46,6 +46,7 @@ _WAY: Final = 42
 _READY: Final = 1
 _TAGGED: Final = 0x10
 _FREE: Final = bytes(4)
+_POSITION: Final = Struct("=Q")
 
 
 #: What sending may meet: the other side is down or gone, or has no room.
@@ -109,6 +110,11 @@ class PacketRing:
         self._memory: mmap.mmap | None = None
         #: Where the next packet will be; of a reader in another process, which tells it.
         self.position = 0
+        self._shared: mmap.mmap | None = None
+
+    def share_position(self) -> None:
+        """From now on forks of this process read on where the last of them has stopped."""
+        self._shared = mmap.mmap(-1, _POSITION.size)
 
     def _attach_filter(self, only: int) -> None:
         """Take packets of links whose number has one of these bits (bpf(2), the classic one)."""
@@ -132,7 +138,8 @@ class PacketRing:
             memory = self._memory = mmap.mmap(self.socket.fileno(), self._size)
             self._view = memoryview(memory)
         found: list[Seen] = []
-        at, size = self.position, self._size
+        shared, size = self._shared, self._size
+        at = self.position if shared is None else _POSITION.unpack_from(shared)[0]
         while len(found) < most:
             status, length, kept, start, _, seconds, nano, tag, kind = _HEADER.unpack_from(
                 memory, at
@@ -147,10 +154,12 @@ class PacketRing:
             outgoing = memory[at + _WAY] == _OUTGOING
             (link,) = _LINK.unpack_from(memory, at + _WHICH)
             found.append(Seen(link, seconds + nano * 1e-9, outgoing, length, data))
+            following = 0 if at + _SLOT == size else at + _SLOT
+            if shared is not None:
+                # First: a slot that is read twice does no harm, one that is waited for is the end.
+                _POSITION.pack_into(shared, 0, following)
             memory[at : at + 4] = _FREE
-            at += _SLOT
-            if at == size:
-                at = 0
+            at = following
         self.position = at
         return found
 
@@ -201,4 +210,7 @@ class PacketRing:
             self._view.release()
             self._memory.close()
             self._memory = None
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         self.socket.close()

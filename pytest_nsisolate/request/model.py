@@ -32,6 +32,9 @@ class TimeOffsets:
 #: What tests can share a world by, besides a name, from the narrowest on.
 SCOPES: Final = ("class", "module", "package", "session")
 
+#: Fixtures that are set up in the world that tests share, whatever ``inside`` says.
+OF_WORLDS: Final = frozenset({"module_testbed"})
+
 #: Namespaces that need a mount namespace, for /proc, /sys and /dev/shm.
 NEED_MOUNT = ("pid", "net", "ipc")
 

@@ -24,7 +24,13 @@ from pytest_nsisolate.request.marker import (
     closest_first,
     near_misses,
 )
-from pytest_nsisolate.request.model import NEED_MOUNT, IsolationRequest, TimeOffsets, complete
+from pytest_nsisolate.request.model import (
+    NEED_MOUNT,
+    OF_WORLDS,
+    IsolationRequest,
+    TimeOffsets,
+    complete,
+)
 from pytest_nsisolate.request.options import Settings
 from pytest_nsisolate.request.wording import MarkerProblem, listing, spelled, suggestion
 
@@ -332,6 +338,23 @@ def _did_you_mean(name: str, known: frozenset[str]) -> str:
     return f", {guess}" if guess.startswith("did") else ""
 
 
+def _misses_a_world(item: pytest.Item, request: IsolationRequest | None) -> str:
+    """What keeps a test from having a fixture that stands for all tests of a module."""
+    names = OF_WORLDS.intersection(getattr(item, "fixturenames", ()))
+    if not names or (request is not None and request.share not in (None, "class")):
+        return ""
+    if request is None:
+        now = "this test is not isolated"
+    elif request.share is None:
+        now = "this test shares none"
+    else:
+        now = f"share={request.share!r} is narrower"
+    return (
+        f"the fixture {min(names)!r} is set up in a world that the tests of a module share, and "
+        f'{now}: pytestmark = pytest.mark.isolated(share="module")'
+    )
+
+
 def resolve_all(
     items: Sequence[pytest.Item],
     settings: Settings,
@@ -352,6 +375,9 @@ def resolve_all(
             for problem in found.problems:
                 problems.setdefault(problem, []).append(item)
             requests.append(None)
+            continue
+        if settings.mode != "none" and (problem := _misses_a_world(item, requests[-1])):
+            problems.setdefault(problem, []).append(item)
     if any(request is not None and request.share for request in requests):
         from pytest_nsisolate.request import worlds  # few suites share any
 

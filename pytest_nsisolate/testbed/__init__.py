@@ -9,6 +9,7 @@
 :mod:`.wire`, :mod:`.impairment`      a wire, and what it does to packets
 :mod:`.relay`, :mod:`.relay_loop`     the process that does it
 :mod:`.capture`, :mod:`.packets`      what passed a wire, and :mod:`.pcapng` for a file of it
+:mod:`.tenure`, :mod:`.shared`        whose it is, and one for all tests of a module
 :mod:`.state`                         what a failed test's report says of all that
 ====================================  ===========================================================
 """

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from pytest_nsisolate.errors import NsisolateOverrunWarning, StepError, TestbedError
+from pytest_nsisolate.errors import StepError, TestbedError
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.testbed import partition, pcapng
@@ -18,6 +17,7 @@ from pytest_nsisolate.testbed.host import Host, Router, box_keywords
 from pytest_nsisolate.testbed.network import Network, Place, parse_places, parse_subnets
 from pytest_nsisolate.testbed.relay import Relay
 from pytest_nsisolate.testbed.routing import routes_of
+from pytest_nsisolate.testbed.tenure import Tenure
 from pytest_nsisolate.testbed.wire import Wire
 
 if TYPE_CHECKING:
@@ -35,19 +35,24 @@ class Testbed:
 
     :param isolate: opens the boxes that hosts are.
     :param home: the runner's namespaces.
+    :param tenure: whose it is; without, this process's.
     :ivar hosts: by name, routers too.
     :ivar networks: by name.
     """
 
     __test__ = False  # a module that imports it has no test of this name
 
-    def __init__(self, isolate: Isolate, home: Mapping[str, int]) -> None:
+    def __init__(
+        self, isolate: Isolate, home: Mapping[str, int], tenure: Tenure | None = None
+    ) -> None:
         self.home = home
+        self.tenure = tenure or Tenure()
         self._isolate = isolate
         self._fabric: Fabric | None = None
         self._hosts: dict[str, Host] = {}
         self._networks: dict[str, Network] = {}
-        self._recorder = Recorder()
+        #: Packets that were taken out of the kernel's ring.
+        self.recorder = Recorder()
         #: What disturbs wires; its process starts with the first one.
         self.relay = Relay(isolate.launcher)
 
@@ -84,12 +89,13 @@ class Testbed:
         :raises IsolatedRefusal: where the kernel has no bridges.
         """
         __tracebackhide__ = True
+        self.tenure.check_building("a network")
         parsed = parse_subnets(subnets, self._networks.values())
         label = name or f"net{len(self._networks) + 1}"
         if label in self._networks:
             raise TestbedError(f"testbed.network(name={label!r}): there is one of that name")
         with self.refusing(f"network {label}"):
-            fabric = self._fabric = self._fabric or Fabric()
+            fabric = self._fabric = self._fabric or Fabric(shared=self.tenure.shared)
             network = Network(label, parsed, fabric.add_switch())
         self._networks[label] = network
         return network
@@ -143,6 +149,7 @@ class Testbed:
 
     def _wires(self, name: str, networks: tuple[Network | Place, ...]) -> dict[Network, Wire]:
         __tracebackhide__ = True
+        self.tenure.check_building("a host")
         if not _NAME.fullmatch(name):
             raise TestbedError(f"{name!r} is no host name: letters, digits and hyphens, 63 at most")
         if name in self._hosts or name == "localhost":
@@ -190,7 +197,8 @@ class Testbed:
         """The namespaces of a host."""
         __tracebackhide__ = True
         made = self._isolate.using(**box_keywords(host.name, host.keywords))
-        box = made.furnished(f"host {host.name}", host.furnish)
+        what, lent = f"host {host.name}", self.tenure.shared
+        box = made.furnished(what, host.furnish, lent=lent)
         box.meanwhile = self.take_packets
         return box
 
@@ -230,25 +238,25 @@ class Testbed:
         self.take_packets()
         if isinstance(found, Network):
             wires = [wire.name for wire in self.wires if wire.network is found]
-            return self._recorder.of(wires, sent=True)
-        return self._recorder.of(wire.name for wire in found.wires.values())
+            return self.recorder.of(wires, sent=True)
+        return self.recorder.of(wire.name for wire in found.wires.values())
 
     def take_packets(self) -> None:
         """Take out of the kernel's ring what has passed the wires."""
         if self._fabric is not None and self._fabric.tap is not None:
-            self._recorder.take(self._fabric.tap, {w.number: w.name for w in self.wires})
+            self.recorder.take(self._fabric.tap, {w.number: w.name for w in self.wires})
 
     def pcapng(self) -> bytes:
         """All packets, as a file that Wireshark and tcpdump open."""
         self.take_packets()
         wires = [wire.name for wire in self.wires]
         names = {text: host.name for host in self._hosts.values() for text in host.addresses}
-        return pcapng.encoded(self._recorder, wires, names)
+        return pcapng.encoded(self.recorder, wires, names)
 
     @property
     def packets(self) -> tuple[int, int]:
         """How many are kept, and how many were not."""
-        return len(self._recorder), self._recorder.missed
+        return len(self.recorder), self.recorder.missed
 
     def _found(self, where: Host | Network | str) -> Host | Network:
         __tracebackhide__ = True
@@ -275,23 +283,16 @@ class Testbed:
     def close(self) -> None:
         """Everything ends: programs, hosts, wires, networks."""
         self.take_packets()
-        overrun = self.relay.overrun(wire.name for wire in self.wires)
-        self.relay.close()
-        for host in self._hosts.values():
-            host.begin_to_close()
-        for host in self._hosts.values():
-            host.close()
-        self._hosts.clear()
-        self._networks.clear()
-        if self._fabric is not None:
-            self._fabric.close()
-            self._fabric = None
-        if failures := self.relay.failures():
-            raise TestbedError(f"a function given to wire.drop() has failed: {failures[0]}")
-        if overrun:
-            lost = ", ".join(f"{wire} {packets}" for wire, packets in overrun.items())
-            text = f"the relay did not keep up, these wires have lost packets: {lost}"
-            warnings.warn(NsisolateOverrunWarning(text), stacklevel=2)
+        with self.relay.closing(wire.name for wire in self.wires):
+            for host in self._hosts.values():
+                host.begin_to_close()
+            for host in self._hosts.values():
+                host.close()
+            self._hosts.clear()
+            self._networks.clear()
+            if self._fabric is not None:
+                self._fabric.close()
+                self._fabric = None
 
     def __repr__(self) -> str:
         return f"<testbed of {len(self._hosts)} hosts on {len(self._networks)} networks>"

@@ -120,6 +120,10 @@ class Recorder:
             sent = not seen.outgoing
             self._packets.append(Packet(seen.time, names[seen.link], sent, seen.data, seen.length))
 
+    def clear(self) -> None:
+        """Forget everything so far."""
+        self._packets, self._bytes, self.missed = [], 0, 0
+
     def of(self, wires: Iterable[str], *, sent: bool | None = None) -> Capture:
         """What passed these wires.
 

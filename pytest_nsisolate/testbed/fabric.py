@@ -15,7 +15,7 @@ from typing import Final
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.kernel import links
 from pytest_nsisolate.kernel.libc import step_error
-from pytest_nsisolate.kernel.originals import open, os
+from pytest_nsisolate.kernel.originals import open, os, socket
 from pytest_nsisolate.kernel.packet_sockets import PacketRing
 
 #: In the numbers of the ports of the hosts' cables, and in no other link's.
@@ -28,10 +28,11 @@ SLOTS: Final = 2048
 class Fabric:
     """The namespace of the switches, and what is plugged in there.
 
+    :param shared: forks of this process use it, one after the other.
     :raises StepError: where this process may not make network namespaces.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool = False) -> None:
         with failing("unshare(CLONE_NEWNET)", "net"):
             self.netns = links.new_network()
         self._numbers = 1
@@ -43,6 +44,8 @@ class Fabric:
                 self._silence()
             with failing("open a packet socket", "net"):
                 self.tap = PacketRing(self.netns, None, slots=SLOTS, outgoing=True, only=PORT)
+            if shared:
+                self.tap.share_position()
         except BaseException:
             self.close()
             raise
@@ -72,6 +75,18 @@ class Fabric:
         with failing("add a bridge", "net"):
             self.links.add_bridge(index, f"switch{index}")
         return index
+
+    def forget_newer(self) -> None:
+        """Delete the links that a fork of this process has added to those that are known here."""
+        with links.inside(self.netns):
+            found = socket.if_nameindex()
+        for index, _ in found:
+            if index & (PORT - 1) > self._numbers:
+                try:
+                    self.links.delete(index)
+                except OSError as error:
+                    if error.errno != errno.ENODEV:  # gone with its other end
+                        raise
 
     def add_cable(self, name: str, index: int, peer: bytes, bridge: int | None) -> None:
         """A cable whose one end is here.

@@ -64,44 +64,69 @@ def opened(
     :param keep: of which tests the packets are kept as a file.
     """
     made = Testbed(isolate, home)
-    kept = KeptPackets(made, config, name, keep)
-    state = State(made)
-    ADDITIONS.append(state)
-    config.pluginmanager.register(kept)
-    try:
+    kept = KeptPackets(made, config, keep)
+    with shown(config, made, Failure(kept, name)):
         yield made
         if keep == "all":
-            kept.write()
+            kept.write(name)
+
+
+@contextmanager
+def shown(config: pytest.Config, made: Testbed, hooks: object) -> Iterator[None]:
+    """A testbed is told of in the report of a failure, and closed with this block.
+
+    :param hooks: what hears of the failure.
+    """
+    state = State(made)
+    ADDITIONS.append(state)
+    config.pluginmanager.register(hooks)
+    try:
+        yield
     finally:
-        config.pluginmanager.unregister(kept)
+        config.pluginmanager.unregister(hooks)
         ADDITIONS.remove(state)
         made.close()
 
 
-class KeptPackets:
-    """The file of one test's packets: a hook that hears of its failure."""
+class Failure:
+    """A hook that hears of the failure of the one test that a testbed is for."""
 
-    def __init__(self, testbed: Testbed, config: pytest.Config, name: str, keep: str) -> None:
-        self._testbed = testbed
-        self._base = internals.base_temp(config)
-        self._name = _UNFIT.sub("-", name).strip("-")[-_LONGEST_NAME:]
-        self._keep = keep
+    def __init__(self, kept: KeptPackets, name: str) -> None:
+        self._kept = kept
+        self._name = name
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
+        self._kept.add_to(report, self._name)
+        return report
+
+
+class KeptPackets:
+    """The files of tests' packets.
+
+    :param keep: of which tests.
+    """
+
+    def __init__(self, testbed: Testbed, config: pytest.Config, keep: str) -> None:
+        self._testbed = testbed
+        self._base = internals.base_temp(config)
+        self._keep = keep
+
+    def add_to(self, report: pytest.TestReport, name: str) -> None:
+        """Write the file of a failed test, and say so in its report."""
         if report.failed and self._keep != "none":
             try:
-                said = self.write()
+                said = self.write(name)
             except OSError as error:
                 said = f"not written: {error}"
             if said:
                 report.sections.append((SECTION, said))
-        return report
 
-    def write(self) -> str:
+    def write(self, name: str) -> str:
         """Where it is, and what is in it; empty where there are no packets.
 
+        :param name: of the test.
         :raises OSError: when it cannot be written.
         """
         data = self._testbed.pcapng()
@@ -110,7 +135,8 @@ class KeptPackets:
             return ""
         folder = os.path.join(self._base, FOLDER)
         os.makedirs(folder, exist_ok=True)
-        path = os.path.join(folder, f"{self._name}.pcapng")
+        name = _UNFIT.sub("-", name).strip("-")[-_LONGEST_NAME:]
+        path = os.path.join(folder, f"{name}.pcapng")
         with open(path, "wb") as file:
             file.write(data)
         lost = f", {missed} more were not kept" if missed else ""

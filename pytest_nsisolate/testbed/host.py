@@ -211,12 +211,10 @@ class Host(Faulty):
     # Power ---------------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        """As if the power failed: its wires are dead, and then everything on it.
-
-        The other hosts do not hear of it: no connection is closed.
-        """
+        """As if the power failed: its wires are dead, then all on it. No connection is closed."""
         __tracebackhide__ = True
         box = self.box
+        self.testbed.tenure.check_building("the power of a host")
         self.testbed.take_packets()
         with self.testbed.refusing(f"host {self.name}"):
             for wire in self.wires.values():

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from pytest_nsisolate.errors import IsolatedLoss, NotReadyError, StepError, failing
+from pytest_nsisolate.errors import IsolatedLoss, NotReadyError, StepError, TestbedError, failing
 from pytest_nsisolate.isolate.call import Function
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import open, os, re, select, signal, socket, subprocess, time
+from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.testbed.program_loop import MESSAGE, serve
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Program:
         __tracebackhide__ = True
         self.command = name
         self._host = host
+        self._of = here()
         self.pid = 0
         self._status: int | None = None
         self._ended = False
@@ -98,13 +100,22 @@ class Program:
             raise error
         raise IsolatedLoss(self.command, "it has not started")
 
+    @property
+    def is_own(self) -> bool:
+        """This very process has started it, not one of which this is a fork."""
+        return self._of is here()
+
     def _hear(self) -> tuple[bytes, int]:
-        """The next message; without one, because that end is closed, no letter."""
+        """The next message; without one, because that end is closed, no letter.
+
+        A test that shares its testbed leaves the message for the next one.
+        """
+        flags = 0 if self.is_own else socket.MSG_PEEK
         try:
-            data = self._socket.recv(MESSAGE.size)
+            data = self._socket.recv(MESSAGE.size, flags)
         except ConnectionResetError:
             # It has ended with a signal of ours unread; what it has sent is here all the same.
-            data = self._socket.recv(MESSAGE.size)
+            data = self._socket.recv(MESSAGE.size, flags)
         if len(data) < MESSAGE.size:
             return b"", 0
         letter, number = MESSAGE.unpack(data)
@@ -158,7 +169,10 @@ class Program:
         All of these have ended afterwards; of a program that had ended by itself, too.
 
         :returns: its status.
+        :raises TestbedError: if it was started for all tests of a module.
         """
+        __tracebackhide__ = True
+        self._check_own()
         self.send_signal(signal.SIGTERM)
         self.send_signal(signal.SIGCONT)
         if not self._await_group(within):
@@ -166,12 +180,23 @@ class Program:
         return self._status
 
     def kill(self) -> int | None:
-        """SIGKILL; it and all that is in its process group have ended afterwards."""
+        """SIGKILL; it and all that is in its process group have ended afterwards.
+
+        :raises TestbedError: if it was started for all tests of a module.
+        """
+        __tracebackhide__ = True
+        self._check_own()
         self.send_signal(signal.SIGKILL)
         # What the kernel does not let die ends with its host.
         while not self._await_group(GRACE) and not self._ended:
             pass
         return self._status
+
+    def _check_own(self) -> None:
+        __tracebackhide__ = True
+        if not self.is_own:
+            text = f"{self.command} was started for all tests that share {self._host.name}"
+            raise TestbedError(f"{text}: send it a signal if one of them is to end it")
 
     def _await_group(self, seconds: float) -> bool:
         """Whether it has ended with its process group, waiting up to so long."""
@@ -262,7 +287,7 @@ class Program:
         self._ended = True
         if letter:
             self._status = number
-        if letter != b"L":
+        if letter != b"L" and self.is_own:
             self._end()
         return letter != b"L" or not group
 

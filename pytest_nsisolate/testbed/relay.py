@@ -14,11 +14,13 @@ the relay that is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
-from pytest_nsisolate.errors import IsolatedLoss, failing
+from pytest_nsisolate.errors import IsolatedLoss, NsisolateOverrunWarning, TestbedError, failing
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import links, process
 from pytest_nsisolate.kernel.originals import os, posix, socket, traceback
@@ -224,6 +226,23 @@ class Relay:
             connection.close()
         if child is not None:
             child.end_and_reap()
+
+    @contextmanager
+    def closing(self, wires: Iterable[str]) -> Iterator[None]:
+        """Close it, and when this block has ended tell of what did not go as it should have.
+
+        :param wires: all wires of the testbed.
+        :raises TestbedError: when a function that chooses packets has failed.
+        """
+        overrun = self.overrun(wires)
+        self.close()
+        yield
+        if failures := self.failures():
+            raise TestbedError(f"a function given to wire.drop() has failed: {failures[0]}")
+        if overrun:
+            lost = ", ".join(f"{wire} {packets}" for wire, packets in overrun.items())
+            text = f"the relay did not keep up, these wires have lost packets: {lost}"
+            warnings.warn(NsisolateOverrunWarning(text), stacklevel=4)
 
     def close(self) -> None:
         """End it, whatever it is doing."""

@@ -98,7 +98,7 @@ class Wire:
                 host.add_address(self._index, address, length)
         if self._cut:
             self._fabric.links.set_up(self.number, up=False)
-        self._await_carrier()
+        self.await_carrier()
         if self._relay.serves(self.name):
             self._put_relay_in()
 
@@ -122,11 +122,9 @@ class Wire:
         self._relay.take_on(self.name, ends)
 
     def ensure_relayed(self) -> None:
-        """There is a relay in it.
-
-        :raises IsolatedRefusal: when this host refuses something.
-        """
+        """There is a relay in it, or an :class:`IsolatedRefusal` says why not."""
         __tracebackhide__ = True
+        self._testbed.tenure.check_disturbing(self.name)
         if not self._relay.serves(self.name):
             if not self._plugged:
                 raise TestbedError(f"{self.name}: its host has crashed, boot it first")
@@ -145,7 +143,7 @@ class Wire:
         __tracebackhide__ = True
         self._set_up(up=True)
 
-    def _await_carrier(self) -> None:
+    def await_carrier(self) -> None:
         """The next packet passes, to the host and from it."""
         if self._plugged:
             with failing("wait for the carrier", "net"):
@@ -160,7 +158,7 @@ class Wire:
                     self._fabric.links.set_up(self.number, up=up)
             self._cut = not up
             if up:
-                self._await_carrier()
+                self.await_carrier()
 
     def impair(  # noqa: PLR0913 (a keyword for each thing that a wire can do)
         self,

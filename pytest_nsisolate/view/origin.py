@@ -79,12 +79,14 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
     from pytest_nsisolate.kernel import namespaces
 
     asked = {name for item in items for name in getattr(item, "fixturenames", ())}
-    if not asked.isdisjoint(("pid1", "testbed")):
+    if not asked.isdisjoint(("pid1", "testbed", "module_testbed")):
         from pytest_nsisolate.view import pid1
 
         pid1.preload()
     if "testbed" in asked:
         importlib.import_module("pytest_nsisolate.testbed.fixture")
+    if "module_testbed" in asked:
+        importlib.import_module("pytest_nsisolate.testbed.shared")
     if "terminal" in asked:
         from pytest_nsisolate.terminal import terminal
 
