@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -22,7 +21,7 @@ import pytest
 from pytest_nsisolate import Fault, Pid1View
 from pytest_nsisolate.kernel import seccomp, syscall_numbers
 from pytest_nsisolate.view.faults import FaultyCall
-from tests.support import BUSYBOX, NEEDS_BUSYBOX, NEEDS_NAMESPACES, needs
+from tests.support import BUSYBOX, NEEDS_BUSYBOX, NEEDS_NAMESPACES, needs, needs_program
 
 pytestmark = [
     NEEDS_NAMESPACES,
@@ -42,9 +41,6 @@ EVERY_WAY: Final = [
 
 #: A program that names the error of what it does to a file.
 TOUCH: Final = "import sys; open(sys.argv[1], 'w').close()"
-
-NEEDS_RIPGREP: Final = needs(bool(shutil.which("rg")), "needs rg (ripgrep)")
-NEEDS_AGE: Final = needs(bool(shutil.which("age")), "needs age")
 
 
 def last_line(*command: str) -> str:
@@ -170,7 +166,7 @@ def test_a_static_program(pid1: Pid1View, tmp_path: Path) -> None:
     assert said == "cat: can't open '/etc/hostname': Input/output error"
 
 
-@NEEDS_AGE
+@needs_program("age")
 def test_a_go_program(pid1: Pid1View, tmp_path: Path) -> None:
     """It makes its system calls itself, and signals its own threads all the time."""
     (tmp_path / "key").write_text("age1xyz\n", encoding="ascii")
@@ -186,7 +182,7 @@ def test_a_go_program(pid1: Pid1View, tmp_path: Path) -> None:
         assert "too many open files" in done.stderr
 
 
-@NEEDS_RIPGREP
+@needs_program("rg")
 def test_a_rust_program(pid1: Pid1View, tmp_path: Path) -> None:
     """Likewise."""
     (tmp_path / "file").write_text("needle\n", encoding="ascii")
@@ -396,12 +392,34 @@ def count_of(rows: sqlite3.Connection) -> int:
     return int(rows.execute("SELECT count(*) FROM numbers").fetchone()[0])
 
 
-def test_sqlite_rolls_back_on_a_full_disk(
-    pid1: Pid1View, rows: sqlite3.Connection, tmp_path: Path
+#: What a disk does, and what SQLite calls it.
+DISKS: Final = pytest.mark.parametrize(
+    ("calls", "error", "said"),
+    [
+        (("write", "pwrite64"), "ENOSPC", "full"),
+        (("write", "pwrite64"), "EIO", "disk I/O error"),
+        (("fsync", "fdatasync"), "EIO", "disk I/O error"),
+    ],
+    ids=["full", "write", "fsync"],
+)
+
+
+@DISKS
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_sqlite_rolls_back(
+    pid1: Pid1View,
+    rows: sqlite3.Connection,
+    tmp_path: Path,
+    journal: str,
+    calls: tuple[str, ...],
+    error: str,
+    said: str,
 ) -> None:
-    """What was committed stays, what was not is gone, and the next one succeeds."""
-    full = pytest.raises(sqlite3.OperationalError, match="full")
-    with full, pid1.fail(("write", "pwrite64"), "ENOSPC", path=f"{tmp_path}/rows.db*"):
+    """What was committed stays, what the disk has not taken is gone, and the next one succeeds."""
+    assert rows.execute(f"PRAGMA journal_mode={journal}").fetchone() == (journal,)
+    rows.execute("UPDATE numbers SET n = 0")  # all files are there
+    fault = pid1.fail(calls, error, path=f"{tmp_path}/rows.db*", times=1)
+    with fault, pytest.raises(sqlite3.OperationalError, match=said):
         rows.execute("INSERT INTO numbers VALUES (2)")
     assert count_of(rows) == 1
     rows.execute("INSERT INTO numbers VALUES (2)")
@@ -409,14 +427,25 @@ def test_sqlite_rolls_back_on_a_full_disk(
     assert rows.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_sqlite_does_not_commit_what_the_disk_has_not_taken(
-    pid1: Pid1View, rows: sqlite3.Connection, tmp_path: Path
+@needs_program("sqlite3")
+@DISKS
+def test_the_program_sqlite3_rolls_back(
+    pid1: Pid1View,
+    rows: sqlite3.Connection,
+    tmp_path: Path,
+    calls: tuple[str, ...],
+    error: str,
+    said: str,
 ) -> None:
-    """fsync fails: so does the transaction."""
-    fault = pid1.fail(("fsync", "fdatasync"), "EIO", path=f"{tmp_path}/rows.db*", times=1)
-    with fault, pytest.raises(sqlite3.OperationalError, match="I/O"):
-        rows.execute("INSERT INTO numbers VALUES (2)")
+    """Its exit status and its message say so, and the test's own connection sees the same rows."""
+    with pid1.fail(calls, error, path=f"{tmp_path}/rows.db*", process="sqlite3") as fault:
+        command = ["sqlite3", str(tmp_path / "rows.db"), "INSERT INTO numbers VALUES (2)"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode, done
+    assert said in done.stderr
+    assert {call.process for call in fault.calls} == {"sqlite3"}
     assert count_of(rows) == 1
+    assert rows.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
 SERVER: Final = """
