@@ -93,6 +93,8 @@ def clone(
     watched = ahead or run.nextitem in run.requests
     # What it has changed is told beside what there was.
     looks = "pid1" in getattr(item, "fixturenames", ())
+    if run.trace is not None:
+        run.trace.begin(attempt)
     with run.launcher.preparing(request, watchdog=watched, looks=looks) as launch:
         files = launch.files
         with failing("open what all children share", None):

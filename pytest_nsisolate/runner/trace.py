@@ -2,7 +2,13 @@
 """``--nsisolate-trace``: when what ran, as a file for Perfetto and ``chrome://tracing``.
 
 The Trace Event Format, its JSON array: a complete event (``"ph": "X"``) for each span, in
-microseconds, and a lane (``tid``) for the runner or for each worker of pytest-xdist.
+microseconds, and a lane (``tid``) for the runner, for each of several jobs, or for each worker of
+pytest-xdist.
+
+Fact: spans of one lane lie in one another or apart. Several jobs overlap, and the runner reports a
+test, or learns of its crash, when its turn comes. What we do: a job's lane is taken when its child
+is launched and free when that is known to have ended, and no span of the test goes beyond. A worker
+says nothing of its jobs: what overlaps there goes to the next lane that is free.
 
 Fact: a run may end at any moment, and half a JSON file is none. What we do: each write replaces the
 closing bracket and ends with another one. The file is opened for each, so that no child holds it.
@@ -11,18 +17,37 @@ closing bracket and ends with another one. The file is opened for each, so that 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from pytest_nsisolate.kernel.originals import json, open, os, time
 from pytest_nsisolate.runner.run import Run
 
+if TYPE_CHECKING:
+    from pytest_nsisolate.runner.attempt import Attempt
+
 _PROCESS: Final = 1
 _END: Final = b"\n]\n"
 
 #: Of the viewers' palette.
 _COLOURS: Final = {"failed": "terrible", "skipped": "grey"}
+
+
+@dataclass(slots=True)
+class _Job:
+    """The lane of one attempt: from its launch until another one is launched there."""
+
+    attempt: Attempt
+    lane: int
+    start: float
+    end: float = float("inf")
+
+    @property
+    def is_over(self) -> bool:
+        """Also where no child was born."""
+        return self.attempt.child is None or self.attempt.child.outcome is not None
 
 
 class Trace:
@@ -37,6 +62,11 @@ class Trace:
         self._lanes: dict[str, int] = {}
         #: Of tests that are under way: their spans.
         self._pending: dict[str, list[dict[str, Any]]] = {}
+        #: The last one of each job's lane, and by test the one that its reports belong to.
+        self._on_lanes: list[_Job] = []
+        self._jobs: dict[str, _Job] = {}
+        #: By worker: when each of its lanes is free.
+        self._free_from: dict[str, list[float]] = {}
         self._began = time.time()
         head = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": "pytest"}}
         text = b"[\n" + json.dumps(head).encode()
@@ -51,29 +81,66 @@ class Trace:
         """A phase is over, or a subtest."""
         if self._run.in_child is not None:
             return
+        nodeid = report.nodeid
         duration = max(report.duration, 0)
         start = getattr(report, "start", None) or time.time() - duration
-        args = {"nodeid": report.nodeid, "outcome": report.outcome}
-        lane = self._lane(getattr(report, "worker_id", "runner"))
-        event = self._span(str(report.when), "phase", lane, start, start + duration, args)
-        self._pending.setdefault(report.nodeid, []).append(event)
+        end = start + duration
+        before = self._pending.setdefault(nodeid, [])
+        lane = 0  # a worker's is known when its test is over
+        if (job := self._jobs.get(nodeid)) is not None:
+            lane = job.lane
+            start, end = max(start, job.start), min(end, job.end)
+            if before and job.attempt.over:
+                # Its end came between this phase's begin and the moment when the runner looked.
+                start = min(start, self._began + (before[-1]["ts"] + before[-1]["dur"]) / 1e6)
+            start = min(start, end)
+        elif not hasattr(report, "worker_id"):
+            lane = self._lane("runner")
+        args = {"nodeid": nodeid, "outcome": report.outcome}
+        event = self._span(str(report.when), "phase", lane, start, end, args)
+        event["worker"] = getattr(report, "worker_id", None)
+        before.append(event)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """A test is over: its span is that of its phases."""
+        if self._run.in_child is None:
+            self._finish(nodeid)
+            self._jobs.pop(nodeid, None)
+
+    def _finish(self, nodeid: str) -> None:
         events = self._pending.pop(nodeid, [])
-        if self._run.in_child is not None or not events:
+        if not events:
             return
+        worker = [event.pop("worker") for event in events][-1]
         start = min(event["ts"] for event in events)
         end = max(event["ts"] + event["dur"] for event in events)
         outcomes = {event["args"]["outcome"] for event in events}
         worst = next((o for o in ("failed", "skipped") if o in outcomes), "passed")
-        whole = {**events[0], "name": nodeid.rpartition("::")[2] or nodeid, "cat": "test"}
+        job = self._jobs.get(nodeid)
+        if job is not None and job.attempt.is_ahead:
+            args = _launch_args(nodeid, job.attempt.request.namespaces)
+            until = self._began + start / 1e6
+            launch = self._span("enter namespaces", "launch", job.lane, job.start, until, args)
+            start = launch["ts"]
+            events.insert(0, launch)
+        whole = {**events[-1], "name": nodeid.rpartition("::")[2] or nodeid, "cat": "test"}
         whole |= {"ts": start, "dur": end - start, "args": {"nodeid": nodeid, "outcome": worst}}
         whole.pop("cname", None)
         if worst in _COLOURS:
             whole["cname"] = _COLOURS[worst]
+        if worker is not None:
+            lane = self._free_lane(worker, start, end)
+            for event in (whole, *events):
+                event["tid"] = lane
         self._write([whole, *events])
+
+    def _free_lane(self, worker: str, start: float, end: float) -> int:
+        """Of a worker with several jobs: the first lane on which nothing ends later."""
+        ends = self._free_from.setdefault(worker, [])
+        number = next((n for n, free in enumerate(ends) if free <= start), len(ends))
+        ends[number : number + 1] = [end]
+        return self._lane(worker if number == 0 else f"{worker}, job {number + 1}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -94,13 +161,32 @@ class Trace:
         """For :meth:`add_launch`. Of no namespace: a child's reports have the same clock."""
         return time.time()
 
+    def begin(self, attempt: Attempt) -> None:
+        """Several jobs: a child is about to be launched. It has a lane until it is over."""
+        if self._run.jobs is None:
+            return
+        nodeid, start = attempt.item.nodeid, time.time()
+        self._finish(nodeid)  # an attempt before this one
+        on = self._on_lanes
+        place = next((n for n, job in enumerate(on) if job.is_over), len(on))
+        job = self._jobs[nodeid] = _Job(attempt, self._lane(f"job {place + 1}"), start)
+        if place < len(on):
+            on[place].end = start
+        on[place : place + 1] = [job]
+
     def add_launch(self, nodeid: str, start: float, namespaces: Iterable[str]) -> None:
         """From the clone until the child stood in its namespaces."""
-        args = {"nodeid": nodeid, "namespaces": sorted(namespaces)}
-        self._add("enter namespaces", "launch", start, args)
+        job = self._jobs.get(nodeid)
+        lane = self._lane("runner")
+        if job is not None:
+            lane, start = job.lane, max(start, job.start)
+        self._add("enter namespaces", "launch", start, _launch_args(nodeid, namespaces), lane)
 
-    def _add(self, name: str, category: str, start: float, args: dict[str, Any]) -> None:
-        self._write([self._span(name, category, self._lane("runner"), start, time.time(), args)])
+    def _add(
+        self, name: str, category: str, start: float, args: dict[str, Any], lane: int | None = None
+    ) -> None:
+        lane = self._lane("runner") if lane is None else lane
+        self._write([self._span(name, category, lane, start, time.time(), args)])
 
     def _span(
         self, name: str, category: str, lane: int, start: float, end: float, args: dict[str, Any]
@@ -131,3 +217,7 @@ class Trace:
             pass
         finally:
             os.close(fd)
+
+
+def _launch_args(nodeid: str, namespaces: Iterable[str]) -> dict[str, Any]:
+    return {"nodeid": nodeid, "namespaces": sorted(namespaces)}

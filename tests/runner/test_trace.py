@@ -129,6 +129,99 @@ def test_a_lane_for_each_worker(tmp_path: Path) -> None:
     assert {e["name"] for e in events if e.get("cat") == "test"} == set(OUTCOMES)
 
 
+#: Two meet, so they overlap; what ends early, late or badly follows.
+JOBS: Final = """
+import os
+import pathlib
+import time
+
+import pytest
+
+pytestmark = pytest.mark.isolated
+
+def meet(own, other):
+    pathlib.Path(own).touch()
+    until = time.monotonic() + 60
+    while not pathlib.Path(other).exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+def test_first():
+    meet("one", "two")
+
+def test_second():
+    meet("two", "one")
+
+def test_crashes():
+    os.abort()
+
+@pytest.mark.isolated(timeout=0.5)
+def test_hangs():
+    time.sleep(60)
+
+@pytest.mark.parametrize("n", range(4))
+def test_fails(n):
+    assert n % 2
+
+@pytest.mark.isolated(False)
+def test_in_the_runner():
+    pass
+
+def test_last():
+    pass
+"""
+
+#: What becomes of each of these.
+JOBS_OUTCOMES: Final = {
+    "test_first": "passed",
+    "test_second": "passed",
+    "test_crashes": "failed",
+    "test_hangs": "failed",
+    "test_fails[0]": "failed",
+    "test_fails[1]": "passed",
+    "test_fails[2]": "failed",
+    "test_fails[3]": "passed",
+    "test_in_the_runner": "passed",
+    "test_last": "passed",
+}
+
+
+def test_a_lane_for_each_job(tmp_path: Path) -> None:
+    """Crashes and timeouts too: each test is on one lane, and no lane has two at a time."""
+    result = run_source(
+        tmp_path, JOBS, "--nsisolate-trace=trace.json", "--nsisolate-jobs=2", "-p", "no:randomly"
+    )
+    events = read(tmp_path)
+    check(events)
+    tests = {e["name"]: e for e in events if e.get("cat") == "test"}
+    assert {name: e["args"]["outcome"] for name, e in tests.items()} == JOBS_OUTCOMES, result.text
+    lanes = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert set(lanes.values()) == {"runner", "job 1", "job 2"}
+    on = {name: lanes[e["tid"]] for name, e in tests.items()}
+    assert {on["test_first"], on["test_second"]} == {"job 1", "job 2"}
+    assert on.pop("test_in_the_runner") == "runner"
+    assert "runner" not in on.values()
+    for name, test in tests.items():
+        phases = [e for e in events if e.get("cat") == "phase" and name in e["args"]["nodeid"]]
+        assert [e["name"] for e in phases] == ["setup", "call", "teardown"], name
+        assert {e["tid"] for e in phases} == {test["tid"]}
+    launched = [e for e in events if e.get("cat") == "launch"]
+    assert len(launched) == len(on)
+    assert "pid" in launched[-1]["args"]["namespaces"]
+
+
+def test_workers_with_jobs(tmp_path: Path) -> None:
+    """What overlaps in a worker is on a lane beside the worker's first."""
+    options = ("--nsisolate-trace=trace.json", "--nsisolate-jobs=2", "-n", "1", "-p", "xdist")
+    result = run_source(tmp_path, JOBS, *options, "-p", "no:randomly")
+    events = read(tmp_path)
+    check(events)
+    tests = {e["name"]: e["args"]["outcome"] for e in events if e.get("cat") == "test"}
+    assert tests == JOBS_OUTCOMES, result.text
+    names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {"gw0", "gw0, job 2"} <= names
+
+
 def test_it_is_whole_when_the_runner_is_killed(tmp_path: Path) -> None:
     """SIGKILL in the middle of the run."""
     source = SUITE + "\ndef test_kills():\n    os.kill(os.getpid(), 9)\n"
