@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno as errors
 from _socket import SocketType  # pytest-socket forbids that of the module above
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pytest_nsisolate.child import helper_channel
@@ -47,6 +48,9 @@ class Engine:
         self._lock = threading.Lock()
         self._open: set[int] = set()
         self._over = False
+        #: Of the last question. An exception of a signal handler may keep us from hearing an
+        #: answer, which is not the next question's.
+        self._number = 0
 
     def add(self, request: dict[str, Any]) -> int:
         """Begin a fault; under the filter from the first one on.
@@ -60,7 +64,14 @@ class Engine:
                 raise RuntimeError("pid1 is torn down, and begins no other fault")
             if self._channel is None:
                 self._channel = self._begin()
-            key = int(self._ask({"do": "add", **request})["fault"])
+            key = self._number + 1
+            try:
+                self._ask({"do": "add", "fault": key, **request})
+            except BaseException:
+                # Of a signal handler, say: the caller will not end what it did not get.
+                with suppress(FaultRefusal):
+                    self._tell(self._channel, {"do": "drop", "fault": key})
+                raise
             self._open.add(key)
             return key
 
@@ -81,8 +92,7 @@ class Engine:
             channel, self._channel, self._over = self._channel, None, True
             if channel is not None and self._writer.descriptor >= 0:
                 for key in self._open:
-                    self._tell(channel, {"do": "drop", "fault": key})
-                    self._hear(channel)
+                    self._question(channel, {"do": "drop", "fault": key})
                 channel.close()
 
     def _begin(self) -> SocketType:
@@ -122,11 +132,18 @@ class Engine:
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._channel is None or self._writer.descriptor < 0:
             raise RuntimeError(_NOT_HERE)
-        self._tell(self._channel, request)
-        answer = self._hear(self._channel)
+        answer = self._question(self._channel, request)
         if "problem" in answer:
             raise RuntimeError(f"the fault supervisor: {answer['problem']}")
         return answer
+
+    def _question(self, channel: SocketType, request: dict[str, Any]) -> dict[str, Any]:
+        number = self._number = self._number + 1
+        self._tell(channel, {**request, "number": number})
+        while True:
+            answer = self._hear(channel)
+            if answer.get("number") == number:
+                return answer  # those before it were not waited for
 
     @staticmethod
     def _tell(channel: SocketType, request: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from pytest_nsisolate import Fault, Pid1View
 from pytest_nsisolate.kernel import seccomp, syscall_numbers
+from pytest_nsisolate.view.fault_engine import Engine
 from pytest_nsisolate.view.faults import FaultyCall
 from tests.support import BUSYBOX, NEEDS_BUSYBOX, NEEDS_NAMESPACES, needs, needs_program
 
@@ -597,6 +598,32 @@ def test_it_is_in_force_once_at_a_time_and_again(pid1: Pid1View, tmp_path: Path)
             with pytest.raises(RuntimeError, match="is in force already"):
                 fault.__enter__()
         assert fault.count == 1
+
+
+def test_an_exception_in_the_middle_of_a_question(
+    pid1: Pid1View, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The next question does not get its answer, and what it has begun is not in force."""
+
+    class AlarmError(Exception):
+        """As a handler of the suite's raises it while the answer is on its way."""
+
+    def interrupted(channel: object) -> None:
+        raise AlarmError
+
+    with pid1.fail("chdir", "EIO") as fault:
+        with monkeypatch.context() as patched:
+            patched.setattr(Engine, "_hear", staticmethod(interrupted))
+            with pytest.raises(AlarmError):
+                _ = fault.count
+            with pytest.raises(AlarmError):
+                pid1.fail(("mkdir", "mkdirat"), "EROFS").__enter__()
+        with pytest.raises(OSError, match="Input/output"):
+            os.chdir("/")
+        assert fault.count == 1
+        (tmp_path / "new").mkdir()
+        with pid1.fail(("mkdir", "mkdirat"), "ENOSPC"), pytest.raises(OSError, match="No space"):
+            (tmp_path / "more").mkdir()
 
 
 def test_a_fork_of_the_test_is_hit_but_has_no_say(pid1: Pid1View, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ A program, run by path without site-packages: it imports the standard library on
 modules by their places beside each other. What it knows of system calls by name comes with each
 request.
 
-Requests come over one socket, one JSON object each, and each has an answer:
+Requests come over one socket, one JSON object each, and each has an answer, with the ``number`` of
+its request (an exception of a signal handler may have kept the test from hearing the one before):
 
 * ``{"do": "take", "descriptor": N, "exempt": [...]}``: find the listener in the test's process;
-* ``{"do": "add", ...}``: a fault, see :class:`.faults.Fault`; answered with its number;
+* ``{"do": "add", "fault": N, ...}``: a fault, see :class:`.faults.Fault`, by this number;
 * ``{"do": "count", "fault": N}`` and ``{"do": "drop", "fault": N}``: what has become of it.
 
 ================== ===============================================================

@@ -115,10 +115,14 @@ class Supervisor:
         if not request:
             self._poller.unregister(SOCKET)  # the test has ended; its daemons may go on
             return
+        number = None
         try:
-            answer = self._do(json.loads(request))
+            asked = json.loads(request)
+            number = asked.pop("number", None)
+            answer = self._do(asked)
         except Exception as error:  # of the wrong shape: the test's process is not trusted
             answer = {"problem": f"{type(error).__name__}: {error}"}
+        answer["number"] = number
         try:
             self._channel.send(json.dumps(answer).encode())
         except OSError:
@@ -129,12 +133,11 @@ class Supervisor:
             case "take":
                 return self._take(request["descriptor"], request["exempt"])
             case "add":
-                fault = Fault(**request)
-                self._numbers += 1
-                self._faults[self._numbers] = fault
+                key = int(request.pop("fault"))
+                self._faults[key] = fault = Fault(**request)
                 for number in fault.calls:
                     self._by_call.setdefault(number, []).append(fault)
-                return {"fault": self._numbers}
+                return {}
             case "count":
                 return self._faults[request["fault"]].state()
             case "drop":
