@@ -110,12 +110,13 @@ class Image(LentTree):
         self._path = path
         self._size = size
         kinds = frozenset({"pid", "mount"}) | request.namespaces & {"user"}
-        self._request = IsolationRequest(
-            kinds, user="map" if "user" in kinds else "none", guarded=request.guarded
-        )
+        user = request.user if request.user in ("none", "range") else "map"
+        if "user" not in kinds:
+            user = "none"
+        self._request = IsolationRequest(kinds, user=user, guarded=request.guarded)
 
     def _make(self) -> int:
-        owners = self._launcher.host.privileged
+        owners = self._launcher.host.privileged or self._request.user == "range"
         builder = _Builder(self._path, self._size, owners=owners)
         return self._have_made(self._request, builder, _SECONDS)
 

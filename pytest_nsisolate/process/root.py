@@ -349,10 +349,11 @@ class Roots:
 
         size = request.root_size or _SIZE
         with failing(f"unpack {path}", "mount"):
-            key = (path, size, "user" in request.namespaces, *image.mark(path))
+            ranged = request.user == "range"
+            key = (path, size, "user" in request.namespaces, ranged, *image.mark(path))
         found = self._images.get(key)
         if found is None:
-            for old in [one for one in self._images if one[:3] == key[:3]]:
+            for old in [one for one in self._images if one[:4] == key[:4]]:
                 self._images.pop(old).close()  # the archive has another content now
             found = self._images[key] = image.Image(self._launcher, path, size, request)
         return found

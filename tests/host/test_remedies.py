@@ -316,6 +316,7 @@ CASES = [
     Expected("take /x as root", "mount", errno.EOPNOTSUPP, "a FIFO", "name a folder"),
     Expected("unpack /x", "mount", errno.EBADMSG, "damaged", "docker save"),
     Expected("unpack /x", "mount", errno.ENOSPC, "root_size=", "a folder"),
+    Expected("unpack /x", "mount", errno.EINVAL, "do not reach", "a longer range"),
     Expected("unpack /x", "mount", errno.ENOMEM, "1 GiB", "a folder"),
     Expected("unpack /x", "mount", errno.ETIME, "ten minutes", "a folder"),
     Expected("take / as root", "mount", errno.EINVAL, "already", 'root="overlay"'),

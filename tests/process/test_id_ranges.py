@@ -137,6 +137,63 @@ def assert_all_but_the_late_one(result: Result) -> None:
     assert len(result.passed()) == 8, result.text
 
 
+ARCHIVES: Final = """
+import os, tarfile
+import pytest
+
+def owned(path):
+    status = os.stat(path)
+    return status.st_uid, status.st_gid
+
+NEAR = {"zero": 0, "some": 33, "etc/last": 65536}
+
+for archive, names in (("box", NEAR), ("far", {"far": 65537})):
+    with tarfile.open(f"{archive}.tar", "w") as file:
+        for name, number in names.items():
+            member = tarfile.TarInfo(name)
+            member.uid = member.gid = number
+            file.addfile(member)
+os.mkdir("folder")
+open("folder/file", "w").close()
+
+@pytest.mark.isolated(user="range", root="./box.tar")
+def test_owners(pid1):
+    assert [owned(path) for path in ("/zero", "/some", "/etc", "/etc/last")] == [
+        (0, 0), (33, 33), (0, 0), (65536, 65536)
+    ]
+    os.chown("/zero", 5, 6)
+    os.chown("/some", 7, 7)
+    os.unlink("/etc/last")
+    assert owned("/zero") == (5, 6)
+    pid1.assert_files(modified=["/zero", "/some"], deleted="/etc/last")
+
+@pytest.mark.isolated(root="./box.tar")
+def test_one_id():
+    assert owned("/some") == (0, 0)
+
+@pytest.mark.isolated(user="range", root="./folder")
+def test_a_folder(pid1):
+    assert owned("/file") == (0, 0)
+    os.chown("/file", 33, 65536)
+    assert owned("/file") == (33, 65536)
+    pid1.assert_files(modified="/file")
+
+@pytest.mark.isolated(user="range", root="./far.tar")
+def test_beyond(): pass
+"""
+
+
+@NEEDS_ROOT
+@NEEDS_NAMESPACES
+@NEEDS_NEWUIDMAP
+def test_a_root_with_ranges() -> None:
+    """An archive's files have the owners that it says, or the test is refused."""
+    result = run_batch({"test_it.py": ARCHIVES}, "user", switch=with_ranges(_TWO), timeout=240)
+    assert result.passed() == {"test_owners", "test_one_id", "test_a_folder"}, result.text
+    said = result.failure("test_beyond")
+    assert all(text in said for text in ("EINVAL", "do not reach", "a longer range")), said
+
+
 @NEEDS_ROOT
 @NEEDS_NAMESPACES
 @NEEDS_NEWUIDMAP

@@ -67,6 +67,14 @@ ROOTS: Final = (
     ),
     Row(
         "unpack ",
+        (EINVAL,),
+        always,
+        "a file in it belongs to an id that the ranges of this account do not reach",
+        "give the account a longer range (/etc/subuid and /etc/subgid), or take user=True, where"
+        " all of it is root's",
+    ),
+    Row(
+        "unpack ",
         (ENOMEM,),
         always,
         "beside its content it takes more than 1 GiB of memory, by its names, its headers, or the"
