@@ -16,7 +16,8 @@ of a hook, tells nothing, and ends with :data:`~pytest_nsisolate.process.outcome
 
 What still fails: a copy forked by a plain test, or one that was there before the first test, is
 pytest's own affair until it comes to an isolated test. One that a thread has forked, and that comes
-back from the thread's function, ends there, as a Python program does.
+back from the thread's function, ends there, as a Python program does. Since Python 3.14, one that a
+coroutine has forked waits for ever in its event loop, as in a program without pytest.
 """
 
 from __future__ import annotations
