@@ -61,11 +61,6 @@ class Attempt:
         self._faults_read = 0
         self._call_is_void = False
 
-    @property
-    def is_ahead(self) -> bool:
-        """Its child is launched before its turn."""
-        return self.turns is not None
-
     def take_on(self, child: ChildProcess) -> None:
         """Its child has been born, and its turn has come."""
         run = self._run

@@ -118,7 +118,7 @@ class Trace:
         outcomes = {event["args"]["outcome"] for event in events}
         worst = next((o for o in ("failed", "skipped") if o in outcomes), "passed")
         job = self._jobs.get(nodeid)
-        if job is not None and job.attempt.is_ahead:
+        if job is not None and job.attempt.turns is not None:  # launched before its turn
             args = _launch_args(nodeid, job.attempt.request.namespaces)
             until = self._began + start / 1e6
             launch = self._span("enter namespaces", "launch", job.lane, job.start, until, args)
