@@ -84,7 +84,6 @@ if TYPE_CHECKING:
     from pytest_nsisolate.isolate.box import Box
     from pytest_nsisolate.isolate.fixture import Isolate, IsolateKeywords
     from pytest_nsisolate.isolate.task import Task
-    from pytest_nsisolate.terminal.terminal import Terminal
     from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.testbed.capture import Capture
     from pytest_nsisolate.testbed.host import Host, Router
@@ -93,6 +92,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.testbed.program import Program
     from pytest_nsisolate.testbed.wire import Wire
     from pytest_nsisolate.view import Difference, Fault, Pid1View, Snapshot
+    from pytest_nsisolate.view.terminal.terminal import Terminal
 
 _IN_VIEW = frozenset({"Difference", "Fault", "Pid1View", "Snapshot"})
 _IN_ISOLATE = {"Box": "box", "Isolate": "fixture", "IsolateKeywords": "fixture", "Task": "task"}
@@ -123,5 +123,5 @@ def __getattr__(name: str) -> object:
     if name in _IN_TESTBED:
         return getattr(importlib.import_module(f"{__name__}.testbed.{_IN_TESTBED[name]}"), name)
     if name == "Terminal":
-        return importlib.import_module(f"{__name__}.terminal.terminal").Terminal
+        return importlib.import_module(f"{__name__}.view.terminal.terminal").Terminal
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -21,9 +21,9 @@ from pytest_nsisolate.view.origin import make_view
 
 if TYPE_CHECKING:
     from pytest_nsisolate.isolate.fixture import Isolate
-    from pytest_nsisolate.terminal.terminal import Terminal
     from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.view import Pid1View
+    from pytest_nsisolate.view.terminal.terminal import Terminal
 
 _NOT_ISOLATED = """\
 the pid1 fixture shows an isolated test its own world, and {name} is not isolated: \
@@ -225,7 +225,7 @@ def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
     Signatures: python -m pydoc pytest_nsisolate.Terminal
     Examples: docs/howto/terminal.md of pytest-nsisolate
     """
-    from pytest_nsisolate.terminal.terminal import OWN_TERMINAL, LastScreen, Terminal, missing
+    from pytest_nsisolate.view.terminal.terminal import OWN_TERMINAL, LastScreen, Terminal, missing
 
     run = request.config.stash[RUN]
     if run.in_child is None:

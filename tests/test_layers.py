@@ -21,7 +21,7 @@ LAYERS: Final = (
     {"request"},
     {"process"},
     {"child"},
-    {"view", "terminal"},
+    {"view"},
     {"runner"},
     {"isolate"},
     {"testbed"},

@@ -12,8 +12,8 @@ import pytest
 from pytest_nsisolate.child import reach
 from pytest_nsisolate.child.helper_channel import or_refuse
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.terminal.own import OwnTerminal
-from pytest_nsisolate.terminal.terminal import OWN_TERMINAL
+from pytest_nsisolate.view.terminal.own import OwnTerminal
+from pytest_nsisolate.view.terminal.terminal import OWN_TERMINAL
 from pytest_nsisolate.wire.frames import FrameWriter
 
 Opening: TypeAlias = Callable[[FrameWriter], None]

@@ -88,7 +88,7 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
     if "module_testbed" in asked:
         importlib.import_module("pytest_nsisolate.testbed.shared")
     if "terminal" in asked:
-        from pytest_nsisolate.terminal import terminal
+        from pytest_nsisolate.view.terminal import terminal
 
         terminal.preload()
     return namespaces.identities()

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from pytest_nsisolate.request.grants import PowerError, check_tty
-from pytest_nsisolate.terminal.terminal import missing
+from pytest_nsisolate.view.terminal.terminal import missing
 from tests.inner_runs import SIDES, Side, run_batch
 from tests.support import NEEDS_NAMESPACES, needs, run_source
 

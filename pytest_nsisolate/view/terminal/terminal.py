@@ -22,11 +22,11 @@ import pytest
 from pytest_nsisolate.kernel.clock import monotonic
 from pytest_nsisolate.kernel.originals import fcntl, os, re, select, subprocess, termios
 from pytest_nsisolate.kernel.signals import signal_name
-from pytest_nsisolate.terminal.keys import sequence
 from pytest_nsisolate.view.assertions.failures import failure
+from pytest_nsisolate.view.terminal.keys import sequence
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.terminal.emulator import Emulator, Screen
+    from pytest_nsisolate.view.terminal.emulator import Emulator, Screen
 
 #: As the console of Linux, whose sequences pyte knows.
 TERM: Final = "linux"
@@ -46,7 +46,7 @@ _TURN: Final = 0.05
 _LONGEST_LOOK: Final = 1.0
 
 
-#: That of the test itself (``tty=``), an :class:`~pytest_nsisolate.terminal.own.OwnTerminal`.
+#: That of the test itself (``tty=``), an :class:`~pytest_nsisolate.view.terminal.own.OwnTerminal`.
 OWN_TERMINAL: Final = pytest.StashKey[Any]()
 
 
@@ -86,7 +86,7 @@ class Terminal:
             raise TypeError(f"args is a list of a program's words, not {args!r}")
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError(f"{self!r} has a program at work; wait for it, or hang up")
-        from pytest_nsisolate.terminal.emulator import Emulator
+        from pytest_nsisolate.view.terminal.emulator import Emulator
 
         self.close()
         self._master, slave = os.openpty()
@@ -391,7 +391,7 @@ def _line(process: subprocess.Popen[Any]) -> str:
 def preload() -> None:
     """Import, in the runner, what a screen needs, so that no child has to; if it is installed."""
     if not missing():
-        from pytest_nsisolate.terminal import emulator  # noqa: F401
+        from pytest_nsisolate.view.terminal import emulator  # noqa: F401
 
 
 def missing() -> str:

@@ -24,7 +24,7 @@ from pytest_nsisolate.child import helper_channel
 from pytest_nsisolate.errors import failing
 from pytest_nsisolate.kernel.originals import fcntl, os, re, subprocess, termios
 from pytest_nsisolate.process.terminal_reader_program import ANSWER, HANG_UP, REQUEST
-from pytest_nsisolate.terminal.terminal import TERM, Terminal
+from pytest_nsisolate.view.terminal.terminal import TERM, Terminal
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 #: Milliseconds in which what a failed test has written last gets to the reader.
@@ -75,7 +75,7 @@ class OwnTerminal(Terminal):
 
     def show(self) -> None:
         """From now on there is a screen: the fixture is used."""
-        from pytest_nsisolate.terminal.emulator import Emulator
+        from pytest_nsisolate.view.terminal.emulator import Emulator
 
         self._read(0)
         self._emulator = Emulator(*self._size, self.type)
