@@ -28,8 +28,9 @@ from pytest_nsisolate.errors import IsolatedCrash, IsolatedLoss, StepError, fail
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.isolate.call import Function
 from pytest_nsisolate.isolate.faulty import Faulty
+from pytest_nsisolate.isolate.judgement import refusal
 from pytest_nsisolate.isolate.per_process import PerProcess
-from pytest_nsisolate.isolate.task import Task, refusal
+from pytest_nsisolate.isolate.task import Task
 from pytest_nsisolate.kernel import namespaces, process
 from pytest_nsisolate.kernel.originals import os, posix, select, signal, subprocess
 from pytest_nsisolate.process import channel

@@ -21,8 +21,9 @@ import pytest
 
 from pytest_nsisolate.isolate.box import Box
 from pytest_nsisolate.isolate.call import Function
+from pytest_nsisolate.isolate.judgement import refusal
 from pytest_nsisolate.isolate.per_process import PerProcess
-from pytest_nsisolate.isolate.task import Task, refusal
+from pytest_nsisolate.isolate.task import Task
 from pytest_nsisolate.isolate.unawaited import Unawaited
 from pytest_nsisolate.request.resolve import MARKER_ONLY, from_keywords
 from pytest_nsisolate.request.wording import MarkerProblem, short, suggestion

@@ -13,28 +13,18 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
-import pytest
-
 from pytest_nsisolate.child import output
-from pytest_nsisolate.errors import (
-    BrokenStream,
-    IsolatedExit,
-    IsolatedLoss,
-    IsolatedRefusal,
-    IsolatedSignal,
-    IsolatedTimeout,
-)
-from pytest_nsisolate.host.refusal import REFUSED, Refusal, RefusedError
+from pytest_nsisolate.errors import BrokenStream
+from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.integrations import debuggers
 from pytest_nsisolate.isolate import answer, awaiting
 from pytest_nsisolate.isolate.call import Call, Function, is_in_memory
+from pytest_nsisolate.isolate.judgement import error_of, refusal, without_caller
 from pytest_nsisolate.isolate.per_process import PerProcess
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.process import outcome
 from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.process.channel import read_text
-from pytest_nsisolate.process.diagnosis import WORLD
 from pytest_nsisolate.process.expiry import catch_up
 from pytest_nsisolate.process.job_control import Job
 from pytest_nsisolate.request import limits
@@ -52,11 +42,6 @@ T = TypeVar("T")
 
 #: Seconds for which frames are read in one go: a function may log without end.
 _LOOK_SECONDS = 0.1
-
-_FATAL = "Fatal Python error"
-_CALLER = re.compile(
-    r'^  File ".*[/\\]isolate[/\\]call\.py", line \d+ in answer\n(?:  File .*\n)*', re.MULTILINE
-)
 
 
 class Task(Generic[T]):
@@ -297,7 +282,7 @@ class Task(Generic[T]):
         files = child.end.output
         written = files.lost_text() if child.captured is None else child.captured
         texts = [dict(written).get(name, "") for name in ("stdout", "stderr")]
-        faults = _without_caller(read_text(files.fault)).strip()
+        faults = without_caller(read_text(files.fault)).strip()
         with self._caller.launcher.lock:
             child.end.let_go()
             child.reap()
@@ -314,49 +299,17 @@ class Task(Generic[T]):
                 _write(stream, text)
 
     def _judge(self, ended: outcome.Outcome, faults: str) -> None:
-        match ended:
-            case outcome.Finished() if _FATAL in faults:
-                self._error = IsolatedLoss(self.name, "it had a fatal error, and went on")
-            case outcome.Finished():
-                frame = self._frame or {}
-                self._value, self._error = answer.read(frame, self.name, trusted=self._trusted)
-                return
-            case outcome.Crashed(signal=number):
-                self._error = IsolatedSignal(self.name, number, ended.name)
-            case outcome.Exited(status=status):
-                self._error = IsolatedExit(self.name, status)
-            case outcome.TimedOut(seconds=seconds, diagnosis=diagnosis):
-                found = _without_caller(diagnosis)
-                if self._command:
-                    # The stacks are those of the code that waits for it.
-                    found = "".join(found.rpartition(WORLD)[1:])
-                what = f"the exit of {self.name}" if self.child.inbox.ending else self.name
-                self._error = IsolatedTimeout(what, seconds, found)
-                self._error.add_note(found)
-                return
-            case outcome.Broken(reason=reason):
-                self._error = IsolatedLoss(self.name, reason)
-            case Refusal():
-                explained = self._caller.launcher.explained(ended, self._request.user)
-                self._error = refusal(explained, self._request, self.name)
-        if faults and self._error is not None:
-            self._error.add_note(faults)
-
-
-def refusal(refused: Refusal, request: IsolationRequest, what: str) -> BaseException:
-    """What a call raises that this host does not let in.
-
-    :param refused: with its cause and its remedy.
-    :param what: the function, the command or the box that it is for.
-    """
-    if request.may_be_skipped and not refused.late:
-        return pytest.skip.Exception(f"{what}: {REFUSED}{refused.headline()} ({refused.cause})")
-    return IsolatedRefusal(refused.error, refused.cause, refused.remedy, what)
-
-
-def _without_caller(stacks: str) -> str:
-    """The fault handler's stacks without the frames below the function: those are the caller's."""
-    return _CALLER.sub("", stacks)
+        if isinstance(ended, Refusal):
+            explained = self._caller.launcher.explained(ended, self._request.user)
+            self._error = refusal(explained, self._request, self.name)
+            if faults:
+                self._error.add_note(faults)
+            return
+        ending, command = self.child.inbox.ending, self._command
+        self._error = error_of(ended, self.name, faults, command=command, ending=ending)
+        if self._error is None:
+            frame = self._frame or {}
+            self._value, self._error = answer.read(frame, self.name, trusted=self._trusted)
 
 
 def _write(stream: Any, text: str) -> None:
