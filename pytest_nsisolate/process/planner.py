@@ -52,14 +52,12 @@ class Planner:
             return self._joining(request, join)
         host = self._launcher.host
         wanted, maps, world = request.namespaces, None, None
-        new_root: OwnRoot | None = None
         if "user" in wanted:
             maps = self._maps(request)
         if "mount" in wanted:
             # A root that is not the host's has a minimal /dev in any case.
             minimal = request.has_foreign_root or not request.has_host_powers
             world = self._mounts(request, request.devices if minimal else None)
-            new_root = self._own_root(request, world, looks=looks)
         return LaunchPlan(
             namespaces=wanted,
             maps=maps,
@@ -73,7 +71,8 @@ class Planner:
             add_addresses=_loopback(request.addresses),
             init=request.init,
             cwd=current_directory() if cwd is None else cwd,
-            root=new_root,
+            # Last: what fails after it would have to give it back.
+            root=None if world is None else self._own_root(request, world, looks=looks),
         )
 
     def _joining(self, request: IsolationRequest, place: Place) -> LaunchPlan:

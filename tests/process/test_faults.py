@@ -289,7 +289,8 @@ def plan_cases(
     cases = []
     for role, call, about, nth in machinery(listed):
         step = next((n for n, row in enumerate(STEPS) if _fits(row, role, call, about)), None)
-        kind = (role, call, nth if call == "unshare" else step)
+        # Which of these it is makes the difference.
+        kind = (role, call, nth if call in ("unshare", "getcwd") else step)
         if WHOLE or seen[kind] < (2 if kind[2] is None else 1):
             seen[kind] += 1
             cases.append(Case(role, call, "EIO", nth=nth, marker=marker))
