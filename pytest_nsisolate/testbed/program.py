@@ -88,17 +88,21 @@ class Program:
 
     def _await_start(self, words: list[str]) -> None:
         __tracebackhide__ = True
-        letter, number = self._hear()
-        if letter == b"P":
-            self.pid = number
-            return
-        self._end()
-        if letter == b"E":
-            os.close(self._log)
-            error = OSError(number, os.strerror(number), words[0])
-            error.add_note(f"on host {self._host.name}")
-            raise error
-        raise IsolatedLoss(self.command, "it has not started")
+        try:
+            letter, number = self._hear()
+            if letter == b"E":
+                error = OSError(number, os.strerror(number), words[0])
+                error.add_note(f"on host {self._host.name}")
+                raise error
+            if letter != b"P":
+                raise IsolatedLoss(self.command, "it has not started")
+        except BaseException:
+            try:
+                self._end()
+            finally:
+                os.close(self._log)
+            raise
+        self.pid = number
 
     @property
     def is_own(self) -> bool:
@@ -111,11 +115,13 @@ class Program:
         A test that shares its testbed leaves the message for the next one.
         """
         flags = 0 if self.is_own else socket.MSG_PEEK
-        try:
-            data = self._socket.recv(MESSAGE.size, flags)
-        except ConnectionResetError:
-            # It has ended with a signal of ours unread; what it has sent is here all the same.
-            data = self._socket.recv(MESSAGE.size, flags)
+        refusing = self._host.testbed.refusing(f"host {self._host.name}")
+        with refusing, failing("hear of the program", None):
+            try:
+                data = self._socket.recv(MESSAGE.size, flags)
+            except ConnectionResetError:
+                # It has ended with a signal of ours unread; what it has sent is here all the same.
+                data = self._socket.recv(MESSAGE.size, flags)
         if len(data) < MESSAGE.size:
             return b"", 0
         letter, number = MESSAGE.unpack(data)

@@ -52,9 +52,9 @@ def serve(
             start_new_session=True,
         )
     except OSError as error:
-        ours.send(MESSAGE.pack(b"E", error.errno or 0))
+        _tell(ours, b"E", error.errno or 0)
         return None
-    ours.send(MESSAGE.pack(b"P", child.pid))
+    _tell(ours, b"P", child.pid)
     pidfd = os.pidfd_open(child.pid)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
@@ -64,7 +64,7 @@ def serve(
     while True:
         ready = {fd for fd, _ in poller.poll(_PAUSE if wanted and status is not None else None)}
         if ours.fileno() in ready:
-            data = ours.recv(MESSAGE.size)
+            data = _hear(ours)
             letter, number = MESSAGE.unpack(data) if data else (b"S", signal.SIGKILL)
             if letter == b"W":
                 wanted = True
@@ -86,9 +86,16 @@ def serve(
         return status
 
 
-def _tell(ours: socket.socket, letter: bytes, status: int) -> None:
+def _hear(ours: socket.socket) -> bytes:
     try:
-        ours.send(MESSAGE.pack(letter, status))
+        return ours.recv(MESSAGE.size)
+    except ConnectionResetError:
+        return b""  # the other end was closed before it had read everything
+
+
+def _tell(ours: socket.socket, letter: bytes, number: int) -> None:
+    try:
+        ours.send(MESSAGE.pack(letter, number))
     except OSError:
         pass  # the other end is closed
 

@@ -184,7 +184,6 @@ class Relay:
     def _start(self) -> None:
         with failing("socketpair", None):
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        ours.settimeout(_PATIENCE)
 
         def prepare(_: Output) -> Callable[[FrameWriter], NoReturn]:
             loop = Loop(self._ways, self._ends, self._functions, theirs)
@@ -193,6 +192,8 @@ class Relay:
         launcher = self._launcher()
         request = IsolationRequest(frozenset({"pid"}), user="none")
         try:
+            with failing("bound the waiting for the relay", None):
+                ours.settimeout(_PATIENCE)
             with launcher.lock:
                 self._child = launcher.start(request, prepare, budget=None)
         except BaseException:
