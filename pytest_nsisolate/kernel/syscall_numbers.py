@@ -2,7 +2,7 @@
 """System calls by name: their numbers on x86-64 and aarch64, and which arguments are paths.
 
 The table is that of libseccomp 2.5 (``scmp_sys_resolver``) for every name of Linux 6.1's headers,
-with the calls that came until Linux 6.15, which have one number everywhere. A test compares it with
+with the calls that came until Linux 7.0, which have one number everywhere. A test compares it with
 ``scmp_sys_resolver`` and ``ausyscall`` where these are installed.
 """
 
@@ -27,32 +27,33 @@ epoll_create1,291,20 epoll_ctl,233,21 epoll_ctl_old,214, epoll_pwait,281,22 epol
 epoll_wait,232, epoll_wait_old,215, eventfd,284, eventfd2,290,19 execve,59,221 execveat,322,281
 exit,60,93 exit_group,231,94 faccessat,269,48 faccessat2,439 fadvise64,221,223 fallocate,285,47
 fanotify_init,300,262 fanotify_mark,301,263 fchdir,81,50 fchmod,91,52 fchmodat,268,53 fchmodat2,452
-fchown,93,55 fchownat,260,54 fcntl,72,25 fdatasync,75,83 fgetxattr,193,10 finit_module,313,273
-flistxattr,196,13 flock,73,32 fork,57, fremovexattr,199,16 fsconfig,431 fsetxattr,190,7 fsmount,432
-fsopen,430 fspick,433 fstat,5,80 fstatfs,138,44 fsync,74,82 ftruncate,77,46 futex,202,98
-futex_requeue,456 futex_wait,455 futex_waitv,449 futex_wake,454 futimesat,261, get_kernel_syms,177,
-get_mempolicy,239,236 get_robust_list,274,100 get_thread_area,211, getcpu,309,168 getcwd,79,17
-getdents,78, getdents64,217,61 getegid,108,177 geteuid,107,175 getgid,104,176 getgroups,115,158
-getitimer,36,102 getpeername,52,205 getpgid,121,155 getpgrp,111, getpid,39,172 getpmsg,181,
-getppid,110,173 getpriority,140,141 getrandom,318,278 getresgid,120,150 getresuid,118,148
-getrlimit,97,163 getrusage,98,165 getsid,124,156 getsockname,51,204 getsockopt,55,209 gettid,186,178
-gettimeofday,96,169 getuid,102,174 getxattr,191,8 getxattrat,464 init_module,175,105
-inotify_add_watch,254,27 inotify_init,253, inotify_init1,294,26 inotify_rm_watch,255,28
-io_cancel,210,3 io_destroy,207,1 io_getevents,208,4 io_pgetevents,333,292 io_setup,206,0
-io_submit,209,2 io_uring_enter,426 io_uring_register,427 io_uring_setup,425 ioctl,16,29 ioperm,173,
-iopl,172, ioprio_get,252,31 ioprio_set,251,30 kcmp,312,272 kexec_file_load,320,294
-kexec_load,246,104 keyctl,250,219 kill,62,129 landlock_add_rule,445 landlock_create_ruleset,444
-landlock_restrict_self,446 lchown,94, lgetxattr,192,9 link,86, linkat,265,37 listen,50,201
-listmount,458 listxattr,194,11 listxattrat,465 llistxattr,195,12 lookup_dcookie,212,18
-lremovexattr,198,15 lseek,8,62 lsetxattr,189,6 lsm_get_self_attr,459 lsm_list_modules,461
-lsm_set_self_attr,460 lstat,6, madvise,28,233 map_shadow_stack,453 mbind,237,235 membarrier,324,283
-memfd_create,319,279 memfd_secret,447 migrate_pages,256,238 mincore,27,232 mkdir,83, mkdirat,258,34
-mknod,133, mknodat,259,33 mlock,149,228 mlock2,325,284 mlockall,151,230 mmap,9,222 modify_ldt,154,
-mount,165,40 mount_setattr,442 move_mount,429 move_pages,279,239 mprotect,10,226
-mq_getsetattr,245,185 mq_notify,244,184 mq_open,240,180 mq_timedreceive,243,183 mq_timedsend,242,182
-mq_unlink,241,181 mremap,25,216 mseal,462 msgctl,71,187 msgget,68,186 msgrcv,70,188 msgsnd,69,189
-msync,26,227 munlock,150,229 munlockall,152,231 munmap,11,215 name_to_handle_at,303,264
-nanosleep,35,101 newfstatat,262,79 nfsservctl,180,42 open,2, open_by_handle_at,304,265 open_tree,428
+fchown,93,55 fchownat,260,54 fcntl,72,25 fdatasync,75,83 fgetxattr,193,10 file_getattr,468
+file_setattr,469 finit_module,313,273 flistxattr,196,13 flock,73,32 fork,57, fremovexattr,199,16
+fsconfig,431 fsetxattr,190,7 fsmount,432 fsopen,430 fspick,433 fstat,5,80 fstatfs,138,44 fsync,74,82
+ftruncate,77,46 futex,202,98 futex_requeue,456 futex_wait,455 futex_waitv,449 futex_wake,454
+futimesat,261, get_kernel_syms,177, get_mempolicy,239,236 get_robust_list,274,100
+get_thread_area,211, getcpu,309,168 getcwd,79,17 getdents,78, getdents64,217,61 getegid,108,177
+geteuid,107,175 getgid,104,176 getgroups,115,158 getitimer,36,102 getpeername,52,205 getpgid,121,155
+getpgrp,111, getpid,39,172 getpmsg,181, getppid,110,173 getpriority,140,141 getrandom,318,278
+getresgid,120,150 getresuid,118,148 getrlimit,97,163 getrusage,98,165 getsid,124,156
+getsockname,51,204 getsockopt,55,209 gettid,186,178 gettimeofday,96,169 getuid,102,174
+getxattr,191,8 getxattrat,464 init_module,175,105 inotify_add_watch,254,27 inotify_init,253,
+inotify_init1,294,26 inotify_rm_watch,255,28 io_cancel,210,3 io_destroy,207,1 io_getevents,208,4
+io_pgetevents,333,292 io_setup,206,0 io_submit,209,2 io_uring_enter,426 io_uring_register,427
+io_uring_setup,425 ioctl,16,29 ioperm,173, iopl,172, ioprio_get,252,31 ioprio_set,251,30
+kcmp,312,272 kexec_file_load,320,294 kexec_load,246,104 keyctl,250,219 kill,62,129
+landlock_add_rule,445 landlock_create_ruleset,444 landlock_restrict_self,446 lchown,94,
+lgetxattr,192,9 link,86, linkat,265,37 listen,50,201 listmount,458 listns,470 listxattr,194,11
+listxattrat,465 llistxattr,195,12 lookup_dcookie,212,18 lremovexattr,198,15 lseek,8,62
+lsetxattr,189,6 lsm_get_self_attr,459 lsm_list_modules,461 lsm_set_self_attr,460 lstat,6,
+madvise,28,233 map_shadow_stack,453 mbind,237,235 membarrier,324,283 memfd_create,319,279
+memfd_secret,447 migrate_pages,256,238 mincore,27,232 mkdir,83, mkdirat,258,34 mknod,133,
+mknodat,259,33 mlock,149,228 mlock2,325,284 mlockall,151,230 mmap,9,222 modify_ldt,154, mount,165,40
+mount_setattr,442 move_mount,429 move_pages,279,239 mprotect,10,226 mq_getsetattr,245,185
+mq_notify,244,184 mq_open,240,180 mq_timedreceive,243,183 mq_timedsend,242,182 mq_unlink,241,181
+mremap,25,216 mseal,462 msgctl,71,187 msgget,68,186 msgrcv,70,188 msgsnd,69,189 msync,26,227
+munlock,150,229 munlockall,152,231 munmap,11,215 name_to_handle_at,303,264 nanosleep,35,101
+newfstatat,262,79 nfsservctl,180,42 open,2, open_by_handle_at,304,265 open_tree,428
 open_tree_attr,467 openat,257,56 openat2,437 pause,34, perf_event_open,298,241 personality,135,92
 pidfd_getfd,438 pidfd_open,434 pidfd_send_signal,424 pipe,22, pipe2,293,59 pivot_root,155,41
 pkey_alloc,330,289 pkey_free,331,290 pkey_mprotect,329,288 poll,7, ppoll,271,73 prctl,157,167
@@ -62,9 +63,9 @@ ptrace,101,117 putpmsg,182, pwrite64,18,68 pwritev,296,70 pwritev2,328,287 query
 quotactl,179,60 quotactl_fd,443 read,0,63 readahead,187,213 readlink,89, readlinkat,267,78
 readv,19,65 reboot,169,142 recvfrom,45,207 recvmmsg,299,243 recvmsg,47,212 remap_file_pages,216,234
 removexattr,197,14 removexattrat,466 rename,82, renameat,264,38 renameat2,316,276
-request_key,249,218 restart_syscall,219,128 rmdir,84, rseq,334,293 rt_sigaction,13,134
-rt_sigpending,127,136 rt_sigprocmask,14,135 rt_sigqueueinfo,129,138 rt_sigreturn,15,139
-rt_sigsuspend,130,133 rt_sigtimedwait,128,137 rt_tgsigqueueinfo,297,240
+request_key,249,218 restart_syscall,219,128 rmdir,84, rseq,334,293 rseq_slice_yield,471
+rt_sigaction,13,134 rt_sigpending,127,136 rt_sigprocmask,14,135 rt_sigqueueinfo,129,138
+rt_sigreturn,15,139 rt_sigsuspend,130,133 rt_sigtimedwait,128,137 rt_tgsigqueueinfo,297,240
 sched_get_priority_max,146,125 sched_get_priority_min,147,126 sched_getaffinity,204,123
 sched_getattr,315,275 sched_getparam,143,121 sched_getscheduler,145,120
 sched_rr_get_interval,148,127 sched_setaffinity,203,122 sched_setattr,314,274 sched_setparam,142,118
@@ -100,11 +101,11 @@ access:0 acct:0 chdir:0 chmod:0 chown:0 chroot:0 creat:0 execve:0 getxattr:0 ino
 lchown:0 lgetxattr:0 link:0,1 listxattr:0 llistxattr:0 lremovexattr:0 lsetxattr:0 lstat:0 mkdir:0
 mknod:0 mount:1 open:0 pivot_root:0,1 readlink:0 removexattr:0 rename:0,1 rmdir:0 setxattr:0 stat:0
 statfs:0 swapoff:0 swapon:0 symlink:1 truncate:0 umount2:0 unlink:0 utime:0 utimes:0
-execveat:1@0 faccessat:1@0 faccessat2:1@0 fchmodat:1@0 fchmodat2:1@0 fchownat:1@0 futimesat:1@0
-getxattrat:1@0 linkat:1@0,3@2 listxattrat:1@0 mkdirat:1@0 mknodat:1@0 mount_setattr:1@0
-move_mount:1@0,3@2 name_to_handle_at:1@0 newfstatat:1@0 open_tree:1@0 openat:1@0 openat2:1@0
-readlinkat:1@0 removexattrat:1@0 renameat:1@0,3@2 renameat2:1@0,3@2 setxattrat:1@0 statx:1@0
-symlinkat:2@1 unlinkat:1@0 utimensat:1@0
+execveat:1@0 faccessat2:1@0 faccessat:1@0 fchmodat2:1@0 fchmodat:1@0 fchownat:1@0 file_getattr:1@0
+file_setattr:1@0 futimesat:1@0 getxattrat:1@0 linkat:1@0,3@2 listxattrat:1@0 mkdirat:1@0 mknodat:1@0
+mount_setattr:1@0 move_mount:1@0,3@2 name_to_handle_at:1@0 newfstatat:1@0 open_tree:1@0
+open_tree_attr:1@0 openat2:1@0 openat:1@0 readlinkat:1@0 removexattrat:1@0 renameat2:1@0,3@2
+renameat:1@0,3@2 setxattrat:1@0 statx:1@0 symlinkat:2@1 unlinkat:1@0 utimensat:1@0
 """
 
 #: Arguments that are descriptors, beside those that paths start at.
