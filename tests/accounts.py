@@ -14,7 +14,7 @@ cp -a /etc /mnt
 mount --bind /mnt/etc /etc
 echo 'ranger:x:{NOBODY}:{NOBODY}::/:/bin/sh' >> /etc/passwd
 echo 'other:100000:65536' > /etc/subuid
-printf '%s' "$RANGES" >> /etc/subuid
+[ -z "$RANGES" ] || echo "$RANGES" >> /etc/subuid
 cp /etc/subuid /etc/subgid
 """
 

@@ -126,7 +126,11 @@ def sparse(blocks: int) -> bytes:
             2 * (header(kind, 9 << 20) + bytes(9 << 20)) + header(FILE, 0)
             for kind in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE)
         ),
-        header(tarfile.XGLTYPE, 9 << 20) + bytes(9 << 20) + header(tarfile.XHDTYPE, 1 << 40),
+        header(tarfile.XGLTYPE, 9 << 20)
+        + bytes(9 << 20)
+        + header(tarfile.XHDTYPE, 9 << 20)
+        + bytes(9 << 20)
+        + header(FILE, 0),
         sparse(33 << 10),
     ],
     ids=["long name", "long link", "pax", "global", "sparse"],

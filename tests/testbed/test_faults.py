@@ -89,21 +89,23 @@ def run_cases(
 def planned(listed: list[dict[str, Any]]) -> list[Case]:
     """One case for each kind of call, and more of those that are messages to the kernel."""
     cases = []
-    calls: Counter[tuple[str, str]] = Counter()
+    calls: Counter[tuple[str, ...]] = Counter()
     seen: Counter[tuple[str, ...]] = Counter()
     last: dict[str, str] = {}
     for entry in listed:
         role, call, about = entry["role"], entry["call"], entry["about"]
-        calls[role, call] += 1
         before, last[role] = last.get(role, ""), call
-        if not any(row[:2] == (role, call) and row[2] in about for row in OURS):
+        row = next((r for r in OURS if r[:2] == (role, call) and r[2] in about), None)
+        if row is None:
             continue
+        calls[row] += 1
         # The kernel is asked with a bound on the time, so a poll comes first; a program is not.
         bounded = "bounded" if before == "poll" else ""
         kind = (role, call, re.sub(r"\d+|/memfd:.*", "", about), bounded)
         seen[kind] += 1
         if WHOLE or seen[kind] == 1 or (call in ("sendto", "ioctl") and seen[kind] % 4 == 0):
-            cases.append(Case(role, call, "EIO", nth=calls[role, call]))
+            # Processes of one role run side by side: only what is about the same has an order.
+            cases.append(Case(role, call, "EIO", nth=calls[row], about=row[2]))
     return cases
 
 
