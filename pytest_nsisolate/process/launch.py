@@ -33,7 +33,7 @@ from contextlib import suppress
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.integrations import debuggers
-from pytest_nsisolate.kernel import birthmark, process
+from pytest_nsisolate.kernel import birthmark, proc, process
 from pytest_nsisolate.kernel.clone import raw_clone
 from pytest_nsisolate.kernel.originals import gc, os, posix, signal, socket
 from pytest_nsisolate.process import after_fork, reaping, supervisor
@@ -186,9 +186,21 @@ def _pidfd(pid: int, *descriptors: int) -> int:
 
 
 def _abandon(pid: int, *descriptors: int) -> None:
-    """End a child that was not registered; a PID 1 below it has PDEATHSIG."""
+    """End a child that was not registered, and what it has made: that has PDEATHSIG.
+
+    Where this process is PID 1 or a subreaper, it is the one that has to reap what is below the
+    supervisor. In a namespace that was joined, PID 1 could not end before (pid_namespaces(7)).
+    """
+    with suppress(OSError):
+        os.kill(pid, signal.SIGSTOP)  # it makes no more
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    below = []
+    with suppress(OSError):
+        below = proc.children_of(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
         reaping.reap(pid, over=reaping.ask_after(pid))
+    for orphan in below:
+        reaping.reap(orphan, over=True)
     for fd in descriptors:
         os.close(fd)

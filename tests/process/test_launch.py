@@ -429,3 +429,35 @@ def test_hooks_warning_free() -> None:
     result = run_batch(files, "user", "-W", "error")
     assert verdicts(result) == LATER, everything(result)
     assert not result.warnings
+
+
+#: No descriptor is left when a child has been born that joins a box; the test itself is PID 1.
+NOT_TAKEN_ON = """
+import errno, os, time
+from unittest import mock
+import pytest
+from pytest_nsisolate import IsolatedRefusal
+from pytest_nsisolate.kernel import proc
+from pytest_nsisolate.process import launch
+
+@pytest.mark.isolated
+def test_it(isolate):
+    def refused(pid, *rest):
+        # A child's own session: it is on its way in, and has PDEATHSIG.
+        while not any(os.getsid(child) == child for child in proc.children_of(pid)):
+            time.sleep(0.001)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with isolate.using(net=True).open() as box:
+        with mock.patch.object(launch, "RunnerEnd", refused):
+            with pytest.raises(IsolatedRefusal, match="take on the child: EMFILE"):
+                box.run(os.getpid)
+    assert [name for name in os.listdir("/proc") if name.isdigit()] == ["1"]
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_child_that_is_not_taken_on_is_reaped_by_pid_1(side: Side) -> None:
+    """As a zombie it would keep the PID namespace that it has joined from ending."""
+    result = run_batch({"test_it.py": NOT_TAKEN_ON}, side)
+    assert result.passed() == {"test_it"}, result.text
