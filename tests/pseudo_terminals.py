@@ -66,12 +66,14 @@ def at_terminal(
         (folder / name).write_text("", encoding="ascii")
         (folder / name).chmod(0o666)
     # pytest colours a level of the log in the order of a set.
+    # That of Python 3.15 edits lines by itself, with other keys and colours.
+    basic = {"PYTHON_BASIC_REPL": "1"}
     fixed = {"TERM": "xterm", "INPUTRC": "/dev/null", "HOME": str(folder), "PYTHONHASHSEED": "0"}
     child = pexpect.spawn(
         command[0],
         list(command[1:]),
         cwd=str(folder),
-        env={**inner_environment(folder), **fixed, **(env or {})},
+        env={**inner_environment(folder), **basic, **fixed, **(env or {})},
         dimensions=(50, 100),
         encoding="utf-8",
         codec_errors="replace",

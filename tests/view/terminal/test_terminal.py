@@ -82,7 +82,7 @@ def test_less(terminal: Terminal, tmp_path: Path) -> None:
     terminal.press("space")
     assert terminal.assert_screen("line 17").lines[0] == "line 9"
     terminal.type("/line 500\n")
-    assert terminal.assert_screen("line 500").lines[0] == "line 500"
+    assert terminal.assert_screen("line 508").lines[0] == "line 500"
     terminal.resize(20, 40)
     terminal.assert_screen("line 518")
     terminal.press("up", "page-down", "home")
