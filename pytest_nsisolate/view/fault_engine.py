@@ -3,6 +3,11 @@
 
 It is asked over a socket; the first fault puts this process under a filter (seccomp(2)), which it
 cannot leave any more (:mod:`pytest_nsisolate.process.helpers`).
+
+Fact: a handler of a signal runs, and raises, anywhere in the main thread: a Ctrl-C, a timeout. A
+filter that has been installed then without being taken note of could neither be used nor be
+installed again. Consequence: a thread of our own begins, which no handler interrupts. Who has not
+waited for it finds its result later.
 """
 
 from __future__ import annotations
@@ -18,12 +23,15 @@ from pytest_nsisolate.host import examine
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.host.remedies import explained
 from pytest_nsisolate.kernel import seccomp, syscall_numbers
-from pytest_nsisolate.kernel.originals import json, os, select, threading
+from pytest_nsisolate.kernel.originals import json, os, select, threading, time
 from pytest_nsisolate.process.fault_supervisor import LONGEST, PATIENCE
 from pytest_nsisolate.wire.frames import FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.child.outgoing import Outgoing
+
+#: Seconds for the end of a thread that has nothing more to do.
+_MOMENT: Final = 1.0
 
 _NOT_HERE: Final = "faults belong to the test's own process, not to a fork of it"
 
@@ -45,16 +53,46 @@ class Engine:
     def __init__(self, writer: FrameWriter) -> None:
         self._writer = writer
         self._channel: SocketType | None = None
+        #: Taken, for good, by the thread that begins.
+        self._beginning = threading.Lock()
+        self._begun = threading.Event()
+        self._failure: BaseException | None = None
         self._lock = threading.Lock()
         self._open: set[int] = set()
         self._over = False
+        self._last_key = 0
         #: Of the last question. An exception of a signal handler may keep us from hearing an
         #: answer, which is not the next question's.
         self._number = 0
 
-    def add(self, request: dict[str, Any]) -> int:
+    def new_key(self) -> int:
+        """For another fault."""
+        with self._lock:
+            self._last_key += 1
+            return self._last_key
+
+    def begin(self) -> None:
+        """Come under the filter, if this process is not under it yet.
+
+        :raises FaultRefusal: when this host does not allow it.
+        """
+        if not self._begun.is_set():
+            thread = threading.Thread(target=self._begin_once, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # a limit of the test's is reached
+                self._begin_once()
+            self._begun.wait()
+            _await_end(thread)
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+
+    def add(self, key: int, request: dict[str, Any]) -> None:
         """Begin a fault; under the filter from the first one on.
 
+        After an exception :meth:`forget` it.
+
+        :param key: as :meth:`new_key` gave it.
         :raises FaultRefusal: when this host does not allow it.
         """
         with self._lock:
@@ -62,18 +100,9 @@ class Engine:
                 raise RuntimeError(_NOT_HERE)
             if self._over:
                 raise RuntimeError("pid1 is torn down, and begins no other fault")
-            if self._channel is None:
-                self._channel = self._begin()
-            key = self._number + 1
-            try:
-                self._ask({"do": "add", "fault": key, **request})
-            except BaseException:
-                # Of a signal handler, say: the caller will not end what it did not get.
-                with suppress(FaultRefusal):
-                    self._tell(self._channel, {"do": "drop", "fault": key})
-                raise
+            self.begin()
             self._open.add(key)
-            return key
+            self._ask({"do": "add", "fault": key, **request})
 
     def count(self, key: int) -> dict[str, Any]:
         """What has become of it by now."""
@@ -81,19 +110,38 @@ class Engine:
             return {} if self._over else self._ask({"do": "count", "fault": key})
 
     def drop(self, key: int) -> dict[str, Any]:
-        """End a fault: what has become of it."""
+        """End a fault: what has become of it. After an exception :meth:`forget` it."""
         with self._lock:
+            answer = {} if self._over else self._ask({"do": "drop", "fault": key})
             self._open.discard(key)
-            return {} if self._over else self._ask({"do": "drop", "fault": key})
+            return answer
+
+    def forget(self, key: int) -> None:
+        """End a fault that may be in force: an exception came while it was begun, or dropped."""
+        self._open.discard(key)
+        if self._channel is not None and self._writer.descriptor >= 0:
+            with suppress(FaultRefusal):
+                self._tell(self._channel, {"do": "drop", "fault": key})
 
     def close(self) -> None:
         """The test is over: end those that are still in force, and begin no other."""
         with self._lock:
+            if self._beginning.locked():
+                self._begun.wait()
             channel, self._channel, self._over = self._channel, None, True
             if channel is not None and self._writer.descriptor >= 0:
                 for key in self._open:
                     self._question(channel, {"do": "drop", "fault": key})
                 channel.close()
+
+    def _begin_once(self) -> None:
+        if self._beginning.acquire(blocking=False):
+            try:
+                self._channel = self._begin()
+            except BaseException as failure:
+                self._failure = failure
+            finally:
+                self._begun.set()
 
     def _begin(self) -> SocketType:
         if (error := seccomp.refusal()) is not None:
@@ -166,6 +214,15 @@ class Engine:
             _lost(ConnectionResetError(errors.ECONNRESET, "it has ended"))
         answer: dict[str, Any] = json.loads(said)
         return answer
+
+
+def _await_end(thread: threading.Thread) -> None:
+    """Until the kernel does not count it any more: os.fork() warns where there are threads."""
+    if thread.native_id is not None:
+        threading.Thread.join(thread)
+        until = time.monotonic() + _MOMENT
+        while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < until:
+            os.sched_yield()
 
 
 def _refuse(step: str, number: int, detail: str = "") -> NoReturn:

@@ -130,8 +130,13 @@ class Fault:
         try:
             if self._pinned >= 0 and os.fstat(self._pinned).st_ino != self._request["within"]:
                 raise RuntimeError(f"{self!r}: the box that it is for is closed")
-            self._key = self._engine.add(self._request)
+            self._key = self._engine.new_key()
+            self._engine.add(self._key, self._request)
         except BaseException:
+            # Of a signal handler, say, when it was in force already.
+            if self._key is not None:
+                self._engine.forget(self._key)
+            self._key = None
             self._unpin()
             raise
         return self
@@ -149,10 +154,13 @@ class Fault:
 
     def _drop(self) -> None:
         if self._key is not None and self._engine is not None:
-            key, self._key = self._key, None
             try:
-                self._state = self._engine.drop(key) or self._state
+                self._state = self._engine.drop(self._key) or self._state
+            except BaseException:
+                self._engine.forget(self._key)
+                raise
             finally:
+                self._key = None
                 self._unpin()
 
     def _unpin(self) -> None:

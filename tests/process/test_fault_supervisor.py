@@ -184,6 +184,7 @@ import sys
 
 sys.path.insert(0, {checkout!r})
 import pytest
+import pytest_nsisolate
 from tests.seccomp import deny
 
 @pytest.mark.isolated
@@ -197,6 +198,8 @@ def test_twice(pid1):
     # As a container's runtime that answers calls itself.
     from pytest_nsisolate.kernel import seccomp
     listener = seccomp.install(seccomp.handing_over(range(450)))
+    with pytest.raises(pytest_nsisolate.FaultRefusal), pid1.fail("creat", errno.ENOSPC):
+        raise AssertionError("the block has begun")
     with pid1.fail("creat", errno.ENOSPC):
         raise AssertionError("the block has begun")
 """

@@ -19,7 +19,8 @@ from typing import Any, Final
 import pytest
 
 from pytest_nsisolate import Fault, Pid1View
-from pytest_nsisolate.kernel import seccomp, syscall_numbers
+from pytest_nsisolate.child import helper_channel
+from pytest_nsisolate.kernel import originals, seccomp, syscall_numbers
 from pytest_nsisolate.view.fault_engine import Engine
 from pytest_nsisolate.view.faults import FaultyCall
 from tests.support import BUSYBOX, NEEDS_BUSYBOX, NEEDS_NAMESPACES, needs, needs_program
@@ -624,6 +625,113 @@ def test_an_exception_in_the_middle_of_a_question(
         (tmp_path / "new").mkdir()
         with pid1.fail(("mkdir", "mkdirat"), "ENOSPC"), pytest.raises(OSError, match="No space"):
             (tmp_path / "more").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        pytest.param(seccomp, "refusal", id="before"),
+        pytest.param(helper_channel, "ask", id="asked"),
+        pytest.param(seccomp, "handing_over", id="ready"),
+        pytest.param(seccomp, "install", id="installed"),
+    ],
+)
+def test_an_exception_in_the_middle_of_the_beginning(
+    pid1: Pid1View, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: Any, step: str
+) -> None:
+    """A filter that is there is known to be, and later faults use it."""
+    raised = threading.Event()
+
+    class AlarmError(Exception):
+        """As the handler of a timeout raises it."""
+
+    def interrupt(*_: object) -> None:
+        raised.set()
+        raise AlarmError
+
+    def interrupted(*given: Any) -> Any:
+        result = as_it_is(*given)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert raised.wait(30)
+        return result
+
+    as_it_is = getattr(module, step)
+    signal.signal(signal.SIGUSR1, interrupt)
+    monkeypatch.setattr(module, step, interrupted)
+    with pytest.raises(AlarmError):
+        pid1.fail(("mkdir", "mkdirat"), "EROFS").__enter__()
+    assert raised.is_set()
+
+    with pid1.fail("chdir", "EIO") as fault, pytest.raises(OSError, match="Input/output"):
+        os.chdir("/")
+    assert fault.count == 1
+    (tmp_path / "new").mkdir()
+    assert listeners() == []
+
+
+def listeners() -> list[str]:
+    """Descriptors of this process over which its calls could be answered."""
+    return [fd for fd in os.listdir("/proc/self/fd") if "seccomp" in target(fd)]
+
+
+def target(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except FileNotFoundError:
+        return ""  # that of listdir()
+
+
+@pytest.mark.parametrize("name", ["add", "drop", "_tell"])
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_an_exception_where_a_block_begins_or_ends(
+    pid1: Pid1View, monkeypatch: pytest.MonkeyPatch, name: str, before: bool
+) -> None:
+    """Then it is over, and its fault is not in force."""
+
+    class AlarmError(Exception):
+        """As a handler of the suite's raises it, at any time."""
+
+    with pid1.fail("chdir", "EIO", unused="ok"):
+        pass  # the beginning has a test of its own
+    as_it_is = getattr(Engine, name)
+    asked = []
+
+    def interrupted(*given: Any) -> Any:
+        asked.append(given)
+        if before and len(asked) == 1:
+            raise AlarmError
+        result = as_it_is(*given)
+        if len(asked) == 1:
+            raise AlarmError
+        return result
+
+    stand_in: Any = staticmethod(interrupted) if name == "_tell" else interrupted
+    monkeypatch.setattr(Engine, name, stand_in)
+    with pytest.raises(AlarmError), pid1.fail("chdir", "EIO", unused="ok"):
+        pass
+    os.chdir("/")
+    with pid1.fail("chdir", "EIO") as fault, pytest.raises(OSError, match="Input/output"):
+        os.chdir("/")
+    assert fault.count == 1
+
+
+def test_no_thread_is_left_of_the_beginning(pid1: Pid1View) -> None:
+    """os.fork() warns where there are several."""
+    before = os.listdir("/proc/self/task")
+    with pid1.fail("chdir", "EIO", unused="ok"):
+        assert os.listdir("/proc/self/task") == before
+
+
+def test_where_no_thread_can_be_started(pid1: Pid1View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a limit of the test's is reached: it begins without one."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(originals.threading.Thread, "start", refuse)
+    with pid1.fail("chdir", "EIO") as fault, pytest.raises(OSError, match="Input/output"):
+        os.chdir("/")
+    assert fault.count == 1
 
 
 def test_a_fork_of_the_test_is_hit_but_has_no_say(pid1: Pid1View, tmp_path: Path) -> None:
