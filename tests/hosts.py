@@ -164,6 +164,7 @@ HOSTS: Final[dict[str, tuple[str, ...]]] = {
     "mount-denied-user": (*_AS_USER, *_filter("mount=EACCES")),
     "no-pidfd": _filter("pidfd_open=ENOSYS"),
     "no-pidfd-user": (*_AS_USER, *_filter("pidfd_open=ENOSYS")),
+    "no-helper": _filter("pidfd_getfd=EPERM"),
     "no-fork": _filter("clone=EAGAIN", "clone3=ENOSYS"),
     "fork-kills": _filter("clone=KILL", "clone3=KILL"),
 }

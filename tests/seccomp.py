@@ -125,6 +125,7 @@ _NUMBERS: Final[dict[str, tuple[int, int]]] = {
     "open_tree": (428, 428),
     "move_mount": (429, 429),
     "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
     "clone3": (435, 435),
     "close_range": (436, 436),
     "faccessat2": (439, 439),

@@ -60,7 +60,7 @@ def hear(channel: SocketType) -> bytes:
     return said
 
 
-def or_refuse(open_up: Callable[[FrameWriter], None], writer: FrameWriter) -> None:
+def or_refuse(open_up: Callable[[FrameWriter], object], writer: FrameWriter) -> None:
     """Open something before the first fixture.
 
     What the kernel refuses is a refusal of the test, and the end of this process.

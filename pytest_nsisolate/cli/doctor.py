@@ -6,9 +6,9 @@ last one tries everything together, because some limits and masks show themselve
 refusal is put into the row of its step; the steps after it were not tried, and the report says so
 instead of guessing.
 
-What ``limits=``, ``pid1.fail`` and ``user="range"`` would use is tried too. It is no part of a
-default request, and most machines refuse an ordinary user one half of the limits, so it does not
-count for the exit status.
+What ``pid1.fail``, ``tty=``, ``reach=``, ``user="range"`` and ``limits=`` would use is tried too.
+It is no part of a default request, and most machines refuse an ordinary user one half of the
+limits, so it does not count for the exit status.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from typing import Final
 
+from pytest_nsisolate.child import own_terminal, reach
+from pytest_nsisolate.child.helper_channel import or_refuse
 from pytest_nsisolate.cli.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
+from pytest_nsisolate.errors import FaultRefusal
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import readonly, seccomp
 from pytest_nsisolate.kernel.namespaces import NAMESPACES
 from pytest_nsisolate.kernel.originals import re
-from pytest_nsisolate.process.host_check import HostCheck, Verdict
+from pytest_nsisolate.process.host_check import HostCheck, Opening, Verdict
 from pytest_nsisolate.process.launcher import Launcher
 from pytest_nsisolate.process.plan import Fixed, current_directory
 from pytest_nsisolate.request.model import UserMode
+from pytest_nsisolate.view.fault_engine import Engine
+from pytest_nsisolate.wire.frames import FrameWriter
 
 _DEV: Final = "mount /dev"
 _PROTECT: Final = "make /proc/sys read-only"
@@ -53,6 +59,12 @@ _BEFORE: Final = (
 
 #: These are only usable with mounts of their own.
 _NEED_MOUNT: Final = frozenset({"pid", "net", "ipc"})
+
+#: Any that an ordinary user may open; nothing has to listen there.
+_REACHED: Final = ("tcp:127.0.0.1:8080",)
+
+_TERMINAL: Final = "take a terminal"
+_FORWARDER: Final = "start the forwarder"
 
 _RANGE: Final = "newuidmap, newgidmap"
 
@@ -128,7 +140,7 @@ def _examine_all(launcher: Launcher) -> Iterator[Line]:
     refused = set() if own_user.ok or privileged else {"user"}
     with_user = frozenset({"user"} if own_user.ok else ())
     mode: UserMode = "map" if own_user.ok else "none"
-    pid: Verdict | None = None
+    verdicts: dict[str, Verdict] = {}
     for namespace in list(_STEPS)[1:]:
         steps = _STEPS[namespace]
         if privileged and not own_user.ok:
@@ -139,24 +151,20 @@ def _examine_all(launcher: Launcher) -> Iterator[Line]:
             yield from (Line(namespace, call, result) for call in steps)
             continue
         wanted = with_user | {namespace, "mount" if namespace in _NEED_MOUNT else namespace}
-        verdict = check.probe(wanted, mode, wanted - {"user"})
+        verdict = verdicts[namespace] = check.probe(wanted, mode, wanted - {"user"})
         if not verdict.ok:
             refused.add(namespace)
-        if namespace == "pid":
-            pid = verdict
         refusal = verdict.refusal or verdict.user_refusal
         yield from _rows(namespace, steps, refusal, verdict.leave_out_user)
     yield _together(check.probe(frozenset(NAMESPACES), "map", frozenset()))
-    yield _faults(launcher)
+    yield from _try_openings(check, verdicts, own_user=own_user.ok)
     if own_user.ok and not privileged:
-        yield _range(check)
-    if pid is None or not pid.ok:
-        yield _optional(_LIMITS[0], "needs pid")
+        yield _optional("range", _RANGE, _try_range(check))
+    if missing := _missing({"pid"}, verdicts):
+        yield Line("limits", _LIMITS[0], missing, optional=True)
     else:
-        if pid.leave_out_user:
-            with_user, mode = frozenset(), "none"
-        limit = check.try_limit(with_user | {"mount", "pid"}, mode)
-        yield _optional(_LIMITS[0], WORKS if limit is None else limit.errno_name, limit)
+        limit = check.try_limit(*_way({"mount", "pid"}, verdicts, own_user=own_user.ok))
+        yield _optional("limits", _LIMITS[0], limit)
     yield _cgroups(check)
 
 
@@ -203,31 +211,61 @@ def _together(verdict: Verdict) -> Line:
     return Line("all", "everything at once", WORKS)
 
 
-def _faults(launcher: Launcher) -> Line:
-    """``pid1.fail``: the kernel is asked without a filter, which would stay."""
-    error = seccomp.refusal()
-    if error is None:
-        return Line("faults", seccomp.STEP, WORKS, optional=True)
-    refusal = launcher.explained(Refusal(seccomp.STEP, None, error.errno or 0))
-    return Line("faults", seccomp.STEP, refusal.errno_name, refusal, optional=True)
+def _try_openings(
+    check: HostCheck, verdicts: Mapping[str, Verdict], *, own_user: bool
+) -> Iterator[Line]:
+    """``pid1.fail``, ``tty=``, ``reach=``: a child goes their whole way, with a process outside."""
+    filter_: Opening = partial(or_refuse, _begin_faults)
+    terminal: Opening = partial(or_refuse, own_terminal.open_up)
+    forwarder: Opening = partial(or_refuse, partial(reach.open_up, _REACHED))
+    for keyword, call, needed, open_up, reached in (
+        ("faults", seccomp.STEP, set(), filter_, ()),
+        ("tty", _TERMINAL, {"mount"}, terminal, ()),
+        ("reach", _FORWARDER, {"mount", "net"}, forwarder, _REACHED),
+    ):
+        if missing := _missing(needed, verdicts):
+            yield Line(keyword, call, missing, optional=True)
+            continue
+        way = _way(needed, verdicts, own_user=own_user)
+        yield _optional(keyword, call, check.try_opening(*way, open_up, reached))
 
 
-def _range(check: HostCheck) -> Line:
-    """``user="range"``: with it, root has all ids anyway."""
-    refusal = check.probe(frozenset({"user"}), "range", frozenset({"user"})).refusal
+def _begin_faults(writer: FrameWriter) -> None:
+    try:
+        Engine(writer).begin()
+    except FaultRefusal as refusal:
+        raise refusal.step from None
+
+
+def _missing(needed: Collection[str], verdicts: Mapping[str, Verdict]) -> str:
+    """What is said of a step that needs these namespaces; empty if they are granted."""
+    wanting = [name for name in needed if name not in verdicts or not verdicts[name].ok]
+    return f"needs {' and '.join(sorted(wanting))}" if wanting else ""
+
+
+def _way(
+    needed: Collection[str], verdicts: Mapping[str, Verdict], *, own_user: bool
+) -> tuple[frozenset[str], UserMode]:
+    """How these namespaces can be had together."""
+    if not own_user or any(verdicts[name].leave_out_user for name in needed):
+        return frozenset(needed), "none"
+    return frozenset({"user", *needed}), "map"
+
+
+def _try_range(check: HostCheck) -> Refusal | None:
+    """``user="range"``: without it, root has all ids anyway."""
+    return check.probe(frozenset({"user"}), "range", frozenset({"user"})).refusal
+
+
+def _optional(about: str, call: str, refusal: Refusal | None) -> Line:
     if refusal is None:
-        return Line("range", _RANGE, WORKS, optional=True)
-    return Line("range", refusal.step, refusal.errno_name, refusal, optional=True)
-
-
-def _optional(call: str, result: str, refusal: Refusal | None = None) -> Line:
-    return Line("limits", refusal.step if refusal else call, result, refusal, optional=True)
+        return Line(about, call, WORKS, optional=True)
+    return Line(about, refusal.step, refusal.errno_name, refusal, optional=True)
 
 
 def _cgroups(check: HostCheck) -> Line:
     usable, refusal = check.try_cgroups()
     if usable:
         found = ", ".join(f"{place.controller} (v{place.version})" for place in usable)
-        return _optional(_LIMITS[1], f"{WORKS}: {found}")
-    assert refusal is not None
-    return _optional(_LIMITS[1], refusal.errno_name, refusal)
+        return Line("limits", _LIMITS[1], f"{WORKS}: {found}", optional=True)
+    return _optional("limits", _LIMITS[1], refusal)

@@ -105,6 +105,8 @@ class Report:
 #: What the optional rows are about.
 _OPTIONAL: Final = {
     "faults": "faults on demand",
+    "tty": "terminals of a test's own",
+    "reach": "servers outside",
     "range": "a range of ids",
     "limits": "some limits",
 }

@@ -96,6 +96,8 @@ class Helpers:
 
     def __init__(self, reach: tuple[str, ...] = ()) -> None:
         self._reach = reach
+        #: Why the one that was asked for last could not be started.
+        self.refused: StepError | None = None
         self._by_wish: dict[Kind, Helper] = {}
 
     def start(self, pid1: int | None, wish: Frame) -> int:
@@ -107,7 +109,11 @@ class Helpers:
         if wish.kind in self._by_wish:
             name = PROGRAMS[wish.kind].name
             raise StepError(f"start the {name}", None, EALREADY, "the test has asked for it twice")
-        new = self._by_wish[wish.kind] = start(wish.kind, pid1, wish.data, self._reach)
+        try:
+            new = self._by_wish[wish.kind] = start(wish.kind, pid1, wish.data, self._reach)
+        except StepError as error:
+            self.refused = error
+            raise
         return new.pidfd
 
     def loss_of(self, pidfd: int) -> str:

@@ -20,8 +20,10 @@ launch itself reports that, by the same table.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host import facts
@@ -36,6 +38,9 @@ from pytest_nsisolate.wire.frames import FrameWriter, Kind
 if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.launcher import Launcher
+
+#: What a body opens before its first fixture.
+Opening: TypeAlias = Callable[[FrameWriter], object]
 
 #: The step of a process that could not even say how far it came.
 START: Final = "start the host check"
@@ -112,13 +117,19 @@ class HostCheck:
         return refusal.namespace == "user" or refusal.errno in (errno.EPERM, errno.EACCES)
 
     def _try(
-        self, namespaces: frozenset[str], user: UserMode, limits: HeldLimits | None = None
+        self,
+        namespaces: frozenset[str],
+        user: UserMode,
+        limits: HeldLimits | None = None,
+        open_up: Opening | None = None,
+        reach: tuple[str, ...] = (),
     ) -> Refusal | None:
         request = IsolationRequest(
             namespaces=namespaces,
             user=user,
             hostname=os.uname().nodename if "uts" in namespaces else None,
             time=TimeOffsets() if "time" in namespaces else None,
+            reach=reach,
         )
         try:
             if not self._launcher.host.linux:
@@ -126,7 +137,7 @@ class HostCheck:
             pretender = facts.pretender()
             if pretender is not None:
                 raise StepError("look at the runner", None, errno.EPERM, pretender)
-            refusal = _carry_out(self._launcher, request, limits)
+            refusal = _carry_out(self._launcher, request, limits, open_up)
         except StepError as error:
             refusal = Refusal.of(error)
         except RefusedError as error:
@@ -134,6 +145,20 @@ class HostCheck:
         if refusal is None:
             return None
         return _neutral(self._launcher.explained(refusal, user))
+
+    def try_opening(
+        self,
+        namespaces: frozenset[str],
+        user: UserMode,
+        open_up: Opening,
+        reach: tuple[str, ...] = (),
+    ) -> Refusal | None:
+        """Whether a test can have something opened before its first fixture; forks each time.
+
+        :param open_up: is called in the child, and asks for its helper outside.
+        :param reach: what that is allowed to reach.
+        """
+        return self._try(namespaces, user, open_up=open_up, reach=reach)
 
     # What limits can be held ---------------------------------------------------------------------
 
@@ -186,13 +211,18 @@ def _may_pass(verdict: Verdict) -> bool:
 
 
 def _carry_out(
-    launcher: Launcher, request: IsolationRequest, limits: HeldLimits | None
+    launcher: Launcher,
+    request: IsolationRequest,
+    limits: HeldLimits | None,
+    open_up: Opening | None,
 ) -> Refusal | None:
-    """Launch it with an empty body.
+    """Launch it with a body that is empty but for this.
 
     :raises RefusedError: for a step on this side.
     """
-    child = launcher.start(request, lambda _: _nothing, budget=None, limits=limits)
+    body = partial(_nothing, open_up)
+    child = launcher.start(request, lambda _: body, budget=None, limits=limits)
+    child.inbox.reach = request.reach
     try:
         while (frame := child.next_frame()) is not None:
             if frame.kind is Kind.BROKEN:
@@ -213,6 +243,9 @@ def _carry_out(
 def _lost(child: ChildProcess) -> Refusal:
     """The process ended, or was ended, before it could say how far it came."""
     status = child.forked_status
+    helpers = child.inbox.helpers
+    if helpers is not None and helpers.refused is not None:
+        return Refusal.of(helpers.refused)
     match child.outcome:
         case outcome.Broken(reason=reason) if reason.startswith("not ready"):
             return Refusal(START, None, errno.ETIMEDOUT, reason)
@@ -230,9 +263,11 @@ def _lost(child: ChildProcess) -> Refusal:
             return Refusal(START, None, errno.EPIPE, f"the child ended with status {number}")
 
 
-def _nothing(writer: FrameWriter) -> NoReturn:
+def _nothing(open_up: Opening | None, writer: FrameWriter) -> NoReturn:
     """The empty body."""
     try:
+        if open_up is not None:
+            open_up(writer)
         writer.send_encoded(Kind.READY, b"{}")
         writer.send(Kind.DONE, {"phases": [], "alone": False})
     finally:

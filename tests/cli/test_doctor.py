@@ -8,12 +8,15 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from pytest_nsisolate.child import own_terminal, reach
 from pytest_nsisolate.cli.doctor import doctor
+from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host import Host
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import readonly
@@ -329,6 +332,49 @@ def test_an_ordinary_user_has_a_row_for_a_range_of_ids(ranges: str, result: str)
         step = "newuidmap, newgidmap" if ranges else "find a range in /etc/subuid"
         assert (row[0].strip(), row[1]) == (step, result)
     assert not re.search("^  range ", doctor_on("plain")[1], re.MULTILINE)
+
+
+@NEEDS_HOSTS
+def test_what_needs_a_process_outside_is_tried_with_one() -> None:
+    """It takes a socket from the test (pidfd_getfd(2)), which a filter may refuse: three rows."""
+    status, report = doctor_on("no-helper")
+
+    results = rows(report)
+    refused = {name: result for name, result in results.items() if name.endswith("pidfd_getfd")}
+    assert refused == {f"{name} pidfd_getfd": "EPERM" for name in ("faults", "tty", "reach")}
+    assert (status, results["all everything at once"]) == (0, "ok")
+    assert "cause:  a filter around the runner refuses it" in report
+    said = "but for faults on demand, terminals of a test's own"
+    assert said in report.splitlines()[-1]
+
+
+@NEEDS_HOSTS
+def test_what_needs_a_refused_namespace_is_not_tried() -> None:
+    """A terminal needs a /dev of its own, a forwarder a network besides."""
+    results = rows(doctor_on("filtered-root")[1])
+    assert results["tty take a terminal"] == "needs mount"
+    assert results["reach start the forwarder"] == "needs mount and net"
+    assert results["faults answer system calls"] == "ok"
+
+
+def test_a_refused_terminal_and_a_refused_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is the row's own step, and its cause and remedy are those of a test."""
+
+    def refuse(step: str, number: int) -> Callable[..., NoReturn]:
+        def refused(*_: object) -> NoReturn:
+            raise StepError(step, "mount", number)
+
+        return refused
+
+    monkeypatch.setattr(own_terminal, "open_up", refuse("open a terminal", errno.ENOSPC))
+    monkeypatch.setattr(reach, "open_up", refuse("open tcp:127.0.0.1:8080", errno.EADDRNOTAVAIL))
+    report, _ = doctor()
+
+    results = rows(report)
+    assert results["tty open a terminal"] == "ENOSPC"
+    assert results["reach open tcp:127.0.0.1:8080"] == "EADDRNOTAVAIL"
+    assert "kernel.pty.max" in report
+    assert "without IPv6" in report
 
 
 @NEEDS_HOSTS

@@ -249,12 +249,22 @@ def neutral(report: str) -> str:
     """
     report = re.sub(r"Linux [\d.]+, Python [\d.]+", "Linux VERSION, Python VERSION", report)
     report = re.sub(r"^security label: .*\n", "", report, flags=re.MULTILINE)
-    report = re.sub(r"^  (limits|faults|range) .*\n", "", report, flags=re.MULTILINE)
+    report = re.sub(r"^  (limits|faults|tty|reach|range) .*\n", "", report, flags=re.MULTILINE)
     report = re.sub(r"^  mount +make /proc/sys read-only .*\n", "", report, flags=re.MULTILINE)
     report = report.replace("(/proc/sys)", "(/proc)")
-    limits = r"^(?:write pid_max|mkdir cgroup|join the cgroup|find a cgroup).*\n(?:  .*\n)+\n"
-    report = re.sub(limits, "", report, flags=re.MULTILINE)
-    report = report.replace("Everything works, but for some limits.", "Everything works.")
+    limits = "write pid_max|mkdir cgroup|join the cgroup|find a cgroup"
+    ranges = "find a range|find new.idmap|new.idmap"
+    report = re.sub(rf"^(?:{limits}|{ranges}).*\n(?:  .*\n)+\n", "", report, flags=re.MULTILINE)
+    but = "(some limits|a range of ids| and )+"
+    report = re.sub(rf"Everything works, but for {but}\.", "Everything works.", report)
+    rows = re.findall(r"^  (.{9})  (\S.*?)  +(\S.*)$", report, re.MULTILINE)
+    width = max((len(call) for _, call, _ in rows), default=0)
+    report = re.sub(
+        r"^  (.{9})  (\S.*?)  +(\S.*)$",
+        lambda row: f"  {row[1]}  {row[2]:<{width}}  {row[3]}",
+        report,
+        flags=re.MULTILINE,
+    )
     report = report.replace(os.path.realpath(sys.executable), "/usr/bin/python3")
     report = re.sub(r"\(label here: .*\)$", "(label here: ...)", report, flags=re.MULTILINE)
     report = re.sub(r"the kernel \([\d.]+\)", "the kernel (VERSION)", report)

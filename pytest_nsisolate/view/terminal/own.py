@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: MIT
 """``tty=``: the terminal of the test's own process.
 
-Fact: who leads a session, as the test's process does, gets a terminal as the controlling one for
-all of it (ioctl_tty(2), TIOCSCTTY). Consequence: ``/dev/tty`` opens in the test and in what it
-starts, and job control works there.
-
 Fact: who writes to a terminal waits when it is full. The test cannot read what it writes itself.
 Consequence: a process outside reads (:mod:`pytest_nsisolate.process.terminal_reader_program`), and
 the test asks that for what is new.
@@ -20,12 +16,12 @@ from typing import Final, NoReturn
 
 import pytest
 
-from pytest_nsisolate.child import helper_channel
+from pytest_nsisolate.child import helper_channel, own_terminal
 from pytest_nsisolate.errors import failing
-from pytest_nsisolate.kernel.originals import fcntl, os, re, subprocess, termios
+from pytest_nsisolate.kernel.originals import os, re, subprocess
 from pytest_nsisolate.process.terminal_reader_program import ANSWER, HANG_UP, REQUEST
 from pytest_nsisolate.view.terminal.terminal import TERM, Terminal
-from pytest_nsisolate.wire.frames import FrameWriter, Kind
+from pytest_nsisolate.wire.frames import FrameWriter
 
 #: Milliseconds in which what a failed test has written last gets to the reader.
 _ON_ITS_WAY: Final = 100
@@ -59,15 +55,9 @@ class OwnTerminal(Terminal):
 
         :raises StepError: for the step that fails.
         """
-        with failing("open a terminal", "mount"):
-            self._master, self._slave = os.openpty()
-        with failing("take the terminal", None):
-            fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
+        self._master, self._slave, self._channel = own_terminal.open_up(writer)
+        with failing("set the terminal's size", None):
             self._set_size()
-        os.set_blocking(self._master, False)
-        with failing("ask the terminal reader", None):
-            self._channel = helper_channel.ask(Kind.TTY, writer)
-            helper_channel.hand_over(self._channel, b"master", [self._master])
         os.environ["TERM"] = TERM
         for name in ("LINES", "COLUMNS"):
             os.environ.pop(name, None)
