@@ -257,6 +257,10 @@ NEEDS_BUSYBOX = needs(bool(BUSYBOX), "this machine has no static busybox (busybo
 NEEDS_BUBBLEWRAP = needs(shutil.which("bwrap") is not None, "this machine has no bubblewrap")
 
 
+#: Where Debian puts the programs of a PostgreSQL server; None where there is none.
+POSTGRES: Final = next(iter(sorted(glob.glob("/usr/lib/postgresql/*/bin"))), None)
+
+
 def needs_program(*names: str) -> pytest.MarkDecorator:
     """A skip where one of these programs is missing, also where NSISOLATE_MUST_WORK is set.
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Final
 
@@ -12,14 +11,9 @@ import pytest
 from pytest_nsisolate.process.forwarder_program import target_of
 from pytest_nsisolate.request.reach import ReachError, check
 from tests.inner_runs import SIDES, THREADED, Side, run_batch
-from tests.support import NEEDS_IPV6, NEEDS_NAMESPACES, needs, run_source
+from tests.support import NEEDS_IPV6, NEEDS_NAMESPACES, POSTGRES, needs_program, run_source
 
 pytestmark = NEEDS_NAMESPACES
-
-POSTGRES: Final = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
-NEEDS_POSTGRES: Final = needs(
-    POSTGRES is not None and shutil.which("psql") is not None, "needs PostgreSQL"
-)
 
 #: Servers in the runner, each at a free port that the marker gets by a variable.
 CONFTEST: Final = """
@@ -450,7 +444,7 @@ def test_without(database):
 """
 
 
-@NEEDS_POSTGRES
+@needs_program("initdb", "postgres", "psql")
 def test_a_database_of_a_session_fixture(tmp_path: Path) -> None:
     """PostgreSQL in the runner, its client isolated."""
     result = run_source(tmp_path, DATABASE.format(bin=str(POSTGRES)))

@@ -324,7 +324,7 @@ def test_the_machinery_is_spared(
 
 
 def test_a_delay_is_waited_for_and_then_the_call_is_made(pid1: Pid1View, tmp_path: Path) -> None:
-    """Other calls of other threads and processes go on meanwhile."""
+    """In a thread, which the others of the process do not wait for."""
     ended: list[float] = []
 
     def work() -> None:
@@ -335,21 +335,32 @@ def test_a_delay_is_waited_for_and_then_the_call_is_made(pid1: Pid1View, tmp_pat
         began = time.monotonic()
         thread = threading.Thread(target=work)
         thread.start()
-        os.mkdir(tmp_path / "fast")
-        subprocess.run(["true"], check=True)
-        assert not ended
         thread.join()
     assert ended[0] - began >= 0.5
     assert (tmp_path / "slow").is_dir()
     assert fault.count == 1
 
 
+def test_a_connection_that_takes_long(pid1: Pid1View) -> None:
+    """A name of the call, an address, and the time that it takes at least."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with pid1.delay("connect", 0.3, address=f"127.0.0.1:{port}") as fault:
+            began = time.monotonic()
+            socket.create_connection(("127.0.0.1", port)).close()
+            assert time.monotonic() - began >= 0.3
+    assert fault.count == 1
+
+
 def test_a_held_call_is_killed_at_once(pid1: Pid1View, tmp_path: Path) -> None:
-    """A delay of an hour holds nobody up who is meant to die."""
-    with pid1.delay(("mkdir", "mkdirat"), 3600, path=f"{tmp_path}/*") as fault:
+    """A delay of an hour holds up no other call, and not the end of who waits."""
+    with pid1.delay(("mkdir", "mkdirat"), 3600, path=f"{tmp_path}/x") as fault:
         process = subprocess.Popen(["mkdir", str(tmp_path / "x")])
         while not fault.count:
             assert process.poll() is None
+        os.mkdir(tmp_path / "fast")
+        subprocess.run(["true"], check=True)
+        assert process.poll() is None
         process.kill()
         assert process.wait(10) == -signal.SIGKILL
     assert not (tmp_path / "x").exists()
