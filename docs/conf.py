@@ -8,6 +8,8 @@ import os
 import re
 import sys
 from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
 
 project = "pytest-nsisolate"
 author = "The pytest-nsisolate developers"
@@ -26,15 +28,33 @@ html_theme = "furo"
 html_title = f"pytest-nsisolate {release}"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
+html_js_files = ["pages.js"]
+# Furo's own choice for dark pages underlines the names of modules, as if they were links.
+pygments_dark_style = "github-dark"
 
-# Where the pages are published, their address is in the environment; Read the Docs itself puts a
-# switch of versions on each page. The social cards are drawn from a page's title and first words,
-# and the page for missing pages gets links that work at any depth.
+# Where the pages are published, their address is in the environment. Read the Docs itself puts a
+# switch of versions on each page; without it a page has the version in its title, and nothing is
+# missing. The social cards are drawn from a page's title and first words.
 if "READTHEDOCS" in os.environ:
-    extensions += ["notfound.extension", "sphinxext.opengraph"]
+    extensions += ["sphinxext.opengraph"]
     html_baseurl = ogp_site_url = os.environ["READTHEDOCS_CANONICAL_URL"]
     ogp_site_name = project
-    ogp_social_cards = {"site_url": " ", "line_color": "#2a7"}
+    ogp_social_cards = {"site_url": " ", "line_color": "#2a7", "description_max_length": 240}
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("html-page-context", lead_from_any_depth)
+
+
+def lead_from_any_depth(
+    _app: Any, page: str, _template: str, context: dict[str, Any], _doctree: Any
+) -> None:
+    """Let the links of the page for missing pages work at any address that it is the answer to."""
+    if page == "404" and "READTHEDOCS" in os.environ:
+        top = urlsplit(os.environ["READTHEDOCS_CANONICAL_URL"]).path
+        context["metatags"] = f'<base href="{top}">' + context.get("metatags", "")
+
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -13,7 +13,9 @@ import tomllib
 import zipfile
 from email.message import Message
 from email.parser import Parser
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -99,29 +101,62 @@ def test_no_address_is_invented() -> None:
     assert [page.name for page in pages if forges.search(page.read_text("utf-8"))] == []
 
 
+def configuration_of_the_pages(
+    monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> dict[str, Any]:
+    """What docs/conf.py says where the pages are published, or anywhere else (None)."""
+    if address is None:
+        monkeypatch.delenv("READTHEDOCS", raising=False)
+    else:
+        monkeypatch.setenv("READTHEDOCS", "True")
+        monkeypatch.setenv("READTHEDOCS_CANONICAL_URL", address)
+    return runpy.run_path(str(ROOT / "docs" / "conf.py"))
+
+
 @IN_A_CHECKOUT
 def test_the_published_pages_have_their_extensions(monkeypatch: pytest.MonkeyPatch) -> None:
     """The group that Read the Docs installs has what docs/conf.py asks for there and only there."""
-    conf = str(ROOT / "docs" / "conf.py")
-    monkeypatch.delenv("READTHEDOCS", raising=False)
-    here = runpy.run_path(conf)
     address = "https://docs.example/en/latest/"
-    monkeypatch.setenv("READTHEDOCS", "True")
-    monkeypatch.setenv("READTHEDOCS_CANONICAL_URL", address)
-    there = runpy.run_path(conf)
+    here = configuration_of_the_pages(monkeypatch, None)
+    there = configuration_of_the_pages(monkeypatch, address)
 
     assert there["html_baseurl"] == there["ogp_site_url"] == address
     assert "html_baseurl" not in here
-    packages = {
-        "notfound.extension": "sphinx-notfound-page",
-        "sphinxext.opengraph": "sphinxext-opengraph[social_cards]",
-    }
+    packages = {"sphinxext.opengraph": "sphinxext-opengraph[social_cards]"}
     assert set(there["extensions"]) - set(here["extensions"]) == set(packages)
     groups = PROJECT["dependency-groups"]
     assert {"include-group": "docs"} in groups["site"]
     named = {re.split(r"[<>=]", line)[0] for line in groups["site"] if isinstance(line, str)}
     assert named == set(packages.values())
     assert "--group site" in (ROOT / ".readthedocs.yaml").read_text("utf-8")
+
+
+def test_the_pages_can_be_built_from_their_group_alone() -> None:
+    """The reference imports every module of the package, those of the extras included."""
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(chain(*extras.values())) <= set(PROJECT["dependency-groups"]["docs"])
+
+
+@pytest.mark.parametrize(
+    ("address", "page", "head"),
+    [
+        ("https://docs.example/en/latest/", "404", '<base href="/en/latest/">'),
+        ("https://docs.example/en/latest/", "index", ""),
+        (None, "404", ""),
+    ],
+)
+def test_the_page_for_missing_pages_leads_from_any_depth(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, page: str, head: str
+) -> None:
+    """Its links are relative, and it is the answer to addresses of any depth."""
+    handlers: dict[str, Any] = {}
+    context = {"metatags": "<meta>"}
+    configuration_of_the_pages(monkeypatch, address)["setup"](
+        SimpleNamespace(connect=handlers.__setitem__)
+    )
+    handlers["html-page-context"](None, page, "page.html", context, None)
+
+    assert context["metatags"] == f"{head}<meta>"
 
 
 @NEEDS_DIST
