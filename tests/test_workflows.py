@@ -173,6 +173,25 @@ def test_dependabot_follows_the_actions() -> None:
 # What needs no service ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("ended", "selected", "expected"), [(0, 0, 0), (5, 1, 0), (5, 0, 1), (1, 1, 1), (2, 0, 1)]
+)
+def test_check_may_select_tests_that_one_of_its_runs_has_not(
+    tmp_path: Path, ended: int, selected: int, expected: int
+) -> None:
+    """The run with the older pytest leaves out what is about the kernel; all of it is an error."""
+    text = (ROOT / "check").read_text("utf-8")
+    function = re.search(r"^run_tests\(\) \{.*?^\}$", text, re.DOTALL | re.MULTILINE)
+    assert function is not None
+    pytest_program = tmp_path / "bin" / "pytest"
+    pytest_program.parent.mkdir()
+    pytest_program.write_text(f"#!/bin/sh\nexit {ended}\n")
+    pytest_program.chmod(0o755)
+    script = f"set -euo pipefail\npytest_cache=x selected={selected}\n{function[0]}\nrun_tests $0"
+
+    assert subprocess.run(["bash", "-c", script, tmp_path]).returncode == expected
+
+
 def release_version(folder: Path, tag: str, heading: str) -> subprocess.CompletedProcess[str]:
     """The script of release.yml, for a project with this heading in its changelog."""
     (folder / ".ci").mkdir()
