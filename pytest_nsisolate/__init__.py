@@ -57,6 +57,7 @@ __all__ = [
     "IsolatedSignal",
     "IsolatedTimeout",
     "IsolationRequest",
+    "Loopback",
     "Network",
     "NotAwaitedError",
     "NotPlainError",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.testbed.bed import Testbed
     from pytest_nsisolate.testbed.capture import Capture
     from pytest_nsisolate.testbed.host import Host, Router
+    from pytest_nsisolate.testbed.loopback import Loopback
     from pytest_nsisolate.testbed.network import Network
     from pytest_nsisolate.testbed.packets import Packet
     from pytest_nsisolate.testbed.program import Program
@@ -99,6 +101,7 @@ _IN_ISOLATE = {"Box": "box", "Isolate": "fixture", "IsolateKeywords": "fixture",
 _IN_TESTBED = {
     "Capture": "capture",
     "Host": "host",
+    "Loopback": "loopback",
     "Network": "network",
     "Packet": "packets",
     "Program": "program",

@@ -167,6 +167,10 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
       fail         with pid1.fail("fsync", "EIO", path="/var/*", times=1): ...
       delay        with pid1.delay("connect", 2.0): ...
 
+    What the test sends to itself, lost, late, or otherwise:
+      loopback     pid1.loopback.impair(delay=.02, loss=.1), drop(match), hold(),
+                   release(), clear(), counts
+
     Signatures: python -m pydoc pytest_nsisolate.Pid1View
     Each assertion with its message:
     docs/howto/assertions.md of pytest-nsisolate
@@ -176,9 +180,13 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
         text = _NOT_ISOLATED.format(name=request.node.name)
         pytest.fail(text + (_UNSAFE if run.settings.unsafe else ""), pytrace=False)
     assert run.request is not None
-    view = make_view(run.request, run.home, run.helpers, run.in_child.outgoing, run.settled)
-    yield view
-    view._end_faults()
+    from pytest_nsisolate.testbed.loopback import offered
+
+    outgoing = run.in_child.outgoing
+    with offered(request.config, run) as lo:
+        view = make_view(run.request, run.home, lo.helpers, outgoing, run.settled, lo)
+        yield view
+        view._end_faults()
 
 
 @pytest.fixture(scope="session")

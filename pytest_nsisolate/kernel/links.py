@@ -22,6 +22,7 @@ What we do: what has to be gone at once is deleted by its number.
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
@@ -57,12 +58,14 @@ _ADDRESS: Final = Struct("=BBBBi")
 _ROUTE: Final = Struct("=BBBBBBBBI")
 _ATTRIBUTE: Final = Struct("=HH")
 
-_LOOPBACK: Final = 1
+#: The number of ``lo`` in every network namespace.
+LOOPBACK: Final = 1
 _UP: Final = 1
 _HAS_CARRIER: Final = 0x10000  # IFF_LOWER_UP
 _OPERATIONAL: Final = 6  # IF_OPER_UP
 _IFLA_ADDRESS: Final = 1
 _IFLA_IFNAME: Final = 3
+_IFLA_MTU: Final = 4
 _IFLA_MASTER: Final = 10
 _IFLA_OPERSTATE: Final = 16
 _IFLA_LINKINFO: Final = 18
@@ -242,6 +245,16 @@ class Links:
         """Delete a link, and the other end of a cable with it."""
         self._ask(_DELLINK, _link(index))
 
+    def mtu(self, index: int) -> int:
+        """Bytes of the largest packet that it takes."""
+        answer = self._ask(_GETLINK, _link(index), acknowledged=False)
+        sizes = [v for kind, v in _attributes(answer[_LINK.size :]) if kind == _IFLA_MTU]
+        return int.from_bytes(sizes[0], sys.byteorder)
+
+    def set_mtu(self, index: int, size: int) -> None:
+        """See :meth:`mtu`."""
+        self._ask(_NEWLINK, _link(index) + _number(_IFLA_MTU, size))
+
     def counters(self, index: int) -> tuple[int, int, int, int]:
         """Packets and bytes that this end has received, and those that it has sent."""
         answer = self._ask(_GETLINK, _link(index), acknowledged=False)
@@ -323,7 +336,7 @@ def add_to_loopback(addresses: tuple[tuple[IpAddress, int], ...]) -> None:
     try:
         for address, length in addresses:
             try:
-                own.add_address(_LOOPBACK, address, length)
+                own.add_address(LOOPBACK, address, length)
             except OSError as error:
                 raise step_error(f"add the address {address}", "net", error) from error
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One rule of nftables: what leaves by an interface gets its address (nft(8), masquerade).
+"""Two rules of nftables: hide addresses behind an interface's, and send on what arrives (nft(8)).
 
 Source: linux/netfilter/nf_tables.h. A transaction is a batch of messages between two marks; each
 is acknowledged, and the first refusal undoes all.
@@ -17,6 +17,7 @@ _NFTABLES: Final = 10 << 8
 _NEW_TABLE: Final = _NFTABLES | 0
 _NEW_CHAIN: Final = _NFTABLES | 3
 _NEW_RULE: Final = _NFTABLES | 6
+_DELETE_TABLE: Final = _NFTABLES | 2
 _BEGIN: Final = 0x10
 _END: Final = 0x11
 
@@ -35,6 +36,15 @@ _SOURCE_NAT: Final = 100
 _OUT_INTERFACE: Final = 7
 _REGISTER: Final = 1
 _EQUAL: Final = 0
+_NOT_EQUAL: Final = 1
+
+_NETDEV: Final = 5  # NFPROTO_NETDEV
+_INGRESS: Final = 0
+_OWNED: Final = 2  # NFT_TABLE_F_OWNER
+_MARK: Final = 3
+
+#: How each change is made.
+_FLAGS: Final = {_NEW_TABLE: _CREATE, _NEW_CHAIN: _CREATE, _NEW_RULE: _CREATE | _APPEND}
 
 _SECONDS: Final = 5.0
 
@@ -53,47 +63,112 @@ def masquerade(interface: str, *, version: int) -> None:
     chain = _text(1, _NAME) + _text(3, "postrouting") + hook + _text(7, "nat")
     name = interface.encode().ljust(16, b"\0")
     value = _nested(3, _attribute(1, name))
-    expressions = [
+    hide = _rule(
+        "postrouting",
         _expression("meta", _number(1, _REGISTER) + _number(2, _OUT_INTERFACE)),
         _expression("cmp", _number(1, _REGISTER) + _number(2, _EQUAL) + value),
         _expression("masq", b""),
-    ]
-    rule = _text(1, _NAME) + _text(2, "postrouting") + _nested(4, b"".join(expressions))
-    _carry_out(
-        [
-            (_BEGIN, 0, 0, b""),
-            (_NEW_TABLE, _CREATE | _ACK, family, table),
-            (_NEW_CHAIN, _CREATE | _ACK, family, chain),
-            (_NEW_RULE, _CREATE | _APPEND | _ACK, family, rule),
-            (_END, 0, 0, b""),
-        ]
     )
+    with _conversation() as link:
+        _carry_out(link, family, [(_NEW_TABLE, table), (_NEW_CHAIN, chain), (_NEW_RULE, hide)])
 
 
-def _carry_out(messages: list[tuple[int, int, int, bytes]]) -> None:
-    batch = b""
-    for number, (kind, flags, family, body) in enumerate(messages, 1):
-        # The marks name the subsystem where the others have the family.
-        subsystem = _NFTABLES >> 8 if kind in (_BEGIN, _END) else 0
-        data = pack("!BBH", family, 0, subsystem) + body
-        size = _HEADER.size + len(data)
-        batch += _HEADER.pack(size, kind, flags | _REQUEST, number, 0) + data
-    awaited = sum(bool(flags & _ACK) for _, flags, _, _ in messages)
+class Diversion:
+    """What arrives at an interface of this network namespace leaves by another one, unread.
+
+    What has the mark stays, and loses it; so what was sent on can come back (SO_MARK, socket(7)).
+    The rules are those of a socket: they end with the last process that holds it.
+
+    :param interface: where it arrives.
+    :param to: the number of the other one.
+    :raises OSError: EOPNOTSUPP, EPROTONOSUPPORT, ENOENT or EINVAL in a kernel without such rules,
+        or from before 5.12.
+    """
+
+    def __init__(self, interface: str, to: int, mark: int) -> None:
+        device = _text(3, interface)
+        hook = _nested(4, _number(1, _INGRESS) + _number(2, 0) + device)
+        chain = _text(1, _NAME) + _text(3, "ingress") + hook + _text(7, "filter")
+        value = _nested(3, _attribute(1, pack("=I", mark)))
+        send_on = _rule(
+            "ingress",
+            _expression("meta", _number(1, _REGISTER) + _number(2, _MARK)),
+            _expression("cmp", _number(1, _REGISTER) + _number(2, _NOT_EQUAL) + value),
+            _immediate(to),
+            _expression("fwd", _number(1, _REGISTER)),
+        )
+        unmark = _rule(
+            "ingress",
+            _immediate(0),
+            _expression("meta", _number(2, _MARK) + _number(3, _REGISTER)),
+        )
+        self._link = _conversation()
+        try:
+            table = _text(1, _NAME) + _number(2, _OWNED)
+            begun = [(_NEW_TABLE, table), (_NEW_CHAIN, chain)]
+            _carry_out(self._link, _NETDEV, [*begun, (_NEW_RULE, send_on), (_NEW_RULE, unmark)])
+        except BaseException:
+            self._link.close()
+            raise
+
+    def close(self) -> None:
+        """End it, also where another process has a copy of the socket.
+
+        :raises OSError: as the kernel answers.
+        """
+        try:
+            _carry_out(self._link, _NETDEV, [(_DELETE_TABLE, _text(1, _NAME))])
+        finally:
+            self._link.close()
+
+
+def _conversation() -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_NETLINK, kind, _NETFILTER) as link:
+    link = socket.socket(socket.AF_NETLINK, kind, _NETFILTER)
+    try:
         link.settimeout(_SECONDS)
         link.bind((0, 0))
-        link.send(batch)
-        while awaited:
-            data = link.recv(1 << 16)
-            while data:
-                size, answer, *_ = _HEADER.unpack_from(data)
-                if answer == _ERROR:
-                    (code,) = unpack_from("=i", data, _HEADER.size)
-                    if code:
-                        raise OSError(-code, os.strerror(-code))
-                    awaited -= 1
-                data = data[(size + 3) & ~3 :]
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def _carry_out(link: socket.socket, family: int, changes: list[tuple[int, bytes]]) -> None:
+    """All of these, or none."""
+    # The marks name the subsystem where the others have the family.
+    batch = _message(_BEGIN, 0, 0, pack("!BBH", 0, 0, _NFTABLES >> 8))
+    for number, (kind, body) in enumerate(changes, 1):
+        flags = _ACK | _FLAGS.get(kind, 0)
+        batch += _message(kind, flags, number, pack("!BBH", family, 0, 0) + body)
+    batch += _message(_END, 0, len(changes) + 1, pack("!BBH", 0, 0, _NFTABLES >> 8))
+    link.send(batch)
+    awaited = len(changes)
+    while awaited:
+        data = link.recv(1 << 16)
+        while data:
+            size, answer, *_ = _HEADER.unpack_from(data)
+            if answer == _ERROR:
+                (code,) = unpack_from("=i", data, _HEADER.size)
+                if code:
+                    raise OSError(-code, os.strerror(-code))
+                awaited -= 1
+            data = data[(size + 3) & ~3 :]
+
+
+def _message(kind: int, flags: int, number: int, data: bytes) -> bytes:
+    return _HEADER.pack(_HEADER.size + len(data), kind, flags | _REQUEST, number, 0) + data
+
+
+def _rule(chain: str, *expressions: bytes) -> bytes:
+    return _text(1, _NAME) + _text(2, chain) + _nested(4, b"".join(expressions))
+
+
+def _immediate(value: int) -> bytes:
+    return _expression(
+        "immediate",
+        _number(1, _REGISTER) + _nested(2, _attribute(1, pack("=I", value))),
+    )
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

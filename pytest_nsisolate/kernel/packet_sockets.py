@@ -163,7 +163,7 @@ class PacketRing:
         self.position = at
         return found
 
-    def pass_on(self, target: PacketRing, most: int) -> tuple[int, int]:
+    def pass_on(self, target: PacketRing | PacketSender, most: int) -> tuple[int, int]:
         """Send what has come to another link, as it is and straight out of the ring.
 
         :param most: packets.
@@ -213,4 +213,27 @@ class PacketRing:
         if self._shared is not None:
             self._shared.close()
             self._shared = None
+        self.socket.close()
+
+
+class PacketSender:
+    """A way to send something on a link of this network namespace, and no more.
+
+    :param name: the link.
+    :param mark: what its packets have, for rules (SO_MARK, socket(7)).
+    :raises OSError: EPERM without CAP_NET_RAW and CAP_NET_ADMIN.
+    """
+
+    def __init__(self, name: str, mark: int) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self.socket = c_socket(socket.AF_PACKET, kind, 0)
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+            self.socket.bind((name, 0))
+        except OSError:
+            self.socket.close()
+            raise
+
+    def close(self) -> None:
+        """Give it back."""
         self.socket.close()

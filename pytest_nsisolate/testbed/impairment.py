@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -107,7 +107,7 @@ class Counts:
         return ", ".join(f"{name} {number}" for name, number in found if number)
 
 
-def changed(impairment: Impairment, values: dict[str, object]) -> Impairment:
+def changed(impairment: Impairment, values: Mapping[str, object]) -> Impairment:
     """With these values; what is None stays.
 
     :raises TestbedError: for a value that makes no sense.

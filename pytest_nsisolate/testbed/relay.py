@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.testbed.packets import Packet
 
 #: Packets that wait at each end of a wire for the relay: 4 MB.
-_SLOTS: Final = 2048
+SLOTS: Final = 2048
 
 #: Seconds in which the relay answers.
 _PATIENCE: Final = 10.0
@@ -51,10 +51,12 @@ class Relay:
     """What a testbed has of its relay; the process starts with the first wire.
 
     :param launcher: gives the launcher of this process.
+    :param of: whose it is, for messages.
     """
 
-    def __init__(self, launcher: Callable[[], Launcher]) -> None:
+    def __init__(self, launcher: Callable[[], Launcher], of: str = "the testbed") -> None:
         self._launcher = launcher
+        self._name = f"the relay of {of}"
         self._ways: dict[str, tuple[Way, Way]] = {}
         self._ends: dict[str, Ends] = {}
         self._functions: dict[int, Callable[[Packet], object]] = {}
@@ -89,9 +91,7 @@ class Relay:
     def let_go(self, wire: str) -> None:
         """Its host has crashed: what was on its way is lost, what was set stays."""
         self._stop()
-        ends = self._ends.pop(wire)
-        ends.host.close()
-        ends.network.close()
+        self._ends.pop(wire).close()
         for way in self._ways[wire]:
             way.counts.lost += len(way.queue) + len(way.waiting)
             way.queue.clear()
@@ -170,7 +170,7 @@ class Relay:
         if answer is None:
             said = self._last_words()
             self._abandon()
-            raise IsolatedLoss("the relay of the testbed", said)
+            raise IsolatedLoss(self._name, said)
         self._ways, positions = answer
         for wire, found in positions.items():
             self._ends[wire].positions = found
@@ -207,7 +207,7 @@ class Relay:
         if ended is not None:
             self._abandon()
             reason = ended.headline() if isinstance(ended, Refusal) else str(ended)
-            raise IsolatedLoss("the relay of the testbed", reason)
+            raise IsolatedLoss(self._name, reason)
 
     def _stop(self) -> None:
         if self._child is not None:
@@ -239,18 +239,17 @@ class Relay:
         self.close()
         yield
         if failures := self.failures():
-            raise TestbedError(f"a function given to wire.drop() has failed: {failures[0]}")
+            raise TestbedError(f"a function given to drop() has failed: {failures[0]}")
         if overrun:
             lost = ", ".join(f"{wire} {packets}" for wire, packets in overrun.items())
-            text = f"the relay did not keep up, these wires have lost packets: {lost}"
+            text = f"{self._name} did not keep up, packets were lost: {lost}"
             warnings.warn(NsisolateOverrunWarning(text), stacklevel=4)
 
     def close(self) -> None:
         """End it, whatever it is doing."""
         self._abandon()
         for ends in self._ends.values():
-            ends.host.close()
-            ends.network.close()
+            ends.close()
         self._ends.clear()
 
 
@@ -271,10 +270,10 @@ def split(fabric: Fabric, port: int, name: str, bridge: int) -> tuple[Ends, int]
         fabric.links.plug(far, bridge)
         fabric.links.await_carrier(near)
         fabric.links.await_carrier(far)
-        network = PacketRing(fabric.netns, inner, slots=_SLOTS, outgoing=False)
+        network = PacketRing(fabric.netns, inner, slots=SLOTS, outgoing=False)
         try:
             fabric.links.plug(port, 0)
-            host = PacketRing(fabric.netns, name, slots=_SLOTS, outgoing=False)
+            host = PacketRing(fabric.netns, name, slots=SLOTS, outgoing=False)
         except BaseException:
             network.close()
             raise

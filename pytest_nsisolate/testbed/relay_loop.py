@@ -25,9 +25,9 @@ from pytest_nsisolate.testbed.impairment import Counts, Impairment
 from pytest_nsisolate.testbed.packets import Packet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    from pytest_nsisolate.kernel.packet_sockets import PacketRing
+    from pytest_nsisolate.kernel.packet_sockets import PacketRing, PacketSender
 
 #: Packets that wait for a rate, as in netem.
 _LONGEST_QUEUE: Final = 1000
@@ -165,6 +165,8 @@ class Way:
 
 if TYPE_CHECKING:
     Match = Callable[[Packet], object]
+    Target = PacketRing | PacketSender
+    Lane = tuple[Way, PacketRing, Target]
 
 
 class Ends:
@@ -175,17 +177,30 @@ class Ends:
     """
 
     def __init__(self, host: PacketRing, network: PacketRing) -> None:
-        self.host = host
-        self.network = network
+        self._rings = host, network
+
+    def lanes(self, ways: tuple[Way, Way]) -> Iterator[Lane]:
+        """Where the packets of each way come from, and go."""
+        host, network = self._rings
+        out, back = ways
+        yield out, host, network
+        yield back, network, host
 
     @property
     def positions(self) -> tuple[int, int]:
         """How far both rings have been read."""
-        return self.host.position, self.network.position
+        host, network = self._rings
+        return host.position, network.position
 
     @positions.setter
     def positions(self, found: tuple[int, int]) -> None:
-        self.host.position, self.network.position = found
+        for ring, position in zip(self._rings, found, strict=True):
+            ring.position = position
+
+    def close(self) -> None:
+        """Give them back."""
+        for ring in self._rings:
+            ring.close()
 
 
 class Loop:
@@ -208,12 +223,7 @@ class Loop:
         self._ends = ends
         self._functions = functions
         self._connection = connection
-        self._lanes: list[tuple[Way, PacketRing, PacketRing]] = []
-        for name, (out, back) in ways.items():
-            if name in ends:
-                end = ends[name]
-                self._lanes.append((out, end.host, end.network))
-                self._lanes.append((back, end.network, end.host))
+        self._lanes = [lane for name, end in ends.items() for lane in end.lanes(ways[name])]
 
     def run(self) -> None:
         """Until the test says that it is over, or is gone."""
@@ -230,7 +240,7 @@ class Loop:
 
     # Packets -------------------------------------------------------------------------------------
 
-    def _relay(self, way: Way, source: PacketRing, target: PacketRing) -> bool:
+    def _relay(self, way: Way, source: PacketRing, target: Target) -> bool:
         """Take what has come; whether there may be more."""
         if way.is_plain:
             come, failed = source.pass_on(target, _TURN)
@@ -262,12 +272,12 @@ class Loop:
         left = next_due - monotonic()
         return left if left > _SOON else 0.0
 
-    def _send_due(self, way: Way, target: PacketRing, now: float) -> None:
+    def _send_due(self, way: Way, target: Target, now: float) -> None:
         queue = way.queue
         while queue and queue[0][0] <= now:
             self._send(way, target, heappop(queue)[2])
 
-    def _send(self, way: Way, target: PacketRing, data: bytes) -> None:
+    def _send(self, way: Way, target: Target, data: bytes) -> None:
         try:
             target.socket.send(data)
         except OSError as error:

@@ -8,30 +8,30 @@ disturbs it puts a relay into it (:mod:`.relay`), which then stays, and may do n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pytest_nsisolate.errors import TestbedError, failing
 from pytest_nsisolate.kernel import links
 from pytest_nsisolate.testbed import relay
+from pytest_nsisolate.testbed.disturbance import BOTH_WAYS, Disturbed, Dropping
 from pytest_nsisolate.testbed.fabric import PORT
-from pytest_nsisolate.testbed.impairment import Counts, Impairment, changed
+from pytest_nsisolate.testbed.impairment import Impairment
 
 if TYPE_CHECKING:
     from pytest_nsisolate.kernel.links import IpAddress
-    from pytest_nsisolate.testbed.bed import Testbed
+    from pytest_nsisolate.testbed.bed import Refusing, Testbed
     from pytest_nsisolate.testbed.fabric import Fabric
     from pytest_nsisolate.testbed.host import Host
     from pytest_nsisolate.testbed.network import Network
     from pytest_nsisolate.testbed.packets import Packet
-    from pytest_nsisolate.testbed.relay import Change, Relay
+    from pytest_nsisolate.testbed.relay import Relay
 
 #: The number of a host's first interface; those before it are the kernel's own.
 FIRST_INTERFACE: Final = 100
 
 
-class Wire:
+class Wire(Disturbed):
     """One cable. Made by ``testbed.host(...)``; ``host.wire`` and ``host.wires[network]``.
 
     :ivar name: the host and its interface: ``"a.eth0"``.
@@ -68,6 +68,9 @@ class Wire:
     @property
     def _relay(self) -> Relay:
         return self._testbed.relay
+
+    def _refusing(self) -> Refusing:
+        return self._testbed.refusing(f"wire {self.name}")
 
     @property
     def is_cut(self) -> bool:
@@ -128,7 +131,7 @@ class Wire:
         if not self._relay.serves(self.name):
             if not self._plugged:
                 raise TestbedError(f"{self.name}: its host has crashed, boot it first")
-            with self._testbed.refusing(f"wire {self.name}"):
+            with self._refusing():
                 self._put_relay_in()
 
     # What a test does with it --------------------------------------------------------------------
@@ -152,7 +155,7 @@ class Wire:
 
     def _set_up(self, *, up: bool) -> None:
         __tracebackhide__ = True
-        with self._testbed.refusing(f"wire {self.name}"):
+        with self._refusing():
             if self._plugged:
                 with failing("set a wire up or down", "net"):
                     self._fabric.links.set_up(self.number, up=up)
@@ -201,29 +204,7 @@ class Wire:
             "mtu": mtu,
             "seed": seed,
         }
-        changed(Impairment(), values)
-        ways = self._towards(towards)
-        self.ensure_relayed()
-        found = Impairment()
-        changes: list[Change] = []
-        for way in self._relay.ways(self.name):
-            if way.sent in ways:
-                found = changed(way.impairment, values)
-                changes.append((self.name, way.sent, "impairment", (found, seed is not None)))
-        self._relay.change(changes)
-        return found
-
-    def clear(self) -> None:
-        """Back to a good wire: no impairment, no :meth:`drop`, nothing held. A cut stays."""
-        if self._relay.serves(self.name):
-            changes: list[Change] = []
-            for sent in (True, False):
-                changes += [
-                    (self.name, sent, "impairment", (Impairment(), True)),
-                    (self.name, sent, "drops", {}),
-                    (self.name, sent, "held", False),
-                ]
-            self._relay.change(changes)
+        return self._impair(self._towards(towards), values)
 
     def drop(
         self,
@@ -240,30 +221,13 @@ class Wire:
         :param towards: this way only: the host of this wire, or its network.
         """
         __tracebackhide__ = True
-        ways = self._towards(towards)
-        self.ensure_relayed()
-        most = math.inf if times is None else times
-        changes: list[Change] = [(self.name, sent, "drops", most) for sent in ways]
-        with self._testbed.refusing(f"wire {self.name}"):
-            number = self._relay.add_function(match, changes)
-        return Dropping(self._relay, self.name, number)
-
-    def hold(self) -> None:
-        """Keep all packets, both ways, until :meth:`release`."""
-        __tracebackhide__ = True
-        self.ensure_relayed()
-        self._relay.change((self.name, sent, "held", True) for sent in (True, False))
-
-    def release(self) -> None:
-        """Let go what was held, in its order."""
-        if self._relay.serves(self.name):
-            self._relay.change((self.name, sent, "held", False) for sent in (True, False))
+        return self._drop(self._towards(towards), match, times)
 
     def _towards(self, towards: Host | Network | str | None) -> tuple[bool, ...]:
         """Whether the ways that are meant lead from the host."""
         __tracebackhide__ = True
         if towards is None:
-            return (True, False)
+            return BOTH_WAYS
         name = towards if isinstance(towards, str) else towards.name
         if name == self._host:
             return (False,)
@@ -273,20 +237,11 @@ class Wire:
         raise TestbedError(f"towards={name!r}: {text}")
 
     @property
-    def counts(self) -> Counts:
-        """What it has done to packets, both ways together, since it was first disturbed."""
-        if not self._relay.serves(self.name):
-            return Counts()
-        self._relay.refresh()
-        out, back = self._relay.ways(self.name)
-        return out.counts + back.counts
-
-    @property
     def counters(self) -> tuple[int, int]:
         """Packets that the host has sent and received on it; zeros where it has crashed."""
         if not self._plugged:
             return 0, 0
-        with self._testbed.refusing(f"wire {self.name}"), failing("read the counters", "net"):
+        with self._refusing(), failing("read the counters", "net"):
             received, _, sent, _ = self._fabric.links.counters(self.number)
         return received, sent
 
@@ -314,22 +269,3 @@ def _impairments(out: str, back: str) -> list[str]:
     if out != back:
         return [f"from the host {out}", f"to the host {back}"]
     return [] if out == str(Impairment()) else [out]
-
-
-class Dropping:
-    """What ``wire.drop(...)`` has begun."""
-
-    def __init__(self, relay_: Relay, wire: str, number: int) -> None:
-        self._relay = relay_
-        self._wire = wire
-        self._number = number
-
-    @property
-    def count(self) -> int:
-        """Packets that it has taken so far."""
-        self._relay.refresh()
-        return sum(way.taken.get(self._number, 0) for way in self._relay.ways(self._wire))
-
-    def stop(self) -> None:
-        """Take no more."""
-        self._relay.change((self._wire, sent, "undrop", self._number) for sent in (True, False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from pytest_nsisolate.kernel.originals import os
 if TYPE_CHECKING:
     from pytest_nsisolate.child.outgoing import Outgoing
     from pytest_nsisolate.request.model import IsolationRequest
+    from pytest_nsisolate.testbed.loopback import Loopback
     from pytest_nsisolate.view import Pid1View
     from pytest_nsisolate.view.readings import Origin, Readings
 
@@ -56,11 +58,13 @@ def make_view(
     helpers: Callable[[], Mapping[int, str]] = dict,
     outgoing: Outgoing | None = None,
     settled: frozenset[int] = frozenset(),
+    loopback: Callable[[], Loopback] | None = None,
 ) -> Pid1View:
     """In a child: the view of its world, with what only the runner knew (:func:`make_origin`)."""
     from pytest_nsisolate.view.pid1 import Pid1View
 
-    return Pid1View(make_origin(request, home, helpers, outgoing, settled))
+    origin = make_origin(request, home, helpers, outgoing, settled)
+    return Pid1View(replace(origin, loopback=loopback))
 
 
 def make_readings(request: IsolationRequest, home: Mapping[str, int]) -> Readings:
@@ -83,6 +87,7 @@ def prepare(items: Iterable[pytest.Item]) -> dict[str, int]:
         from pytest_nsisolate.view import pid1
 
         pid1.preload()
+        importlib.import_module("pytest_nsisolate.testbed.loopback")
     if "testbed" in asked:
         importlib.import_module("pytest_nsisolate.testbed.fixture")
     if "module_testbed" in asked:

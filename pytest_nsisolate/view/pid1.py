@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from pytest_nsisolate.errors import TestbedError
 from pytest_nsisolate.view.assertions.files import FileAssertions
 from pytest_nsisolate.view.assertions.identity import IdentityAssertions
 from pytest_nsisolate.view.assertions.network import NetworkAssertions
@@ -11,6 +14,9 @@ from pytest_nsisolate.view.assertions.socket import SocketAssertions
 from pytest_nsisolate.view.assertions.world import WorldAssertions
 from pytest_nsisolate.view.faults import FaultInjection
 from pytest_nsisolate.view.network import read_interfaces, route_to
+
+if TYPE_CHECKING:
+    from pytest_nsisolate.testbed.loopback import Loopback
 
 
 class Pid1View(
@@ -30,6 +36,17 @@ class Pid1View(
     """
 
     __slots__ = ()
+
+    @property
+    def loopback(self) -> Loopback:
+        """What disturbs the packets that the test sends to itself, over ``lo``.
+
+        :raises TestbedError: where that is not the test's own, or the rights for it are missing.
+        """
+        __tracebackhide__ = True
+        if self._origin.loopback is None:
+            raise TestbedError("loopback is that of a test: disturb the wire of a host")
+        return self._origin.loopback()
 
 
 def preload() -> None:

@@ -31,6 +31,7 @@ from pytest_nsisolate.view.snapshot import Snapshot
 from pytest_nsisolate.view.sockets import Socket, read_sockets
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.testbed.loopback import Loopback
     from pytest_nsisolate.view.fault_engine import Engine
 
 
@@ -47,6 +48,7 @@ class Origin:
         number, and what to call them.
     :param settled: in a world that tests share: the processes that were there before the test.
     :param faults: answers for the test's system calls; None where there is no runner to ask.
+    :param loopback: gives what the test may do to its own ``lo``; None where that is not its own.
     """
 
     home: Mapping[str, int] = field(default_factory=lambda: ReadOnlyMapping({}))
@@ -56,6 +58,7 @@ class Origin:
     helpers: Callable[[], Mapping[int, str]] = dict
     faults: Engine | None = None
     settled: frozenset[int] = frozenset()
+    loopback: Callable[[], Loopback] | None = None
 
 
 class Readings:

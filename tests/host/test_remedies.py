@@ -251,6 +251,8 @@ CASES = [
     Expected("add a bridge", "net", errno.EOPNOTSUPP, "has no bridges", "CONFIG_BRIDGE"),
     Expected("add a veth pair", "net", errno.EOPNOTSUPP, "no veth", "CONFIG_VETH"),
     Expected("open a packet socket", "net", errno.EAFNOSUPPORT, "no packet", "CONFIG_PACKET"),
+    Expected("divert lo", "net", errno.EOPNOTSUPP, "has no nf_tables at the", "nft_fwd_netdev"),
+    Expected("divert lo", "net", errno.EPERM, "given up the rights", "CAP_NET_ADMIN"),
     Expected("add a rule of NAT", "net", errno.EOPNOTSUPP, "has no nf_tables", "nft_masq"),
     Expected("bind /etc/hosts", "mount", errno.ENOENT, "has no /etc/hosts", "touch /etc/hosts"),
     Expected("add the address 10.0.0.1", "net", errno.EPERM, "given up the rights", "caps="),

@@ -127,7 +127,7 @@ def test_fails(lab: Lab) -> None:
     assert lab.a.call(ask, "10.0.0.2") == "something else"
 
 
-@expect("teardown failed", "a function given to wire.drop() has failed: c.eth0: ", "ZeroDivision")
+@expect("teardown failed", "a function given to drop() has failed: c.eth0: ", "ZeroDivision")
 def test_drops_by_a_bad_function(lab: Lab) -> None:
     lab.c.wire.drop(lambda packet: 1 // 0)
     reaches(lab.a, lab.c)

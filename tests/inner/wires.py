@@ -258,7 +258,7 @@ def test_another_function_loses_nothing_of_the_state(testbed: nsi.Testbed) -> No
     assert "to the host delay 1 ms" in repr(b.wire)
 
 
-@expect("teardown failed", "a function given to wire.drop() has failed: b.eth0: Zero")
+@expect("teardown failed", "a function given to drop() has failed: b.eth0: Zero")
 def test_a_function_that_fails(testbed: nsi.Testbed) -> None:
     """Its packet passes; the test is told."""
     a, b = two(testbed)

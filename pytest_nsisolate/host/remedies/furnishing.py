@@ -232,6 +232,15 @@ NETWORK_AND_CLOCKS: Final = (
         " (CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_MASQ); or do without nat=",
     ),
     Row(
+        "divert lo",
+        (EOPNOTSUPP, EPROTONOSUPPORT, ENOENT, EINVAL),
+        always,
+        "this kernel ({kernel}) has no nf_tables at the ingress of interfaces, or is older than"
+        " 5.12; pid1.loopback needs that",
+        "sudo modprobe -a nf_tables nft_fwd_netdev, or boot a kernel from 5.12 on that has them"
+        " (CONFIG_NF_TABLES_NETDEV, CONFIG_NFT_FWD_NETDEV)",
+    ),
+    Row(
         "bind /etc/hosts",
         (ENOENT,),
         always,
@@ -239,7 +248,8 @@ NETWORK_AND_CLOCKS: Final = (
         "make one, it may be empty: sudo touch /etc/hosts",
     ),
     Row(
-        r"add a |add the |set (eth|a wire)|delete |open a (netlink|packet) socket|put a relay",
+        r"add a |add the |set (eth|a wire|the MTU)|divert lo|delete "
+        r"|open a (netlink|packet) socket|put a relay",
         (EPERM, EACCES),
         always,
         "the test has given up the rights over its own network and mounts",
