@@ -54,7 +54,7 @@ def eventually(holds: Callable[[], object]) -> bool:
 # A web server ------------------------------------------------------------------------------------
 
 
-@needs("curl", "ping")
+@needs("curl", "ping", "ip")
 def test_a_web_server(testbed: nsi.Testbed) -> None:
     """By name and by both families, and with 20 ms each way."""
     lan = testbed.network("10.0.0.0/24", "fd00::/64")
@@ -63,6 +63,7 @@ def test_a_web_server(testbed: nsi.Testbed) -> None:
     with b.start(web, ready=80, within=PATIENCE):
         assert "<title>" in a.run("curl -s http://b/").stdout
         assert "<title>" in a.run("curl -s -4 http://b/").stdout
+    assert "fd00::/64 dev eth0" in a.run("ip -6 route").stdout
     assert " 0% packet loss" in a.run("ping -6 -c 2 -i 0.2 b").stdout
     b.wire.impair(delay=0.02)
     told = a.run("ping -4 -c 3 -i 0.2 b").stdout
