@@ -80,7 +80,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     summary.check_markers(config, config.stash[RUN], items)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # First, before a worker of pytest-xdist tells that it is ready for tests.
     # Again, because conftests add markers and items in pytest_collection_modifyitems.
     summary.take_requests(session.config, session.config.stash[RUN], session.items)
 

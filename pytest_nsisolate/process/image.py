@@ -10,7 +10,7 @@ runner that is killed.
 What we do: it is unpacked to a tmpfs, which is lent from test to test (see
 :mod:`pytest_nsisolate.process.lending`).
 
-What still fails: it takes as much memory as it has content. Each worker of pytest-xdist unpacks it.
+What still fails: it takes as much memory as it has content.
 """
 
 from __future__ import annotations
@@ -103,29 +103,36 @@ class Image(LentTree):
     :param path: real.
     :param size: of what it may have, as tmpfs(5) takes it.
     :param request: that of a test, whose user namespace it is like.
+    :param key: what tells it from other trees, its content as it is now among that.
     """
 
-    def __init__(self, launcher: Launcher, path: str, size: str, request: IsolationRequest) -> None:
-        super().__init__(launcher)
-        self._path = path
-        self._size = size
+    def __init__(
+        self,
+        launcher: Launcher,
+        path: str,
+        size: str,
+        request: IsolationRequest,
+        key: tuple[object, ...],
+    ) -> None:
         kinds = frozenset({"pid", "mount"}) | request.namespaces & {"user"}
         user = request.user if request.user in ("none", "range") else "map"
         if "user" not in kinds:
             user = "none"
-        self._request = IsolationRequest(kinds, user=user, guarded=request.guarded)
+        own = IsolationRequest(kinds, user=user, guarded=request.guarded)
+        super().__init__(launcher, ("image", *key), own, _SECONDS)
+        self._path = path
+        self._size = size
 
-    def _make(self) -> int:
+    def _builder(self, count: int) -> TreeBuilder:
         owners = self._launcher.host.privileged or self._request.user == "range"
-        builder = _Builder(self._path, self._size, owners=owners)
-        return self._have_made(self._request, builder, _SECONDS)
+        return _Builder(self._path, self._size, count, owners=owners)
 
 
 class _Builder(TreeBuilder):
     """The body of the child that unpacks."""
 
-    def __init__(self, path: str, size: str, *, owners: bool) -> None:
-        super().__init__(f"unpack {path}", size)
+    def __init__(self, path: str, size: str, count: int, *, owners: bool) -> None:
+        super().__init__(f"unpack {path}", count, size)
         self._path = path
         self._owners = owners
 

@@ -25,6 +25,7 @@ from pytest_nsisolate.kernel.originals import threading
 if TYPE_CHECKING:
     from pytest_nsisolate.process.channel import Output, Shared
     from pytest_nsisolate.process.child_process import ChildProcess
+    from pytest_nsisolate.process.fellows import Fellows
     from pytest_nsisolate.process.host_check import HostCheck
     from pytest_nsisolate.process.limit_mechanisms import LimitMechanisms
     from pytest_nsisolate.process.limits import HeldLimits
@@ -51,6 +52,8 @@ class Launcher:
         self._children: list[ChildProcess] = []
         self._planner: Planner | None = None
         self._limit_mechanisms: LimitMechanisms | None = None
+        #: In one of several workers of a run: what it has to do with the others.
+        self.fellows: Fellows | None = None
 
     # What this process is on this host -----------------------------------------------------------
 
@@ -236,6 +239,8 @@ class Launcher:
         """Descriptors that the next child must not have: of other children, and of the mounts."""
         self._children = [child for child in self._children if not child.reaped]
         own = () if self._planner is None else self._planner.descriptors()
+        if self.fellows is not None:
+            own += self.fellows.descriptors()
         return (*own, *(fd for child in self._children for fd in child.descriptors()))
 
     def take_on(self, child: ChildProcess) -> None:
@@ -253,6 +258,9 @@ class Launcher:
         if self._planner is not None:
             self._planner.close()
             self._planner = None
+        if self.fellows is not None:
+            self.fellows.close()
+            self.fellows = None
         if "sharing" in vars(self):
             self.sharing.close()
 

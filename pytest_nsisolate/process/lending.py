@@ -8,8 +8,10 @@ What we do: a short-lived child fills a tmpfs and leaves it as such a descriptor
 attaches it in its own namespace, clones it there, and sends the clone back for the next one.
 Nothing is on the disk, no process waits, and with the runner the kernel frees it.
 
-What still fails: each worker of pytest-xdist makes its own. Where a child dies on its way in, the
-tree is made anew.
+Workers of pytest-xdist have one tree: a child makes as many descriptors of it as there are workers
+(see :mod:`pytest_nsisolate.process.fellows`).
+
+What still fails: where a child dies on its way in, the tree is made anew.
 """
 
 from __future__ import annotations
@@ -55,10 +57,20 @@ def attach(tree: int, place: str) -> int:
 
 
 class LentTree:
-    """A tree of one launcher; made when it is first taken."""
+    """A tree of one launcher, and of the other workers of the run; made when it is first taken.
 
-    def __init__(self, launcher: Launcher) -> None:
+    :param key: the same in two workers if their trees are.
+    :param request: for the child that makes it.
+    :param seconds: that this child has.
+    """
+
+    def __init__(
+        self, launcher: Launcher, key: object, request: IsolationRequest, seconds: float
+    ) -> None:
         self._launcher = launcher
+        self._key = key
+        self._request = request
+        self._seconds = seconds
         self._trees: list[int] = []
         #: Give the tree of a child that has it, or None.
         self._lent: list[Callable[[], int | None]] = []
@@ -100,18 +112,25 @@ class LentTree:
         self._trees.clear()
         self._lent.clear()
 
-    def _make(self) -> int:
+    def _builder(self, count: int) -> TreeBuilder:
+        """What makes so many descriptors of the tree."""
         raise NotImplementedError
 
-    def _have_made(self, request: IsolationRequest, builder: TreeBuilder, seconds: float) -> int:
+    def _make(self) -> int:
+        fellows = self._launcher.fellows
+        if fellows is None:
+            return self._have_made(1)[0]
+        return fellows.share(self._key, self._have_made, self._seconds + STEP_SECONDS)
+
+    def _have_made(self, count: int) -> list[int]:
         """
-        :param seconds: the child that makes it has no more.
-        :raises RefusedError: when it has not made it.
+        :raises RefusedError: when it has not been made.
         """
+        builder = self._builder(count)
         passage = builder.passage
         try:
-            budget = seconds + STEP_SECONDS
-            child = self._launcher.start(request, lambda _: builder, budget=budget)
+            budget = self._seconds + STEP_SECONDS
+            child = self._launcher.start(self._request, lambda _: builder, budget=budget)
         except BaseException:
             passage.cancel()
             raise
@@ -119,9 +138,11 @@ class LentTree:
         try:
             while child.next_frame() is not None:
                 pass
-            trees = passage.collect(1)
+            trees = passage.collect(count)
             if trees:
-                return trees.pop()
+                found = trees.copy()
+                trees.clear()  # they are the caller's
+                return found
         finally:
             child.end_and_reap()
             passage.close()
@@ -171,12 +192,14 @@ class TreeBuilder:
     """The body of the child that makes a tree.
 
     :param step: what it does, as a refusal names it.
+    :param count: of descriptors, each of which serves one child at a time.
     :param size: of the tmpfs, as an option of its own has it.
     :raises StepError: when no descriptor is left.
     """
 
-    def __init__(self, step: str, size: str | None = None) -> None:
+    def __init__(self, step: str, count: int, size: str | None = None) -> None:
         self.step = step
+        self._count = count
         self.passage = Passage()
         self._size = size
 
@@ -208,8 +231,9 @@ class TreeBuilder:
             os.chdir("/..")
             overlays.check_attributes(".")
             # Before a builder changes the root: then it would be none of this process's mounts.
-            tree = syscalls.open_tree(".", syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC)
+            flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+            trees = [syscalls.open_tree(".", flags) for _ in range(self._count)]
             self.fill()
-            self.passage.send(tree)
+            self.passage.send(*trees)
         except OSError as error:
             raise step_error(self.step, "mount", error) from error

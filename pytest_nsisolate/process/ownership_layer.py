@@ -76,22 +76,22 @@ class OwnershipLayer(LentTree):
     def __init__(
         self, launcher: Launcher, places: frozenset[str], *, same: bool, base: str | None = None
     ) -> None:
-        super().__init__(launcher)
+        request = IsolationRequest(frozenset({"user", "pid", "mount"}))
+        key = ("ownership layer", sorted(places), same, base)
+        super().__init__(launcher, key, request, _SECONDS)
         self.places = places
         self._same = same
         self._base = base
 
-    def _make(self) -> int:
-        request = IsolationRequest(frozenset({"user", "pid", "mount"}))
-        builder = _Builder(self.places, same=self._same, base=self._base)
-        return self._have_made(request, builder, _SECONDS)
+    def _builder(self, count: int) -> TreeBuilder:
+        return _Builder(self.places, count, same=self._same, base=self._base)
 
 
 class _Builder(TreeBuilder):
     """The body of the child that makes the tree."""
 
-    def __init__(self, places: frozenset[str], *, same: bool, base: str | None) -> None:
-        super().__init__("make the ownership layer")
+    def __init__(self, places: frozenset[str], count: int, *, same: bool, base: str | None) -> None:
+        super().__init__("make the ownership layer", count)
         self._places = sorted(places)
         self._same = same
         self._base = base

@@ -355,7 +355,7 @@ class Roots:
         if found is None:
             for old in [one for one in self._images if one[:4] == key[:4]]:
                 self._images.pop(old).close()  # the archive has another content now
-            found = self._images[key] = image.Image(self._launcher, path, size, request)
+            found = self._images[key] = image.Image(self._launcher, path, size, request, key)
         return found
 
     def _surveyed(self, through: tuple[str, ...], hidden: tuple[str, ...]) -> _Surveyed:

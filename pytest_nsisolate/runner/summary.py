@@ -21,6 +21,7 @@ from pytest_nsisolate.request.model import IsolationRequest
 from pytest_nsisolate.request.options import jobs_now
 from pytest_nsisolate.request.resolve import resolve_all
 from pytest_nsisolate.request.worlds import WorldFixtures
+from pytest_nsisolate.runner import surroundings
 from pytest_nsisolate.runner.run import RUN, Run
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def take_requests(config: pytest.Config, run: Run, items: list[pytest.Item]) -> 
         # Only a run that isolates something imports them.
         from pytest_nsisolate.integrations import plugins
 
+        surroundings.meet_fellows(config, run.launcher)
         try:
             plugins.refuse_incompatible(config, run.requests)
         except pytest.UsageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -64,6 +65,24 @@ class PathsInUse:
         yield current_directory()
         yield from sys.path
         yield from interpreter.folders()
+
+
+def meet_fellows(config: pytest.Config, launcher: Launcher) -> None:
+    """In a worker of pytest-xdist: what one worker makes is for all of them.
+
+    Before the controller hears what was collected: no test of any worker has begun then.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is None or launcher.fellows is not None or worker["workercount"] == 1:
+        return
+    from pytest_nsisolate.process.fellows import Fellows
+
+    own = worker["workerid"]
+    names = (f"gw{number}" for number in range(worker["workercount"]))
+    with suppress(OSError):  # then it makes its own
+        launcher.fellows = Fellows(
+            worker["testrunuid"], own, (name for name in names if name != own)
+        )
 
 
 def _execnet_descriptors(config: pytest.Config) -> tuple[int, ...]:
