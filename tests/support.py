@@ -237,6 +237,14 @@ NEEDS_MOUNT_SETATTR = needs(syscalls.supports_mount_setattr(), "this kernel has 
 NEEDS_IPV6 = needs(Path("/proc/net/if_inet6").exists(), "this kernel has no IPv6")
 
 
+#: Some containers' kernels have none.
+NEEDS_AUTOFS = needs(
+    sys.platform == "linux"
+    and "\tautofs" in Path("/proc/filesystems").read_text(encoding="ascii"),
+    "this kernel has no autofs",
+)
+
+
 def _static_busybox() -> str:
     found = shutil.which("busybox", path=f"{os.environ.get('PATH', '')}:/bin:/usr/bin")
     if found is None:

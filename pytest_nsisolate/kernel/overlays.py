@@ -25,12 +25,14 @@ a rename from one to another is EXDEV.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from stat import S_IMODE, S_ISGID
 from typing import Final
 
-from pytest_nsisolate.errors import failing
+from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.kernel import syscalls
 from pytest_nsisolate.kernel.libc import Step, run_all, step_error
 from pytest_nsisolate.kernel.originals import os, re
@@ -45,8 +47,11 @@ from pytest_nsisolate.kernel.syscalls import (
     MS_REC,
 )
 
-#: A file of the skeleton is copied for each test up to this size, and read-only beyond.
+#: A file of the skeleton is copied for each test up to this size, as long as all together have no
+#: more than this. Others are bound read-only, but not more than so many.
 _COPIED: Final = 1 << 20
+_COPIED_IN_ALL: Final = 64 << 20
+_MOST_BOUND: Final = 256
 
 #: What is on the tmpfs: the skeleton, what is written, overlay's own, given contents, the ownership
 #: layer, what is the root in place of the host's, and the new root.
@@ -108,14 +113,14 @@ class OverlayRoot:
     :param places: directories with an overlay of their own; the n-th one's upper directory is
         ``u/n``, and ``u/0`` is that of the root itself.
     :param folders: those on the tmpfs, in the order in which they are made.
-    :param copies: (file of the host's, its name on the tmpfs).
+    :param copies: (file of the host's, its name on the tmpfs, its owner as a :class:`Folder`'s).
     """
 
     places: tuple[str, ...]
     stage: Step = field(repr=False, compare=False)
     folders: tuple[Folder, ...] = field(repr=False, compare=False)
     links: tuple[tuple[str, str], ...] = field(repr=False, compare=False)
-    copies: tuple[tuple[str, str], ...] = field(repr=False, compare=False)
+    copies: tuple[tuple[str, str, tuple[int, int] | None], ...] = field(repr=False, compare=False)
     contents: tuple[Content, ...] = field(repr=False, compare=False)
     mounts: tuple[Step, ...] = field(repr=False, compare=False)
     exchange: tuple[Step, ...] = field(repr=False, compare=False)
@@ -134,8 +139,8 @@ class OverlayRoot:
                 folder.make()
             for to, path in self.links:
                 os.symlink(to, path)
-            for source, path in self.copies:
-                _copy(source, path)
+            for source, path, owner in self.copies:
+                _copy(source, path, owner)
             for content in self.contents:
                 content.make()
             os.umask(mask)
@@ -162,7 +167,7 @@ def check_attributes(folder: str) -> None:
         raise step_error("set user.* attributes on a tmpfs", "mount", error) from error
 
 
-def _copy(source: str, path: str) -> None:
+def _copy(source: str, path: str, owner: tuple[int, int] | None) -> None:
     """A file of the skeleton; one that this user cannot read, or that has gone, is not there."""
     try:
         fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -170,10 +175,13 @@ def _copy(source: str, path: str) -> None:
         return
     try:
         status = os.fstat(fd)
-        content = os.read(fd, _COPIED) if status.st_size else b""
+        parts = []
+        while status.st_size and (part := os.read(fd, _COPIED)):
+            parts.append(part)
     finally:
         os.close(fd)
-    write(path, content, S_IMODE(status.st_mode), None)
+    write(path, b"".join(parts), S_IMODE(status.st_mode), owner)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +241,8 @@ def plan_overlays(
             lower.append(path)
             flags = points[path].flags if path in points else 0
             mounts.append(overlay_on(NEW + path, path, number, lower, flags))
-        small: list[str] = []
-        big: list[str] = []
-        for path in found.files:
-            if (status := status_of(path)) is not None:
-                (small if status.st_size <= _COPIED else big).append(path)
+        sizes = {path: status for path in found.files if (status := status_of(path)) is not None}
+    small, big = _sorted_by_size(sizes)
     folders += given.folders
     targets = []
     for path in (*found.through, *found.sealed, *big):
@@ -252,11 +257,31 @@ def plan_overlays(
         stage=Step("mount tmpfs on /", "mount", tmpfs(with_room(size, small, contents))),
         folders=tuple(folders),
         links=tuple((to, SKELETON + path) for to, path in found.links),
-        copies=tuple((path, SKELETON + path) for path in small if path not in given.replaced),
+        copies=tuple(
+            (path, SKELETON + path, owner(sizes[path]))
+            for path in small
+            if path not in given.replaced
+        ),
         contents=(*targets, *given.contents),
         mounts=tuple(mounts),
         exchange=exchange(),
     )
+
+
+def _sorted_by_size(files: Mapping[str, os.stat_result]) -> tuple[list[str], list[str]]:
+    """Those that are copied, and those that are bound.
+
+    :raises StepError: ``take / apart``, when too many would be bound.
+    """
+    small: list[str] = []
+    big: list[str] = []
+    left = _COPIED_IN_ALL
+    for path, status in sorted(files.items(), key=lambda one: one[1].st_size):
+        left -= status.st_size
+        (small if status.st_size <= _COPIED and left >= 0 else big).append(path)
+    if len(big) > _MOST_BOUND:
+        raise StepError("take / apart", "mount", errno.E2BIG, f"files such as {big[-1]}")
+    return small, big
 
 
 def set_aside() -> Step:
@@ -351,11 +376,20 @@ def bind(path: str, target: str | None = None) -> Step:
 
 
 def bind_sealed(path: str, target: str) -> Step:
-    """The same, and nothing can be written there."""
-    attribute = syscalls.MOUNT_ATTR_RDONLY
-    seal = syscalls.prepare_mount_setattr(NEW + target, attribute, recursive=True)
-    both = Lasting(bind(path, target).call, path, seal)
-    return Step(f"bind {path} read-only", "mount", both)
+    """The same, and nothing can be written there. An automount stays as it is."""
+    sealed = Lasting(partial(_attach_sealed, path, NEW + target), path)
+    return Step(f"bind {path} read-only", "mount", sealed)
+
+
+def _attach_sealed(path: str, target: str) -> int:
+    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
+    tree = syscalls.open_tree(path, flags | syscalls.AT_RECURSIVE | syscalls.AT_NO_AUTOMOUNT)
+    try:
+        syscalls.make_tree_read_only(tree)
+        syscalls.move_mount(tree, target)
+    finally:
+        os.close(tree)
+    return 0
 
 
 def overlay_on(target: str, path: str, number: int, lower: list[str], flags: int) -> Step:
@@ -373,14 +407,10 @@ def overlay_on(target: str, path: str, number: int, lower: list[str], flags: int
 
 @dataclass(frozen=True, slots=True)
 class Lasting:
-    """A call about a path of the host's, which may be gone since: then it is no error.
-
-    :param then: another call, if the first one has worked.
-    """
+    """A call about a path of the host's, which may be gone since: then it is no error."""
 
     call: Callable[[], int]
     path: str
-    then: Callable[[], int] | None = None
 
     def __call__(self) -> int:
         """
@@ -391,8 +421,7 @@ class Lasting:
         except FileNotFoundError:
             if os.path.exists(self.path):
                 raise
-            return 0
-        return 0 if self.then is None else self.then()
+        return 0
 
 
 def _escaped(path: str) -> str:

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.hosts import NEEDS_ROOT
 from tests.inner_runs import NOBODY, SIDES, Side, run_batch
-from tests.support import NEEDS_NAMESPACES, needs_program
+from tests.support import NEEDS_AUTOFS, NEEDS_NAMESPACES, needs_program
 
 pytestmark = [NEEDS_NAMESPACES, NEEDS_ROOT]
+
+ROOT: Final = Path(__file__).parents[2]
 
 SUITE: Final = """
 import os, shutil
@@ -123,6 +127,110 @@ def test_file_systems(kind: str, side: Side) -> None:
     options = ("-p", "no:randomly")
     result = run_batch(suite, side, *options, switch=machine(HOSTS[kind], side), timeout=240)
     assert len(result.passed()) == 5, result.text
+
+
+#: A directory with many files, below which an automount is.
+_CROWD: Final = f"""
+mount -t tmpfs -o mode=1777 none /srv
+mkdir /srv/auto /srv/folder
+cd /srv
+seq 1 {{count}} | xargs touch
+echo "the host's" > /srv/of-another
+echo "the host's" > /srv/folder/file
+head -c 1000000 /dev/zero > /srv/growing
+head -c 2000000 /dev/zero > /srv/big
+chown {NOBODY + 1}:{NOBODY + 1} /srv/of-another
+chmod 0666 /srv/growing
+chmod 0777 /srv/folder
+touch -d @1000000000 /srv/of-another
+cd - > /dev/null
+env -i PYTHONPATH={ROOT} {sys.executable} -m tests.automounts /srv/auto /srv/asked $$
+"""
+
+CROWDED: Final = """
+import os
+from pathlib import Path
+import pytest
+
+@pytest.mark.isolated(root="overlay")
+def test_many_files(pid1):
+    assert len(os.listdir("/srv")) == 3000 + 5
+    status = os.stat("/srv/of-another")
+    assert (status.st_mtime, status.st_mode & 0o777) == (1e9, 0o644)
+    assert status.st_uid == (OWNER if os.getresuid()[0] == 0 and PRIVILEGED else 0)
+    assert Path("/srv/of-another").read_text() == "the host's\\n"
+    with open("/srv/of-another", "w") as file: file.write("mine\\n")
+    os.unlink("/srv/7")
+    os.unlink("/srv/folder/file")
+    with open("/srv/new", "w"): pass
+    assert os.path.getsize("/srv/big") == 2_000_000
+    with pytest.raises(OSError): open("/srv/big", "w")
+    pid1.assert_files(
+        created=["/srv/new"], modified=["/srv/of-another"], deleted=["/srv/7", "/srv/folder/file"]
+    )
+
+def test_a_file_grows():
+    with open("/srv/growing", "a") as file: file.write("x" * 500_000)
+
+@pytest.mark.isolated(root="overlay")
+def test_what_has_grown_is_whole():
+    assert os.path.getsize("/srv/growing") == 1_500_000
+
+@pytest.mark.isolated(root="overlay")
+def test_the_automount_is_there():
+    kinds = [line.split(" - ")[1].split()[0] for line in open("/proc/self/mountinfo")
+             if line.split()[4] == "/srv/auto"]
+    assert kinds == ["autofs"]
+    with pytest.raises(OSError): os.mkdir("/srv/auto")
+
+@pytest.mark.isolated(root="readonly", writable="/srv/folder")
+def test_readonly():
+    with pytest.raises(OSError): open("/srv/new", "w")
+    with open("/srv/folder/new", "w"): pass
+
+@pytest.mark.isolated(files={"/srv/folder/file": "mine\\n"}, hide="/srv/8")
+def test_files():
+    assert Path("/srv/folder/file").read_text() == "mine\\n"
+
+@pytest.mark.isolated
+def test_bare():
+    assert os.path.ismount("/srv/auto")
+
+def test_the_daemon_was_not_asked_and_the_host_is_as_it_was():
+    assert len(os.listdir("/srv")) == 3000 + 5
+    assert Path("/srv/folder/file").read_text() == "the host's\\n"
+"""
+
+
+@NEEDS_AUTOFS
+@pytest.mark.parametrize("side", SIDES)
+def test_a_crowded_directory_with_an_automount(side: Side) -> None:
+    """Its files are there as they are, and the daemon, which never answers, is not asked."""
+    privileged = f"PRIVILEGED, OWNER = {side == 'root'}, {NOBODY + 1}\n"
+    switch = crowd(side, 3000)
+    options = ("-p", "no:randomly")
+    result = run_batch(
+        {"test_it.py": privileged + CROWDED}, side, *options, switch=switch, timeout=240
+    )
+    assert result.summary == "8 passed", result.text
+
+
+@NEEDS_AUTOFS
+def test_too_crowded_a_directory_is_refused() -> None:
+    """Naming it, and what to do."""
+    result = run_batch({"test_it.py": CROWDED}, "root", "-k", "many", switch=crowd("root", 5000))
+    failure = result.failure("test_many_files")
+    assert "take /srv apart" in failure, failure
+    assert "more files than can be copied for each test" in failure
+
+
+def crowd(side: Side, count: int) -> tuple[str, ...]:
+    """Before a command of root's: the machine, and the user."""
+    switch = ""
+    if side == "user":
+        switch = f"setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups "
+    script = f'{_CROWD.format(count=count)}exec {switch}"$@"'
+    return ("unshare", "--mount", "sh", "-ec", script, "sh", "env")
 
 
 NESTED: Final = """

@@ -139,7 +139,8 @@ ROOTS: Final = (
         always,
         "something is mounted below that directory, so that it cannot have an overlay of its own,"
         " and it has more files than can be copied for each test",
-        'name it in hide=, or in writable= if the test may change it; or take root="readonly"',
+        "remove what is not needed there (in /tmp, what has been left), name it in hide=, or in"
+        ' writable= if the test may change it; or take root="readonly"',
     ),
     Row(
         "place ",
@@ -177,11 +178,11 @@ ROOTS: Final = (
         "make it before the test, or name a directory above it",
     ),
     Row(
-        "make / read-only",
+        "(make / read-only|bind .* read-only)",
         (ENOSYS,),
         always,
         "this kernel ({kernel}) has no mount_setattr, or a filter hides it",
-        'boot Linux 5.12 or newer, or take root="overlay"',
+        "boot Linux 5.12 or newer, or leave root= out",
     ),
     Row(
         r"set user\.\* attributes",
