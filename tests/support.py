@@ -239,8 +239,7 @@ NEEDS_IPV6 = needs(Path("/proc/net/if_inet6").exists(), "this kernel has no IPv6
 
 #: Some containers' kernels have none.
 NEEDS_AUTOFS = needs(
-    sys.platform == "linux"
-    and "\tautofs" in Path("/proc/filesystems").read_text(encoding="ascii"),
+    sys.platform == "linux" and "\tautofs" in Path("/proc/filesystems").read_text(encoding="ascii"),
     "this kernel has no autofs",
 )
 

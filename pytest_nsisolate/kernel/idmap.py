@@ -43,6 +43,12 @@ class IdMaps:
         """The users and the groups that exist inside, by their numbers outside."""
         return _outside(self.uid_map), _outside(self.gid_map)
 
+    def inside(self, status: os.stat_result) -> tuple[int, int] | None:
+        """Owner and group of a file by their numbers inside; None where one has none."""
+        uid = _inside(self.uid_map, status.st_uid)
+        gid = _inside(self.gid_map, status.st_gid)
+        return None if uid is None or gid is None else (uid, gid)
+
 
 def identity_maps() -> IdMaps:
     """Every id that this process has, as itself.
@@ -91,6 +97,13 @@ def _write(process: str, name: str, content: bytes) -> None:
 
 def _outside(content: bytes) -> tuple[range, ...]:
     return tuple(range(first, first + count) for _, first, count in proc.id_map(content))
+
+
+def _inside(content: bytes, number: int) -> int | None:
+    for inside, first, count in proc.id_map(content):
+        if first <= number < first + count:
+            return inside + number - first
+    return None
 
 
 def _identity(name: str) -> bytes:

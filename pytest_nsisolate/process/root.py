@@ -235,7 +235,7 @@ class Roots:
         :raises RefusedError: when the ownership layer cannot be made.
         """
         ids = self._ids(request)
-        owner = self._owner(ids)
+        owner = self._owner(request, ids)
         if request.has_foreign_root:
             return self._path_root(request, mounts, ids, owner, looks=looks)
         wishes = Wishes(request, owner, self._needed() if request.hide else ())
@@ -417,8 +417,12 @@ class Roots:
                 self._own_ids = Ids.here()
         return self._own_ids
 
-    def _owner(self, ids: Ids | None) -> Callable[[os.stat_result], tuple[int, int] | None]:
+    def _owner(
+        self, request: IsolationRequest, ids: Ids | None
+    ) -> Callable[[os.stat_result], tuple[int, int] | None]:
         host = self._launcher.host
+        if not host.privileged and request.user == "range":
+            return self._launcher.planner.range_maps.inside
         own = (host.euid, host.egid)
 
         def owner(status: os.stat_result) -> tuple[int, int] | None:

@@ -178,9 +178,35 @@ def test_a_folder(pid1):
     assert owned("/file") == (33, 65536)
     pid1.assert_files(modified="/file")
 
+@pytest.mark.isolated(user="range")
+def test_of_another():
+    os.mkdir("folder/sub")
+    for name in ("folder/sub/there", "folder/sub/other"):
+        open(name, "w").close()
+        os.chown(name, 33, 34)
+    os.chown("folder/sub", 33, 65536)
+
+@pytest.mark.isolated(user="range", root="./folder", files={"/sub/there": "x", "/sub/new/y": "y"})
+def test_what_files_are_put_into(pid1):
+    assert [owned(path) for path in ("/sub", "/sub/there", "/sub/other", "/sub/new/y")] == [
+        (33, 65536), (33, 34), (33, 34), (0, 0)
+    ]
+    assert open("/sub/there").read() == "x"
+    os.setgroups([])
+    os.setgid(34)
+    os.setuid(33)
+    open("/sub/mine", "w").close()
+    pid1.assert_files(created="/sub/mine")
+
 @pytest.mark.isolated(user="range", root="./far.tar")
 def test_beyond(): pass
 """
+
+
+IN_A_ROOT: Final = {
+    *("test_owners", "test_one_id", "test_a_folder", "test_of_another"),
+    "test_what_files_are_put_into",
+}
 
 
 @NEEDS_ROOT
@@ -188,10 +214,21 @@ def test_beyond(): pass
 @NEEDS_NEWUIDMAP
 def test_a_root_with_ranges() -> None:
     """An archive's files have the owners that it says, or the test is refused."""
-    result = run_batch({"test_it.py": ARCHIVES}, "user", switch=with_ranges(_TWO), timeout=240)
-    assert result.passed() == {"test_owners", "test_one_id", "test_a_folder"}, result.text
+    options = ("-p", "no:randomly")
+    switch = with_ranges(_TWO)
+    result = run_batch({"test_it.py": ARCHIVES}, "user", *options, switch=switch, timeout=240)
+    assert result.passed() == IN_A_ROOT, result.text
     said = result.failure("test_beyond")
     assert all(text in said for text in ("EINVAL", "do not reach", "a longer range")), said
+
+
+@NEEDS_ROOT
+@NEEDS_NAMESPACES
+def test_a_root_with_all_ids_of_root() -> None:
+    """A runner that is root has every id, with a range as without."""
+    source = ARCHIVES.replace('owned("/some") == (0, 0)', 'owned("/some") == (33, 33)')
+    result = run_batch({"test_it.py": source}, "root", "-p", "no:randomly", timeout=240)
+    assert result.passed() == {*IN_A_ROOT, "test_beyond"}, result.text
 
 
 @NEEDS_ROOT
