@@ -168,14 +168,11 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-#: The conftest of a suite for which a busy machine has time, to read everything for a report and to
-#: make the ownership layer of a root.
+#: The conftest of a suite for which a busy machine has time to read everything for a report.
 UNHURRIED: Final = """
-from pytest_nsisolate.process import ownership_layer
 from pytest_nsisolate.runner import attempt
 from pytest_nsisolate.view.postmortem import at_failure
 at_failure.SECONDS = attempt.PATIENCE = 60.0
-ownership_layer._SECONDS = 300.0
 """
 
 

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 #: part of the system.
 _MOST: Final = 60_000
 
-#: More time is a refusal. A disk that is read for the first time is slow.
-_SECONDS: Final = 60.0
+#: More time is a refusal: a file system does not answer. 60,000 directories take some 2 s; a disk
+#: that is read for the first time, and a machine under load, take many times as long.
+_SECONDS: Final = 600.0
 
 #: First parts of paths that programs are installed to.
 _SYSTEM: Final = frozenset({"boot", "etc", "lib", "lib32", "lib64", "libx32", "run", "usr", "var"})

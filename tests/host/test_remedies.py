@@ -321,6 +321,8 @@ CASES = [
     Expected("unpack /x", "mount", errno.EINVAL, "do not reach", "a longer range"),
     Expected("unpack /x", "mount", errno.ENOMEM, "1 GiB", "a folder"),
     Expected("unpack /x", "mount", errno.ETIME, "ten minutes", "a folder"),
+    Expected("make the ownership layer", "mount", errno.ENOSPC, "no memory", "readonly"),
+    Expected("bind /x read-only", "mount", errno.ENOSYS, "mount_setattr", "5.12"),
     Expected("take / as root", "mount", errno.EINVAL, "already", 'root="overlay"'),
     Expected("take /x as root", "mount", errno.EXDEV, "another mount namespace", "cp -a"),
     Expected("take /x as root", "mount", errno.EBUSY, "not the same", "unmount"),

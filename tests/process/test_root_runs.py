@@ -273,6 +273,16 @@ def test_a_host_that_lacks_something(
     assert works <= result.passed(), result.text
 
 
+def test_a_layer_that_takes_too_long() -> None:
+    """As where a disk does not answer: refused with what to do, and all else works."""
+    hurried = "from pytest_nsisolate.process import ownership_layer as o; o._SECONDS = 0.0"
+    result = run_batch({"test_it.py": ONE, "conftest.py": hurried}, "user")
+    failure = result.failure("test_overlay")
+    said = ("make the ownership layer", "ETIMEDOUT", "did not end in time", "overloaded machine")
+    assert all(text in failure for text in said), failure
+    assert result.passed() == {"test_readonly", "test_host"}, result.text
+
+
 COVERED: Final = """
 import pytest
 

@@ -89,6 +89,14 @@ ROOTS: Final = (
         "unpack it to a folder and name that",
     ),
     Row(
+        "make the ownership layer",
+        (ENOSPC, ENOMEM),
+        always,
+        "this machine has no memory for a tree of the directories that belong to others, and for"
+        " copies of the files of /etc",
+        'free some (4 KiB for each directory), or take root="readonly"',
+    ),
+    Row(
         "take .* as root",
         (EINVAL,),
         always,
