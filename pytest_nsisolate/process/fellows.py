@@ -8,8 +8,10 @@ Whoever needs a tree first makes one for everybody, and sends each mailbox a des
 While it is made, an abstract name is taken; the others wait until it is free. The kernel frees
 names, and descriptors that no one has fetched, with the processes.
 
-Fact: anyone on this machine can see these names and send something.
-What we do: what does not come from this very user is not taken.
+Fact: anyone on this machine can see these names and send something, a test without a network of its
+own among them.
+What we do: what is taken comes from a process of the same parent, as the kernel has noted. That is
+the controller, and a test has another one.
 
 What still fails: a worker that takes the place of a crashed one makes its own, and so does one on
 another machine.
@@ -25,8 +27,9 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from typing import Final
 
+from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.clock import monotonic
-from pytest_nsisolate.kernel.originals import os, select
+from pytest_nsisolate.kernel.originals import open, os, select
 
 _NAME: Final = "pytest-nsisolate/trees"
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -47,6 +50,7 @@ class Fellows:
 
     def __init__(self, run: str, own: str, others: Iterable[str]) -> None:
         self._run = run
+        self._parent = os.getppid()
         self._others = tuple(others)[: _MOST - 1]
         self._arrived: dict[bytes, int] = {}
         #: Of these this worker has made a tree for everybody, or got one.
@@ -176,14 +180,14 @@ class Fellows:
                 self._sort_in(digest, notes)
 
     def _sort_in(self, digest: bytes, notes: list[tuple[int, int, bytes]]) -> None:
-        trees, uid = array.array("i"), -1
+        trees, pid = array.array("i"), -1
         for level, kind, data in notes:
             if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS):
                 trees.frombytes(data[: len(data) - len(data) % trees.itemsize])
             elif (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_CREDENTIALS):
-                uid = _CREDENTIALS.unpack(data)[1]
-        wanted = uid == os.geteuid() and len(trees) == 1 and digest not in self._done
-        if wanted and digest not in self._arrived:
+                pid, _, _ = _CREDENTIALS.unpack(data)
+        wanted = len(trees) == 1 and digest not in self._done and digest not in self._arrived
+        if wanted and _parent_of(pid) == self._parent:
             self._arrived[digest] = trees[0]
         else:
             for fd in trees:
@@ -196,3 +200,12 @@ class Fellows:
             yield mailbox
         finally:
             mailbox.detach()
+
+
+def _parent_of(pid: int) -> int:
+    """-1 for a process that has ended, or is in none of this one's namespaces."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return proc.stat(file.read()).ppid
+    except OSError:
+        return -1

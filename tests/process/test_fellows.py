@@ -219,9 +219,8 @@ def test_a_name_that_is_taken_is_an_error(run: str) -> None:
     first.close()
 
 
-def send(run: str, digest: bytes, rights: list[int]) -> None:
-    """A mail to the first worker."""
-    owner = os.geteuid()
+def send(run: str, digest: bytes, rights: list[int], owner: int) -> None:
+    """A mail to the first worker, which is that user's."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
         content = array.array("i", rights).tobytes()
         notes = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, content)] if rights else []
@@ -251,16 +250,20 @@ def test_mail_without_one_tree_is_not_taken(
     digest = digest_of(third, run, tree)
     first = fellows(run, "gw0")
     strange = os.open("/", os.O_RDONLY)
-    send(run, digest, [strange] * count)
+    send(run, digest, [strange] * count, os.geteuid())
     os.close(strange)
     assert leads_to(first.share("key", tree, 60), tmp_path) == (count != 1)
     third.close()
     first.close()
 
 
-@NEEDS_ROOT
-def test_mail_of_another_user_is_not_taken(run: str, tree: Make, tmp_path: Path) -> None:
-    """Anybody can see the name, and send."""
+@pytest.mark.parametrize(
+    "user", [None, pytest.param(NOBODY, marks=NEEDS_ROOT)], ids=["its_child", "another_user"]
+)
+def test_mail_of_no_fellow_is_not_taken(
+    run: str, tree: Make, tmp_path: Path, user: int | None
+) -> None:
+    """Of a child, as a test is one, or of another user, who can see the name too."""
     third = fellows(run, "gw2")
     digest = digest_of(third, run, tree)
     first = fellows(run, "gw0")
@@ -269,15 +272,18 @@ def test_mail_of_another_user_is_not_taken(run: str, tree: Make, tmp_path: Path)
     if pid == 0:
         try:
             strange = os.open("/", os.O_RDONLY)
-            os.setresuid(NOBODY, NOBODY, NOBODY)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
-                notes = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [strange]))]
-                address = f"\0pytest-nsisolate/trees/{owner}/{run}/gw0".encode()
-                stranger.sendmsg([digest], notes, 0, address)
+            if user is not None:
+                os.setresuid(user, user, user)
+            send(run, digest, [strange], owner)
             os._exit(0)
         finally:
             os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert eventually(lambda: is_over(pid), 60)  # it is not reaped, and still has a parent
     assert leads_to(first.share("key", tree, 60), tmp_path)
+    assert os.waitpid(pid, 0)[1] == 0
     third.close()
     first.close()
+
+
+def is_over(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
