@@ -5,6 +5,7 @@
     python tools/parity.py FOLDER -- tests/unit -k parser -p no:randomly
     python tools/parity.py --command ".venv/bin/pytest" --allow parity.toml FOLDER
     python tools/parity.py --namespaces pid,net --plain-twice FOLDER
+    python tools/parity.py --root overlay FOLDER
 
 The suite runs once as it is and once with --nsisolate=all, in the same folder, with the same
 arguments. A recording plugin notes what every plugin of the runner hears: each report with its
@@ -45,6 +46,7 @@ class Check:
     """One comparison.
 
     :param namespaces: the set of the isolated run; None for the default one.
+    :param root: likewise its files; None for the host's.
     :param entries: the allow-list.
     :param plain_twice: run plain a second time, and leave out what is unstable by itself.
     :param full: show whole texts.
@@ -52,6 +54,7 @@ class Check:
 
     suite: Suite
     namespaces: str | None = None
+    root: str | None = None
     entries: Sequence[parity_allow.Entry] = ()
     plain_twice: bool = False
     full: bool = False
@@ -65,7 +68,7 @@ class Check:
             workplace = Path(folder) / "w"
             plain = _recorded(self.suite, "plain", workplace)
             again = _recorded(self.suite, "second plain", workplace) if self.plain_twice else None
-            options = isolating(self.namespaces)
+            options = isolating(self.namespaces, self.root)
             isolated = _recorded(self.suite, "isolated", workplace, options)
         unstable = [] if again is None else _differences(plain, again)
         found, excused = _without(_differences(plain, isolated), unstable)
@@ -206,6 +209,9 @@ def _parser() -> argparse.ArgumentParser:
         "--namespaces", metavar="LIST", help="as --nsisolate-namespaces (default: all of them)"
     )
     parser.add_argument(
+        "--root", metavar="ROOT", help="as --nsisolate-root, such as overlay (default: the host's)"
+    )
+    parser.add_argument(
         "--allow", type=Path, metavar="FILE", help="TOML file of differences that are right"
     )
     parser.add_argument(
@@ -244,7 +250,7 @@ def _read(argv: Sequence[str]) -> Check:
     except parity_allow.AllowListError as error:
         parser.error(str(error))
     suite = Suite(given.folder, tuple(command), tuple(argv[at + 1 :]), timeout=given.timeout)
-    return Check(suite, given.namespaces, entries, given.plain_twice, given.full)
+    return Check(suite, given.namespaces, given.root, entries, given.plain_twice, given.full)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

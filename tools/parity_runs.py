@@ -55,10 +55,11 @@ class Recording:
     seconds: float
 
 
-def isolating(namespaces: str | None) -> tuple[str, ...]:
+def isolating(namespaces: str | None, root: str | None) -> tuple[str, ...]:
     """The options that make a run the isolated one."""
-    chosen = () if namespaces is None else (f"--nsisolate-namespaces={namespaces}",)
-    return ("-p", "nsisolate", "--nsisolate=all", *chosen)
+    chosen = {"namespaces": namespaces, "root": root}
+    options = (f"--nsisolate-{name}={value}" for name, value in chosen.items() if value is not None)
+    return ("-p", "nsisolate", "--nsisolate=all", *options)
 
 
 def record(suite: Suite, name: str, workplace: Path, options: Sequence[str] = ()) -> Recording:

@@ -3,6 +3,7 @@
 
     python tools/published_suites.py
     python tools/published_suites.py --into DIR pluggy
+    python tools/published_suites.py --root overlay
 
 For each package pip downloads two things into DIR: the source distribution, for its tests, and the
 package of the same version, which is put on PYTHONPATH for the run and installed nowhere. What is
@@ -74,14 +75,14 @@ def _pip(*arguments: str) -> None:
         raise FetchError(f"pip {' '.join(arguments)} failed:\n{done.stdout.rstrip()}")
 
 
-def check(name: str, into: Path) -> int:
+def check(name: str, into: Path, root: str | None) -> int:
     """Compare one package's suite; the exit code of ``parity.py``."""
     print(f"\n{name} {PACKAGES[name]}", flush=True)
     try:
         source, installed = fetch(name, PACKAGES[name], into)
         environment = _ENVIRONMENT | {"PYTHONPATH": str(installed)}
         suite = Suite(source, (sys.executable, "-m", "pytest"), environment=environment)
-        return parity.Check(suite).run()
+        return parity.Check(suite, root=root).run()
     except FetchError as error:
         print(f"{error}\nIt needs a connection to pip's index (pip help config).", file=sys.stderr)
     except BrokenRunError as error:
@@ -102,11 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="where the downloads are kept (default: %(default)s)",
     )
+    parser.add_argument("--root", metavar="ROOT", help="as that of parity.py")
     given = parser.parse_args(argv)
     unknown = sorted(set(given.names) - set(PACKAGES))
     if unknown:
         parser.error(f"{unknown[0]} is none of {', '.join(PACKAGES)}")
-    return max(check(name, given.into.absolute()) for name in given.names or PACKAGES)
+    into = given.into.absolute()
+    return max(check(name, into, given.root) for name in given.names or PACKAGES)
 
 
 if __name__ == "__main__":
