@@ -218,11 +218,17 @@ def _install(instructions: list[Instruction]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """``CALL=ERRNO ... -- COMMAND ...``: run a command under these denials."""
+    """``CALL=ERRNO ... -- COMMAND ...``: run a command under these denials.
+
+    ``mount/3/0=EPERM`` denies only calls whose argument 3, counted from 0, is 0.
+    """
     split = arguments.index("--")
     for denial in arguments[:split]:
         call, _, name = denial.partition("=")
-        deny(call, KILL if name == "KILL" else getattr(errno, name))
+        call, *which = call.split("/")
+        argument, equals = map(int, which) if which else (None, None)
+        error = KILL if name == "KILL" else getattr(errno, name)
+        deny(call, error, argument=argument, equals=equals)
     command = arguments[split + 1 :]
     os.execvp(command[0], command)
 

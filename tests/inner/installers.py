@@ -79,6 +79,11 @@ def test_apt(package: str, pid1: Pid1View) -> None:
     run("apt-get", "-o", "APT::Sandbox::User=root", "install", "--yes", package)
     assert run("nsi-greeter") == "hello\n"
     pid1.assert_unchanged("/home", "/root", "/boot")
+    pid1.assert_files(
+        created=["/usr/bin/nsi-greeter", "/etc/nsi-greeter", "/var/lib/nsi-greeter"],
+        modified="/var/lib/dpkg/status",
+        ignoring=[*NOISE, "/var/lib/dpkg/**", "/var/lib/apt/**"],
+    )
 
 
 @needs("python3")
@@ -114,6 +119,24 @@ def test_make_install(tmp_path: Path, pid1: Pid1View) -> None:
     pid1.assert_files(created=made, ignoring=["/etc/ld.so.cache", *NOISE])
 
 
+@needs("ldconfig")
+@expect
+def test_ldconfig(pid1: Pid1View) -> None:
+    libraries = run("ldconfig", "-p").splitlines()
+    known = next(line.split()[-1] for line in libraries if "libz.so" in line or "libc.so" in line)
+    library = Path("/opt/nsi/lib", Path(known).name)
+    library.parent.mkdir(parents=True)
+    shutil.copyfile(known, library)
+    write(Path("/etc/ld.so.conf.d/nsi.conf"), "/opt/nsi/lib\n")
+    run("ldconfig")
+    assert str(library) in run("ldconfig", "-p")
+    pid1.assert_files(
+        created=["/opt/nsi", "/etc/ld.so.conf.d/nsi.conf"],
+        modified="/etc/ld.so.cache",
+        ignoring=["/var/cache/ldconfig/**", "/usr/**/*.so*", "/lib*/**/*.so*"],
+    )
+
+
 @needs("useradd", "id")
 @expect
 def test_useradd(pid1: Pid1View) -> None:
@@ -126,10 +149,11 @@ def test_useradd(pid1: Pid1View) -> None:
 
 @needs("systemd-sysusers", "id")
 @expect
-def test_sysusers(tmp_path: Path) -> None:
+def test_sysusers(tmp_path: Path, pid1: Pid1View) -> None:
     write(tmp_path / "nsi.conf", 'u nsisys - "a user of the system"\n')
     run("systemd-sysusers", str(tmp_path / "nsi.conf"))
     assert "nsisys" in run("id", "nsisys")
+    pid1.assert_files(modified=["/etc/passwd", "/etc/group"], ignoring=NOISE)
 
 
 @needs("update-alternatives")

@@ -299,6 +299,22 @@ def test_unmounting_does_not_lead_out() -> None:
     make(f"{HERE}/by-umount")
 
 
+@isolated(root="overlay")
+@expect
+def test_the_disk_of_the_host_does_not_lead_out() -> None:
+    """It has no node in ``/dev``, none can be made, and by its name it cannot be mounted."""
+    with open("/proc/1/mountinfo", encoding="utf-8") as lines:
+        device = next(line for line in lines if f" {HERE.anchor} " in line).split()[2]
+    assert device.startswith("0:")  # an overlay has no disk of its own
+    for number in (os.makedev(8, 0), os.makedev(254, 0), os.makedev(7, 0), os.stat("/etc").st_dev):
+        for name in ("/nsi-disk", "/dev/nsi-disk", "/usr/nsi-disk"):
+            node = lambda: os.mknod(name, stat.S_IFBLK | 0o600, number)  # noqa: B023, E731
+            assert refused(node) == "EPERM"
+    for disk in ("/dev/sda", "/dev/vda", "/dev/root", "/dev/loop0"):
+        assert not os.path.exists(disk)
+        assert subprocess.run(["mount", disk, "/mnt"], capture_output=True, check=False).returncode
+
+
 @isolated
 @expect
 def test_the_control_reaches_the_host(folder: int) -> None:

@@ -194,6 +194,15 @@ def test_a_killed_runner_leaves_nothing(side: Side, conftest: str) -> None:
     assert own == []
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_a_runner_that_is_root_in_a_user_namespace(side: Side) -> None:
+    """Of its one id; what is root's on the host has no owner there."""
+    before = ("unshare", "--map-root-user")
+    result = run_batch({"test_it.py": MANY, "conftest.py": COUNTING}, side, before=before)
+    assert len(result.passed()) == 30, result.text
+    assert side == "root" or made(result) == ["OwnershipLayer for 1"], result.text
+
+
 NESTED: Final = """
 import os
 import pytest
@@ -251,6 +260,19 @@ def test_host(): pass
             "pivot_root=EPERM",
             "test_overlay",
             ("pivot_root", "which no capability opens"),
+            {"test_readonly", "test_host"},
+        ),
+        # Without flags: what mounts overlays, and nothing else.
+        (
+            "mount/3/0=EPERM",
+            "test_overlay",
+            ("mount overlay on /", "none for ordinary users (before Linux 5.11)"),
+            {"test_readonly", "test_host"},
+        ),
+        (
+            "mount/3/0=ENODEV",
+            "test_overlay",
+            ("mount overlay on /", "CONFIG_OVERLAY_FS"),
             {"test_readonly", "test_host"},
         ),
         # An overlay needs it where something is shown read-only, as big files beside a mount are.

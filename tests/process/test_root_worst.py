@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import pytest
@@ -12,8 +13,13 @@ from tests.support import NEEDS_NAMESPACES
 
 pytestmark = NEEDS_NAMESPACES
 
+#: ``NSISOLATE_WHOLE=1``: more of them, and a look at every path below these, which takes a machine
+#: that nothing else changes.
+WHOLE: Final = os.environ.get("NSISOLATE_WHOLE") == "1"
+_LOOKED_AT: Final = "/etc:/usr:/var/lib:/home:/root:/opt:/srv" if WHOLE else ""
+
 #: How many; each does every deed somewhere.
-_TESTS: Final = 24
+_TESTS: Final = 200 if WHOLE else 24
 
 WORST: Final = """
 import contextlib, mmap, os, random, shutil, subprocess, tempfile
@@ -54,8 +60,22 @@ def look(top):
     return found
 
 
+def look_at_the_host():
+    found = {}
+    for top in filter(os.path.exists, os.environ["LOOKED_AT"].split(":")):
+        for path in (top, *paths(top)):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(path)
+                found[path] = (
+                    status.st_mode, status.st_uid, status.st_gid, status.st_size,
+                    status.st_mtime_ns, status.st_ino,
+                )
+    return found
+
+
 plant()
 BEFORE = look(TREE)
+HOST = look_at_the_host()
 
 
 # What is done to a path ---------------------------------------------------------------------------
@@ -148,6 +168,9 @@ def test_worst(number):
 
 def test_the_host_is_as_it_was():
     assert look(TREE) == BEFORE
+    now = look_at_the_host()
+    assert {path: (HOST.get(path), now.get(path)) for path in {*HOST, *now}
+            if HOST.get(path) != now.get(path)} == {}
     assert [path for path in VICTIMS if not os.path.exists(path)] == []
     assert [path for path in VICTIMS if MARK in open(path).read()] == []
     marked = [
@@ -171,8 +194,8 @@ def test_the_host_is_identical(side: Side) -> None:
         {"test_it.py": WORST},
         side,
         *options,
-        env={"TESTS": str(_TESTS), "TOPS": "/etc:/home"},
-        timeout=240,
+        env={"TESTS": str(_TESTS), "TOPS": "/etc:/home", "LOOKED_AT": _LOOKED_AT},
+        timeout=1200 if WHOLE else 240,
     )
     crashed = {f"test_worst[{number}]" for number in range(1, _TESTS, 10)}
     failed = {r["nodeid"].partition("::")[2] for r in result.reports if r["outcome"] == "failed"}
