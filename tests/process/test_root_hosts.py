@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from tests import seccomp
 from tests.hosts import NEEDS_ROOT
 from tests.inner_runs import NOBODY, SIDES, Side, run_batch
 from tests.support import NEEDS_AUTOFS, NEEDS_NAMESPACES, needs_program
@@ -222,6 +223,17 @@ def test_too_crowded_a_directory_is_refused() -> None:
     failure = result.failure("test_many_files")
     assert "take /srv apart" in failure, failure
     assert "more files than can be copied for each test" in failure
+
+
+@NEEDS_AUTOFS
+def test_what_cannot_be_shown_read_only_is_refused() -> None:
+    """Naming the path; a kernel without the call has no other way past an automount."""
+    denying = (sys.executable, seccomp.__file__, "mount_setattr=ENOSYS", "--")
+    switch = (*crowd("root", 10), *denying)
+    result = run_batch({"test_it.py": CROWDED}, "root", "-k", "whole", switch=switch)
+    failure = result.failure("test_what_has_grown_is_whole")
+    assert "bind /srv/auto read-only" in failure, failure
+    assert "remedy: boot Linux 5.12 or newer" in failure
 
 
 def crowd(side: Side, count: int) -> tuple[str, ...]:
