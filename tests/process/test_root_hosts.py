@@ -85,7 +85,7 @@ mount -t tmpfs none /mnt
 mkdir /mnt/upper /mnt/work /mnt/root
 here=$PWD
 mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
-for name in proc sys dev; do mount --rbind /$name /mnt/root/$name; done
+for name in proc sys dev tmp; do mount --rbind /$name /mnt/root/$name; done
 cd /mnt/root
 mkdir -p mnt/old
 pivot_root . mnt/old
