@@ -170,8 +170,8 @@ def pid1(request: pytest.FixtureRequest) -> Iterator[Pid1View]:
       delay        with pid1.delay("connect", 2.0): ...
 
     What the test sends to itself, lost, late, or otherwise:
-      loopback     pid1.loopback.impair(delay=.02, loss=.1), drop(match), hold(),
-                   release(), clear(), counts
+      loopback     pid1.loopback.impair(delay=.02, loss=.1), drop(match),
+                   hold(), release(), clear(), counts
 
     Signatures: python -m pydoc pytest_nsisolate.Pid1View
     Each assertion with its message:
