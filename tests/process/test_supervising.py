@@ -144,9 +144,9 @@ forked_ended = inbox.Inbox._forked_ended
 armed = []  # not for the host check, which is before the first test
 
 def unseen(self):
-    # The end of the first test's process may come before its last word has been read: it is
-    # always reaped later here.
-    if armed:
+    # On the short way the end of the first test's process may come before its last word has been
+    # read: here it is always reaped later.
+    if armed or not self._end.direct:
         forked_ended(self)
 
 inbox.Inbox._forked_ended = unseen
