@@ -20,7 +20,6 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from pytest_nsisolate.child import own_terminal, reach
 from pytest_nsisolate.child.helper_channel import or_refuse
 from pytest_nsisolate.cli.doctor_report import NOT_TRIED, WITHOUT_USER, WORKS, Line, Report
 from pytest_nsisolate.errors import FaultRefusal
@@ -216,6 +215,8 @@ def _try_openings(
 ) -> Iterator[Line]:
     """``pid1.fail``, ``tty=``, ``reach=``: a child goes their whole way, with a process outside."""
     filter_: Opening = partial(or_refuse, _begin_faults)
+    from pytest_nsisolate.child import own_terminal, reach  # Linux alone has all that they need
+
     terminal: Opening = partial(or_refuse, own_terminal.open_up)
     forwarder: Opening = partial(or_refuse, partial(reach.open_up, _REACHED))
     for keyword, call, needed, open_up, reached in (

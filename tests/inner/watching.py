@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.set_inheritable(lock, True)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish() -> None:
     _write("before")
 
