@@ -78,7 +78,8 @@ sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 import pytest
 from tests import faults
 
-def pytest_collection_finish():
+def pytest_collection_modifyitems():
+    # Before the watcher's first look: its socket is closed by then.
     faults.submit()
 """
 
