@@ -67,6 +67,10 @@ def crowd(tmp_path: Path) -> Iterator[dict[str, int]]:
     os.waitid(os.P_PID, started["stopped"].pid, os.WSTOPPED | os.WNOWAIT)
     name = Path(f"/proc/{started['terminal'].pid}/comm")
     assert eventually(lambda: name.read_text() == "sleep\n")
+    stats = [
+        Path(f"/proc/{started[key].pid}/stat") for key in ("plain", "odd", "session", "terminal")
+    ]
+    assert eventually(lambda: all(") S " in stat.read_text() for stat in stats))
     yield {key: process.pid for key, process in started.items()}
     for process in started.values():
         process.kill()
