@@ -165,6 +165,18 @@ def test_delay(pid1: nsi.Pid1View) -> None:
 
 
 @expect("passed")
+@pytest.mark.isolated(addresses=["10.53.0.1/32"])
+def test_strict_reverse_paths(pid1: nsi.Pid1View) -> None:
+    """As many machines have them; an interface that is made later has them too (ip-sysctl)."""
+    for folder in Path("/proc/sys/net/ipv4/conf").iterdir():
+        (folder / "rp_filter").write_text("1")
+    pid1.loopback.impair(delay=0.03)
+    assert Path("/proc/sys/net/ipv4/conf/nsisolate-lo/rp_filter").read_text() == "1\n"
+    for address in ("127.0.0.1", "10.53.0.1"):
+        assert echo(address) >= 0.12
+
+
+@expect("passed")
 def test_the_same_seed_loses_the_same_packets(pid1: nsi.Pid1View) -> None:
     """Of either family; another seed loses others, and without loss all arrive."""
     loopback = pid1.loopback

@@ -25,7 +25,8 @@ from tests.support import NEEDS_NAMESPACES, eventually
 
 pytestmark = NEEDS_NAMESPACES
 
-#: Two hosts and a relay at work, under load; it marks when it is there, and goes on.
+#: Two hosts and a relay at work, under load, and packets on their way over the test's own ``lo``.
+#: It marks when it is there, and goes on.
 UNDER_LOAD: Final = """
 import pathlib, socket, sys, time
 import pytest
@@ -41,7 +42,11 @@ while True:
 '''
 
 @pytest.mark.isolated
-def test_it(testbed):
+def test_it(testbed, pid1):
+    pid1.loopback.impair(delay=100, rate="10mbit")
+    with socket.socket(type=socket.SOCK_DGRAM) as out:
+        for _ in range(100):
+            out.sendto(b"x" * 1000, ("127.0.0.1", 9))
     lan = testbed.network("10.0.0.0/24", "fd00::/64")
     a, b = testbed.host("a", lan), testbed.host("b", lan)
     b.wire.impair(delay=0.1, rate="10mbit")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Every system call that only a testbed makes is refused once; ``tests/process`` has the others.
 
-A testbed is built and used once while ``tests/faults.py`` writes down its calls, and then once for
-each kind of them, with that call refused. The tests are one, ``tests/inner/faulty_testbeds.py``.
+A testbed is built and used, and ``lo`` disturbed, once while ``tests/faults.py`` writes down their
+calls, and then once for each kind of them, with that call refused. The tests are one,
+``tests/inner/faulty_testbeds.py``.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ OURS: Final = (
     ("runner", "write", "/etc/hosts"),
     ("runner", "openat", "disable_ipv6"),
     ("runner", "write", "disable_ipv6"),
+    *(
+        ("runner", call, name)
+        for call in ("openat", "write")
+        for name in ("route_localnet", "accept_local")
+    ),
     *(
         ("child", call, name)
         for call in ("openat", "write")
