@@ -19,7 +19,7 @@ from studies import Table, ms, spread
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 ISOLATED: Final = Contender(
     "isolated", "isolated", "nsisolate", (OURS,), "@pytest.mark.isolated", ENGINE
@@ -37,12 +37,14 @@ def parser(description: str | None, suites: Iterable[str]) -> argparse.ArgumentP
     return found
 
 
-def gaps(runner: Runner, name: str, text: str, count: int) -> list[float]:
+def gaps(
+    runner: Runner, name: str, text: str, count: int, options: Sequence[str] = ()
+) -> list[float]:
     """The seconds from the start of each test to that of the next."""
     runner.provide(f"test_{name}.py", text)
     record = runner.folder / "record.json"
     record.unlink(missing_ok=True)
-    done = runner.pytest([f"test_{name}.py"], {"NSIBENCH_RECORD": str(record)})
+    done = runner.pytest([f"test_{name}.py", *options], {"NSIBENCH_RECORD": str(record)})
     if done.returncode or not record.is_file():
         words = " / ".join(done.stdout.strip().splitlines()[-4:])
         raise UnavailableError(f"{name}: exit {done.returncode}: {words}")

@@ -108,6 +108,18 @@ def test_coverage_has_its_tax(tmp_path: Path, isolates: bool) -> None:
     assert set(found) == {"plain", "plain-cov", "isolated", "isolated-cov", "figure"}
 
 
+def test_the_trace_has_its_tax(tmp_path: Path, isolates: bool) -> None:
+    """Without and with it, by turns."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    file = tmp_path / "trace.json"
+    chosen = ("--only", "empty", "empty-trace")
+    done = benchmark("trace_tax.py", *chosen, "--rounds=1", "--tests=4", f"--json={file}")
+
+    assert set(measured(done, file)["trace"]) == {"empty", "empty-trace"}
+    assert "empty: the trace costs " in done.stdout
+
+
 def test_the_view_has_its_cost(tmp_path: Path, isolates: bool) -> None:
     """Empty tests, those beside one that asks, and those that ask."""
     if not isolates:

@@ -89,6 +89,7 @@ class Box(Faulty):
         named = request.namespaces | {"pid"}
         self._tasks: list[Task[Any]] = []
         self._closed = False
+        self._end_span = home.span(name, "box")
         #: Called now and then while the caller waits for a function or a command.
         self.meanwhile: Callable[[], None] | None = None
         launcher = self._caller.launcher
@@ -236,6 +237,7 @@ class Box(Faulty):
                 self._caller.tasks.remove(self)
         for task in self._tasks:
             task.end()
+        self._end_span("closed")
 
     def helpers(self) -> dict[int, str]:
         """The processes that hold it open, and what to call them."""

@@ -190,6 +190,10 @@ class Isolate:
             self._home, self._request, name, trusted=self._trusted, lent=lent, furnish=furnish
         )
 
+    def note_moment(self, name: str, category: str) -> None:
+        """For the trace of the run."""
+        self._home.note_moment(name, category)
+
     def launcher(self) -> Launcher:
         """That of this process."""
         return self._home.caller.launcher

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -86,12 +87,26 @@ class PerProcess:
         child = self._run.in_child
         return None if child is None else engine_of(child.outgoing)
 
+    def span(self, name: str, category: str) -> Callable[[str], None]:
+        """Something begins; what this gives is called with its outcome when it ends."""
+        trace = self._run.trace
+        return _unseen if trace is None else partial(trace.within, name, category, trace.now())
+
+    def note_moment(self, name: str, category: str) -> None:
+        """Something has happened."""
+        if self._run.trace is not None:
+            self._run.trace.within(name, category, None)
+
     def helpers(self) -> dict[int, str]:
         """Processes that calls of this one keep beside their functions, and what to call them."""
         if self._of is not here():  # it has not called yet
             return {}
         tasks = [*self._caller.tasks]
         return {pid: name for task in tasks for pid, name in task.helpers().items()}
+
+
+def _unseen(_: str) -> None:
+    """There is no trace."""
 
 
 class _Measured:

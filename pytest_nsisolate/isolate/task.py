@@ -65,6 +65,7 @@ class Task(Generic[T]):
         self._caller = caller = home.caller
         self._home = here()
         self._notes = home.notes
+        self._end_span = home.span(function.name, "command" if function.command else "call")
         self._request = request
         self._streams = [s if is_in_memory(s) else None for s in (sys.stdout, sys.stderr)]
         self._frame: dict[str, Any] | None = None
@@ -290,6 +291,7 @@ class Task(Generic[T]):
             self._caller.tasks.remove(self)
             self._waiters.wake()
         self._judge(ended, faults)
+        self._end_span("returned" if self._error is None else type(self._error).__name__)
         if child.limits is not None and self._error is not None:
             met = child.limits.met_by_failure(limits.errnos(self._error))
             for bound in child.limits_met() or met:

@@ -10,19 +10,26 @@ test, or learns of its crash, when its turn comes. What we do: a job's lane is t
 is launched and free when that is known to have ended, and no span of the test goes beyond. A worker
 says nothing of its jobs: what overlaps there goes to the next lane that is free.
 
+Fact: what runs within an isolated test is known in its own process only, which the runner hears of
+by reports. What we do: a report takes along what has ended since the one before it, as plain data;
+of a crash's phase there is none. Calls overlap as their test likes: they have lanes of their own.
+
 Fact: a run may end at any moment, and half a JSON file is none. What we do: each write replaces the
 closing bracket and ends with another one. The file is opened for each, so that no child holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import itertools
+import math
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
 
 from pytest_nsisolate.kernel.originals import json, open, os, time
+from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.runner.run import Run
 
 if TYPE_CHECKING:
@@ -30,6 +37,18 @@ if TYPE_CHECKING:
 
 _PROCESS: Final = 1
 _END: Final = b"\n]\n"
+
+#: An attribute of reports, while they are under way.
+_CARRIED: Final = "nsisolate_trace"
+_MOST: Final = 1000
+
+#: Seconds of a fixture that is told with a report: most tests have some that do next to nothing,
+#: and a report that says nothing but "passed" costs next to nothing.
+_SHORTEST: Final = 0.001
+
+#: What ran within a test: its name and category, when it began (None: it is a moment) and ended,
+#: and what came of it.
+Within: TypeAlias = "tuple[str, str, float | None, float, dict[str, str]]"
 
 #: Of the viewers' palette.
 _COLOURS: Final = {"failed": "terrible", "skipped": "grey"}
@@ -60,13 +79,18 @@ class Trace:
         self._path = os.path.abspath(path)
         self._run = run
         self._lanes: dict[str, int] = {}
+        #: In a test's process: what the next report takes along.
+        self._within: list[Within] = []
         #: Of tests that are under way: their spans.
         self._pending: dict[str, list[dict[str, Any]]] = {}
         #: The last one of each job's lane, and by test the one that its reports belong to.
         self._on_lanes: list[_Job] = []
         self._jobs: dict[str, _Job] = {}
-        #: By worker: when each of its lanes is free.
+        #: By worker, and of what overlaps in a lane: when each of its lanes is free.
         self._free_from: dict[str, list[float]] = {}
+        #: By lane: when the runner heard that the last child stood in its namespaces.
+        self._entered: dict[int, float] = {}
+        self._of = here()
         self._began = time.time()
         head = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": "pytest"}}
         text = b"[\n" + json.dumps(head).encode()
@@ -79,8 +103,9 @@ class Trace:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A phase is over, or a subtest."""
-        if self._run.in_child is not None:
+        if not self._in_runner:
             return
+        found = [*_read(vars(report).pop(_CARRIED, ()))]
         nodeid = report.nodeid
         duration = max(report.duration, 0)
         start = getattr(report, "start", None) or time.time() - duration
@@ -100,11 +125,13 @@ class Trace:
         event = self._span(str(report.when), "phase", lane, start, end, args)
         event["worker"] = getattr(report, "worker_id", None)
         before.append(event)
+        for within in found:
+            self._add_within(within, lane, start, end, nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """A test is over: its span is that of its phases."""
-        if self._run.in_child is None:
+        if self._in_runner:
             self._finish(nodeid)
             self._jobs.pop(nodeid, None)
 
@@ -140,26 +167,49 @@ class Trace:
         ends = self._free_from.setdefault(worker, [])
         number = next((n for n, free in enumerate(ends) if free <= start), len(ends))
         ends[number : number + 1] = [end]
-        return self._lane(worker if number == 0 else f"{worker}, job {number + 1}")
+        word = "" if worker.endswith("calls") else "job "
+        return self._lane(worker if number == 0 else f"{worker}, {word}{number + 1}")
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
         self, fixturedef: Any, request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
-        """A fixture of the runner's side."""
+        """A fixture is set up, in the runner or in the test's process."""
         args = {"scope": fixturedef.scope, "for": request.node.nodeid}
-        start = time.time()
+        name, start = f"fixture {fixturedef.argname}", time.time()
         try:
             return (yield)
         finally:
-            if self._run.in_child is None:
-                self._add(f"fixture {fixturedef.argname}", "fixture", start, args)
+            if self._in_runner:
+                self._add(name, "fixture", start, args)
+            elif self._run.in_child is not None and (end := time.time()) - start >= _SHORTEST:
+                self._within.append((name, "fixture", start, end, args))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """In a test's process: the report takes along what has ended."""
+        report = yield
+        if self._within:
+            vars(report)[_CARRIED], self._within = self._within[:_MOST], []
+        return report
 
     # What the plugin says ------------------------------------------------------------------------
 
     def now(self) -> float:
         """For :meth:`add_launch`. Of no namespace: a child's reports have the same clock."""
         return time.time()
+
+    def within(self, name: str, category: str, start: float | None, outcome: str = "") -> None:
+        """Something of a test has just ended, in its process or in the runner.
+
+        :param start: by :meth:`now`; None: it was a moment.
+        """
+        args = {"outcome": outcome} if outcome else {}
+        within: Within = (name, category, start, time.time(), args)
+        if self._in_runner:
+            self._add_within(within, self._lane("runner"), 0.0, math.inf, "")
+        else:
+            self._within.append(within)
 
     def begin(self, attempt: Attempt) -> None:
         """Several jobs: a child is about to be launched. It has a lane until it is over."""
@@ -181,6 +231,34 @@ class Trace:
         if job is not None:
             lane, start = job.lane, max(start, job.start)
         self._add("enter namespaces", "launch", start, _launch_args(nodeid, namespaces), lane)
+        self._entered[lane] = time.time()
+
+    @property
+    def _in_runner(self) -> bool:
+        """And in no process of a test or a call, nor in one that keeps a world for several."""
+        run = self._run
+        return run.trace is self and run.in_child is None and self._of is here()
+
+    def _add_within(
+        self, within: Within, lane: int, first: float, last: float, nodeid: str
+    ) -> None:
+        """A fixture and a moment are on the lane of their test, a call is on one of its own."""
+        name, category, start, end, args = within
+        if nodeid:
+            args = {"nodeid": nodeid, **args}
+        first = max(first, self._entered.get(lane, 0.0))
+        end = max(first, min(end, last))
+        if start is None:
+            event = self._span(name, category, lane, end, end, args)
+            del event["dur"]
+            event |= {"ph": "i", "s": "t"}
+        elif category == "fixture":
+            event = self._span(name, category, lane, min(max(start, first), end), end, args)
+        else:
+            names = {number: name for name, number in self._lanes.items()}
+            lane = self._free_lane(f"{names[lane]}, calls", start, within[3])
+            event = self._span(name, category, lane, start, within[3], args)
+        self._write([event])
 
     def _add(
         self, name: str, category: str, start: float, args: dict[str, Any], lane: int | None = None
@@ -217,6 +295,18 @@ class Trace:
             pass
         finally:
             os.close(fd)
+
+
+def _read(found: object) -> Iterator[Within]:
+    """What a report has brought; the test's process is not trusted."""
+    if not isinstance(found, list | tuple):
+        return
+    for one in itertools.islice(found, _MOST):
+        match one:
+            case [str(name), str(category), float() | None as start, float(end), dict(args)]:
+                if math.isfinite(end) and (start is None or -math.inf < start <= end):
+                    texts = {str(key): str(value) for key, value in args.items()}
+                    yield name, category, start, end, texts
 
 
 def _launch_args(nodeid: str, namespaces: Iterable[str]) -> dict[str, Any]:

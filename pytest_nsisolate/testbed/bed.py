@@ -273,6 +273,10 @@ class Testbed:
 
     # The end -------------------------------------------------------------------------------------
 
+    def note(self, what: str) -> None:
+        """For the trace of the run: something of a wire has changed."""
+        self._isolate.note_moment(what, "wire")
+
     def refusing(self, what: str) -> Refusing:
         """A block in which a step that this host denies is a refusal with its remedy.
 

@@ -382,10 +382,12 @@ def test_two(): pass
 
 
 def test_not_for_calls_by_isolate(tmp_path: Path) -> None:
-    """Its error says where it belongs."""
-    source = "def test_it(isolate):\n    isolate.using(reach=80)\n"
-    result = run_source(tmp_path, source)
-    assert "reach is for the marker of a test, not for a call" in result.failure("test_it")
+    """Its error says where it belongs, and that of tty= too."""
+    source = "def test_{0}(isolate):\n    isolate.using({0}={1})\n"
+    result = run_source(tmp_path, source.format("reach", 80) + source.format("tty", True))
+    for key in ("reach", "tty"):
+        said = f"{key} is for the marker of a test, not for a call"
+        assert said in result.failure(f"test_{key}")
 
 
 def test_spellings() -> None:

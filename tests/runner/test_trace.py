@@ -75,7 +75,7 @@ def check(events: list[dict[str, Any]]) -> None:
     """The fields of the format, and spans that lie in one another or apart, lane by lane."""
     lanes: dict[int, list[tuple[float, float, str]]] = defaultdict(list)
     for event in events:
-        assert event["ph"] in ("X", "M")
+        assert event["ph"] in ("X", "M", "i")
         assert isinstance(event["pid"], int)
         if event["ph"] == "M":
             assert event["name"] in ("process_name", "thread_name")
@@ -84,8 +84,11 @@ def check(events: list[dict[str, Any]]) -> None:
         assert isinstance(event["name"], str)
         assert isinstance(event["cat"], str)
         assert isinstance(event["tid"], int)
-        assert event["dur"] >= 0
         assert isinstance(event["args"], dict)
+        if event["ph"] == "i":
+            assert event["s"] == "t"
+            continue
+        assert event["dur"] >= 0
         lanes[event["tid"]].append((event["ts"], event["ts"] + event["dur"], event["name"]))
     named = {event["tid"] for event in events if event["name"] == "thread_name"}
     assert set(lanes) <= named
@@ -113,9 +116,102 @@ def test_spans_of_every_end(tmp_path: Path) -> None:
     assert len(launches) == len(OUTCOMES) - 1
     assert "pid" in launches[0]["args"]["namespaces"]
     fixtures = [(e["name"], e["args"]["scope"]) for e in events if e.get("cat") == "fixture"]
-    # Of the isolated test's own fixtures nothing is known here.
-    assert fixtures == [("fixture server", "module"), ("fixture inside", "function")]
+    assert {("fixture server", "module"), ("fixture inside", "function")} <= {*fixtures}
     assert {e["args"]["name"] for e in events if e["name"] == "thread_name"} == {"runner"}
+
+
+WITHIN: Final = """
+import os
+import time
+
+import pytest
+
+@pytest.fixture(scope="module")
+def shared():
+    pass
+
+@pytest.fixture
+def inside():
+    time.sleep(0.01)
+
+def nothing():
+    pass
+
+def fails():
+    raise LookupError
+
+@pytest.mark.isolated
+def test_calls(isolate, inside):
+    isolate(nothing)
+    tasks = [isolate.start(time.sleep, 0.05) for _ in range(2)]
+    for task in tasks:
+        task.result()
+    with pytest.raises(LookupError):
+        isolate(fails)
+    with isolate.open() as box:
+        box.command(["true"])
+        box.run(nothing)
+
+def test_calls_of_the_runner(isolate):
+    isolate(isolate, nothing)
+
+@pytest.mark.isolated
+def test_wires(testbed):
+    wire = testbed.host("a", testbed.network("10.53.0.0/24")).wire
+    wire.cut()
+    wire.mend()
+
+@pytest.mark.isolated(share="module", inside="shared")
+@pytest.mark.parametrize("n", range(2))
+def test_shared(n, shared, inside, isolate):
+    isolate(nothing)
+
+@pytest.mark.isolated
+def test_lies(request):
+    trace = request.config.pluginmanager.get_plugin("nsisolate-trace")
+    trace._within = [
+        ("nan", "call", 0.0, float("nan"), {}), ("late", "call", 9.0, 1.0, {}), 7, ("short",),
+        ("keys", "call", 1.0, 2.0, {"n": 1.5}),
+    ]
+
+@pytest.mark.isolated
+def test_crashes(inside):
+    os.abort()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--nsisolate-jobs=2",)], ids=["one", "jobs"])
+def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Its fixtures, what it calls by isolate, its boxes and what becomes of its wires."""
+    result = run_source(tmp_path, WITHIN, "--nsisolate-trace=trace.json", *options)
+    passed = {"test_calls", "test_calls_of_the_runner", "test_wires", "test_lies"}
+    assert result.passed() == passed | {"test_shared[0]", "test_shared[1]"}, result.text
+    events = read(tmp_path)
+    check(events)
+    lanes = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+
+    def of(test: str, category: str) -> list[dict[str, Any]]:
+        mine = [e for e in events if e["args"].get("nodeid", "").endswith(f"::{test}")]
+        return [e for e in mine if e["cat"] == category]
+
+    calls = of("test_calls", "call")
+    assert [(e["name"], e["args"]["outcome"]) for e in calls if e["name"] != "sleep()"] == [
+        ("nothing()", "returned"),
+        ("fails()", "LookupError"),
+        ("nothing()", "returned"),
+    ]
+    both = [e for e in calls if e["name"] == "sleep()"]
+    assert len({e["tid"] for e in both}) == 2  # they overlap
+    assert all("calls" in lanes[e["tid"]] for e in calls)
+    assert [e["name"] for e in of("test_calls", "command")] == ["true"]
+    assert [e["args"]["outcome"] for e in of("test_calls", "box")] == ["closed"]
+    assert [e["name"] for e in of("test_wires", "wire")] == ["a.eth0 cut", "a.eth0 mended"]
+    assert "fixture inside" in [e["name"] for e in of("test_calls", "fixture")]
+    assert [e["name"] for e in of("test_lies", "call")] == ["keys"]
+    assert of("test_shared[0]", "test")
+    # A call of a call is not seen; one of a test in the runner has no other to hear of it.
+    others = [e for e in events if e.get("cat") == "call" and "nodeid" not in e["args"]]
+    assert len(others) == 1
 
 
 def test_a_lane_for_each_worker(tmp_path: Path) -> None:
