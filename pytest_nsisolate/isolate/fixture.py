@@ -98,6 +98,11 @@ def custody_of(made: Isolate) -> Unawaited:
     return made._home.unawaited
 
 
+def note_moment(made: Isolate, name: str, category: str) -> None:
+    """For the trace of the run: something of a test has happened."""
+    made._home.note_moment(name, category)
+
+
 class Isolate:
     """Calls functions in fresh children. The value of the fixture ``isolate``."""
 
@@ -189,10 +194,6 @@ class Isolate:
         return Box(
             self._home, self._request, name, trusted=self._trusted, lent=lent, furnish=furnish
         )
-
-    def note_moment(self, name: str, category: str) -> None:
-        """For the trace of the run."""
-        self._home.note_moment(name, category)
 
     def launcher(self) -> Launcher:
         """That of this process."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.errors import StepError, TestbedError
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
+from pytest_nsisolate.isolate.fixture import note_moment
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.testbed import partition, pcapng
 from pytest_nsisolate.testbed.capture import Capture, Recorder
@@ -216,10 +217,12 @@ class Testbed:
         parts = partition.parse_groups(groups, self._found)
         # A crashed host gets nothing; when it is booted it is where it was.
         self.relay.block(self._unblocked() | partition.blocked(parts))
+        note_moment(self._isolate, "partition", "wire")
 
     def heal(self) -> None:
         """The opposite of :meth:`partition`, in one step."""
         self.relay.block(self._unblocked())
+        note_moment(self._isolate, "healed", "wire")
 
     def _unblocked(self) -> dict[str, frozenset[bytes]]:
         return {wire.name: frozenset() for wire in self.wires}
@@ -272,10 +275,6 @@ class Testbed:
         return found
 
     # The end -------------------------------------------------------------------------------------
-
-    def note(self, what: str) -> None:
-        """For the trace of the run: something of a wire has changed."""
-        self._isolate.note_moment(what, "wire")
 
     def refusing(self, what: str) -> Refusing:
         """A block in which a step that this host denies is a refusal with its remedy.

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 
+from pytest_nsisolate.isolate.fixture import note_moment
 from pytest_nsisolate.testbed.impairment import Counts, Impairment, changed
 
 if TYPE_CHECKING:
+    from pytest_nsisolate.isolate.fixture import Isolate
     from pytest_nsisolate.testbed.packets import Packet
     from pytest_nsisolate.testbed.relay import Change, Relay
 
@@ -26,6 +28,7 @@ class Disturbed(ABC):
     """
 
     name: str
+    _isolate: Isolate
 
     @property
     @abstractmethod
@@ -40,6 +43,10 @@ class Disturbed(ABC):
     def _refusing(self) -> AbstractContextManager[None]:
         """A block in which a step that this host denies is a refusal with its remedy."""
 
+    def _note(self, what: str) -> None:
+        """For the trace of the run: what has become of it."""
+        note_moment(self._isolate, f"{self.name} {what}", "wire")
+
     def _impair(self, ways: tuple[bool, ...], values: Mapping[str, object]) -> Impairment:
         __tracebackhide__ = True
         changed(Impairment(), values)
@@ -52,6 +59,7 @@ class Disturbed(ABC):
                 reseed = values.get("seed") is not None
                 changes.append((self.name, way.sent, "impairment", (found, reseed)))
         self._relay.change(changes)
+        self._note("impaired")
         return found
 
     def _drop(
@@ -63,7 +71,8 @@ class Disturbed(ABC):
         changes: list[Change] = [(self.name, sent, "drops", most) for sent in ways]
         with self._refusing():
             number = self._relay.add_function(match, changes)
-        return Dropping(self._relay, self.name, number)
+        self._note("drops packets")
+        return Dropping(self, number)
 
     def clear(self) -> None:
         """Back to good: no impairment, no :meth:`drop`, nothing held. A cut of a wire stays."""
@@ -76,17 +85,20 @@ class Disturbed(ABC):
                     (self.name, sent, "held", False),
                 ]
             self._relay.change(changes)
+            self._note("cleared")
 
     def hold(self) -> None:
         """Keep all packets until :meth:`release`; of a wire, both ways."""
         __tracebackhide__ = True
         self.ensure_relayed()
         self._relay.change((self.name, sent, "held", True) for sent in BOTH_WAYS)
+        self._note("held")
 
     def release(self) -> None:
         """Let go what was held, in its order."""
         if self._relay.serves(self.name):
             self._relay.change((self.name, sent, "held", False) for sent in BOTH_WAYS)
+            self._note("released")
 
     @property
     def counts(self) -> Counts:
@@ -101,17 +113,19 @@ class Disturbed(ABC):
 class Dropping:
     """What ``drop(...)`` has begun."""
 
-    def __init__(self, relay: Relay, wire: str, number: int) -> None:
-        self._relay = relay
-        self._wire = wire
+    def __init__(self, of: Disturbed, number: int) -> None:
+        self._of = of
         self._number = number
 
     @property
     def count(self) -> int:
         """Packets that it has taken so far."""
-        self._relay.refresh()
-        return sum(way.taken.get(self._number, 0) for way in self._relay.ways(self._wire))
+        relay = self._of._relay
+        relay.refresh()
+        return sum(way.taken.get(self._number, 0) for way in relay.ways(self._of.name))
 
     def stop(self) -> None:
         """Take no more."""
-        self._relay.change((self._wire, sent, "undrop", self._number) for sent in BOTH_WAYS)
+        name = self._of.name
+        self._of._relay.change((name, sent, "undrop", self._number) for sent in BOTH_WAYS)
+        self._of._note("drops no more")

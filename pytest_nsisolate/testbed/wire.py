@@ -52,6 +52,7 @@ class Wire(Disturbed):
         self.network = network
         self.addresses = tuple(address for address, _ in addresses)
         self._testbed = testbed
+        self._isolate = testbed._isolate
         self._host = host
         self._lengths = addresses
         self._index = FIRST_INTERFACE + at
@@ -162,6 +163,7 @@ class Wire(Disturbed):
             self._cut = not up
             if up:
                 self.await_carrier()
+        self._note("mended" if up else "cut")
 
     def impair(  # noqa: PLR0913 (a keyword for each thing that a wire can do)
         self,

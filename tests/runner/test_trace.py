@@ -157,9 +157,22 @@ def test_calls_of_the_runner(isolate):
 
 @pytest.mark.isolated
 def test_wires(testbed):
-    wire = testbed.host("a", testbed.network("10.53.0.0/24")).wire
-    wire.cut()
-    wire.mend()
+    net = testbed.network("10.53.0.0/24")
+    a, b = testbed.host("a", net), testbed.host("b", net)
+    a.wire.cut()
+    a.wire.mend()
+    a.wire.impair(delay=0.001)
+    a.wire.drop(lambda packet: False).stop()
+    a.wire.hold()
+    a.wire.release()
+    a.wire.clear()
+    testbed.partition({a}, {b})
+    testbed.heal()
+
+@pytest.mark.isolated(net=True)
+def test_lo(pid1):
+    pid1.loopback.hold()
+    pid1.loopback.release()
 
 @pytest.mark.isolated(share="module", inside="shared")
 @pytest.mark.parametrize("n", range(2))
@@ -184,7 +197,7 @@ def test_crashes(inside):
 def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> None:
     """Its fixtures, what it calls by isolate, its boxes and what becomes of its wires."""
     result = run_source(tmp_path, WITHIN, "--nsisolate-trace=trace.json", *options)
-    passed = {"test_calls", "test_calls_of_the_runner", "test_wires", "test_lies"}
+    passed = {"test_calls", "test_calls_of_the_runner", "test_wires", "test_lo", "test_lies"}
     assert result.passed() == passed | {"test_shared[0]", "test_shared[1]"}, result.text
     events = read(tmp_path)
     check(events)
@@ -205,7 +218,11 @@ def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> No
     assert all("calls" in lanes[e["tid"]] for e in calls)
     assert [e["name"] for e in of("test_calls", "command")] == ["true"]
     assert [e["args"]["outcome"] for e in of("test_calls", "box")] == ["closed"]
-    assert [e["name"] for e in of("test_wires", "wire")] == ["a.eth0 cut", "a.eth0 mended"]
+    on_a = ("cut", "mended", "impaired", "drops packets", "drops no more")
+    wires = [f"a.eth0 {what}" for what in (*on_a, "held", "released", "cleared")]
+    wires += ["partition", "healed"]
+    assert [e["name"] for e in of("test_wires", "wire")] == wires
+    assert [e["name"] for e in of("test_lo", "wire")] == ["lo held", "lo released"]
     assert "fixture inside" in [e["name"] for e in of("test_calls", "fixture")]
     assert [e["name"] for e in of("test_lies", "call")] == ["keys"]
     assert of("test_shared[0]", "test")
