@@ -19,11 +19,16 @@ pytestmark = NEEDS_NAMESPACES
 CONFTEST: Final = """
 import contextlib
 import os
+import resource
 import socket
 import socketserver
 import threading
 
 import pytest
+
+# A thousand connections, and what else is open.
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
 
 class Echo(socketserver.BaseRequestHandler):
     def handle(self):
@@ -40,6 +45,16 @@ class Server(socketserver.ThreadingTCPServer):
 class Six(Server):
     address_family = socket.AF_INET6
 
+class Much(socketserver.BaseRequestHandler):
+    def handle(self):
+        # As much as the client asks for, with next to no work on this side.
+        size, block = int(self.request.recv(100)), 16 << 20
+        source = os.memfd_create("zeros")
+        os.truncate(source, block)
+        while size:
+            size -= os.sendfile(self.request.fileno(), source, size % block, min(size, block))
+        os.close(source)
+
 class Unix(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
 
@@ -50,6 +65,7 @@ class Upper(socketserver.BaseRequestHandler):
 SERVERS = {
     "TCP": Server(("127.0.0.1", 0), Echo),
     "OTHER": Server(("127.0.0.1", 0), Echo),
+    "MUCH": Server(("127.0.0.1", 0), Much),
     "UNIX": Unix("\\0nsisolate-" + str(os.getpid()), Echo),
     "UDP": socketserver.ThreadingUDPServer(("127.0.0.1", 0), Upper),
 }
@@ -88,10 +104,10 @@ def port(name):
     return int(os.environ[name])
 
 def all_of(client):
-    found = b""
+    found = bytearray()
     while data := client.recv(1 << 18):
         found += data
-    return found
+    return bytes(found)
 """
 
 SUITE: Final = (
@@ -144,10 +160,11 @@ def test_nobody_listens_out_there():
         with socket.create_connection(("127.0.0.1", port("FREE")), timeout=20) as client:
             client.recv(10)
 
-@pytest.mark.isolated(reach=port("TCP"), init=True, timeout=60)
-def test_many_at_a_time():
+@pytest.mark.isolated(reach=port("TCP"), init=True, timeout=300)
+def test_many_at_a_time(pytestconfig):
+    count = 200 if hasattr(pytestconfig, "workerinput") else 1000  # it is the same with workers
     clients = [
-        socket.create_connection(("127.0.0.1", port("TCP")), timeout=30) for _ in range(200)
+        socket.create_connection(("127.0.0.1", port("TCP")), timeout=60) for _ in range(count)
     ]
     for n, client in enumerate(clients):
         client.sendall(str(n).encode())
@@ -157,8 +174,8 @@ def test_many_at_a_time():
         client.close()
 
 @pytest.mark.isolated(reach=port("TCP"), timeout=60)
-def test_much():
-    size, block = 64 << 20, os.urandom(1 << 20)
+def test_both_ways_at_a_time():
+    size, block = 16 << 20, os.urandom(1 << 20)
     with socket.create_connection(("127.0.0.1", port("TCP")), timeout=30) as client:
         def write():
             for _ in range(size >> 20):
@@ -166,11 +183,20 @@ def test_much():
             client.shutdown(socket.SHUT_WR)
         writer = threading.Thread(target=write)
         writer.start()
-        found = 0
-        while data := client.recv(1 << 20):
-            found += len(data)
+        found = all_of(client)
         writer.join()
-    assert found == size + len(b"over")
+    assert found == block * (size >> 20) + b"over"
+
+@pytest.mark.isolated(reach=port("MUCH"), timeout=300)
+def test_a_gigabyte(pytestconfig):
+    size = 64 << 20 if hasattr(pytestconfig, "workerinput") else 1 << 30
+    with socket.create_connection(("127.0.0.1", port("MUCH")), timeout=60) as client:
+        client.sendall(str(size).encode())
+        found, room = 0, bytearray(4 << 20)
+        # The kernel counts what has come, and throws it away.
+        while count := client.recv_into(room, 0, socket.MSG_TRUNC):
+            found += count
+    assert found == size
 
 @pytest.mark.isolated(reach=port("TCP"))
 def test_a_reset_is_a_reset():
