@@ -195,7 +195,8 @@ def test_files():
 
 @pytest.mark.isolated
 def test_bare():
-    assert os.path.ismount("/srv/auto")
+    # os.path.ismount() looks at "/srv/auto/.." from Python 3.14 on, which asks the daemon.
+    assert os.stat("/srv/auto").st_dev != os.stat("/srv").st_dev
 
 def test_the_daemon_was_not_asked_and_the_host_is_as_it_was():
     assert len(os.listdir("/srv")) == 3000 + 5
