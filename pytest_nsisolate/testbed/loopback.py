@@ -296,8 +296,9 @@ def _change_lo(path: ExitStack, own: links.Links) -> None:
             open(f"/proc/sys/{parameter}", encoding="ascii") as file,
         ):
             before = file.read().strip()
-        write_sysctl(parameter, "1")
         path.callback(_undo, write_sysctl, parameter, before)
+        # After that: the file's close() writes once more what write(2) has refused.
+        write_sysctl(parameter, "1")
     with failing("set the MTU of lo", "net"):
         size = own.mtu(links.LOOPBACK)
         if size > MTU:
