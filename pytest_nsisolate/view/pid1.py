@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_nsisolate.errors import TestbedError
+from pytest_nsisolate.kernel import package_twin
 from pytest_nsisolate.view.assertions.files import FileAssertions
 from pytest_nsisolate.view.assertions.identity import IdentityAssertions
 from pytest_nsisolate.view.assertions.network import NetworkAssertions
@@ -55,11 +56,11 @@ def preload() -> None:
     The first message of each kind has pyroute2 build tables of its own, 250 page faults' worth, so
     one of each is asked for.
     """
-    import psutil  # noqa: F401
     from pyroute2.netlink.rtnl.marshal import MarshalRtnl  # noqa: F401
 
     from pytest_nsisolate.view import compare  # noqa: F401
 
+    package_twin.twin("psutil")
     try:
         read_interfaces()
         route_to("127.0.0.1")

@@ -22,6 +22,7 @@ from typing import Final
 from pytest_nsisolate.child import leftovers
 from pytest_nsisolate.kernel import proc
 from pytest_nsisolate.kernel.originals import open, os, time
+from pytest_nsisolate.kernel.package_twin import twin
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,7 @@ def read_processes() -> tuple[Process, ...]:
 
     :raises OSError: if that is not this PID namespace's.
     """
-    import psutil
-
+    psutil = twin("psutil")
     proc.check_own()
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     seen = (_read(pid, now) for pid in sorted(psutil.pids()))
@@ -160,8 +160,7 @@ def _is_kernel_s(pid: int) -> bool:
 
 
 def _look(pid: int, now: float) -> Process | None:
-    import psutil
-
+    psutil = twin("psutil")
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             found = proc.stat(file.read())

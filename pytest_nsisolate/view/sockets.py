@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pytest_nsisolate.kernel import proc, proc_net
+from pytest_nsisolate.kernel.package_twin import twin
 
 _TYPES: Final = {1: "stream", 2: "dgram", 5: "seqpacket"}
 
@@ -141,12 +142,11 @@ def _command(pid: int) -> str | None:
 
 
 def _internet(holders: Holders) -> list[Socket]:
-    # A test that has failed imports psutil in its child, and most tests have no such socket.
+    # A test that has failed loads psutil in its child, and most tests have no such socket.
     if not any(proc_net.lines("/proc/net", name)[1:] for name in _TABLES):
         return []
-    import psutil
-
-    found = [_as_socket(seen, holders) for seen in psutil.net_connections("inet")]
+    seen = twin("psutil").net_connections("inet")
+    found = [_as_socket(one, holders) for one in seen]
     return sorted(found, key=lambda s: (s.proto, s.port or 0, s.host or "", s.peer, s.pids))
 
 

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -306,3 +307,26 @@ class TestMessages:
         """The hint too."""
         error = failures.failure("a\nb", expected="c\td", seen="e\x7f", hint="f\rg")
         assert str(error) == "a?b\nexpected: c?d\nseen: e?\nhint: f?g"
+
+
+class TestStandIns:
+    """What a test replaces, of psutil or of what psutil calls, does not change what is seen."""
+
+    @pytest.mark.parametrize("answer", [{}, {"return_value": []}, {"side_effect": OSError}])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("psutil.pids", "psutil.Process", "psutil.Process.status", "psutil.net_connections"),
+            *("psutil._pslinux.Process", "builtins.open", "os.listdir", "os.readlink", "os.stat"),
+        ],
+    )
+    def test_of_processes_and_sockets(self, pid1: Pid1View, name: str, answer: Any) -> None:
+        with server("127.0.0.1"), owned("sleep", "600"), mock.patch(name, **answer):
+            pid1.assert_process("sleep")
+            pid1.assert_listening(8080)
+            with pytest.raises(AssertionError):
+                pid1.assert_no_process("sleep")
+            with pytest.raises(AssertionError):
+                pid1.assert_no_leftovers()
+            with pytest.raises(AssertionError):
+                pid1.assert_not_listening(8080)
