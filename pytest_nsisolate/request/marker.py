@@ -84,6 +84,9 @@ _RELATIVES = frozenset(
     {"isolate", "isolates", "isolating", "isolation", "nsisolate", "nsisolated", "nsisolation"}
 )
 
+#: Names of ours that are no markers either: a fixture, the distribution.
+_OURS = frozenset({"pid1", "pytest_nsisolate"})
+
 #: __NEW_UTS_LEN, gethostname(2).
 HOSTNAME_BYTES = 64
 #: KTIME_SEC_MAX / 2, time_namespaces(7): beyond it the kernel refuses an offset (ERANGE).
@@ -384,6 +387,8 @@ def _is_near_miss(name: str) -> bool:
     Two slips would take in other words: insulated, violated. Nor is ``isolated_db`` meant.
     """
     said, meant = name.casefold(), "isolated"
+    if said in _OURS:
+        return True
     if name == meant or not name.isalpha():
         return False
     at = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(said, meant, strict=False)))

@@ -551,6 +551,9 @@ class TestNearMisses:
             "isloated",
             "siolated",
             "isolatde",
+            "pid1",
+            "PID1",
+            "pytest_nsisolate",
         ],
     )
     def test_a_relative_and_a_slip_of_the_hand(self, name: str) -> None:
