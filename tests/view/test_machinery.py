@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,20 @@ class TestCopies:
             assert pid1.assert_process(which, count=1).pid == copy.pid
         assert pid1.assert_dies(anyone) == -signal.SIGTERM
         copy.join()
+
+    def test_helpers_of_multiprocessing(self, pid1: Pid1View, world: dict[str, bool]) -> None:
+        """A piece of shared memory has it start one, which has the interpreter's name too."""
+        memory = SharedMemory(create=True, size=1)
+        try:
+            for which in own_ways():
+                pid1.assert_no_process(which)
+                with pytest.raises(AssertionError, match="or a helper of multiprocessing"):
+                    pid1.assert_process(which)
+            (helper,) = (p for p in pid1.processes if p.is_infrastructure)
+            assert pid1.assert_process(helper.pid) == helper
+        finally:
+            memory.close()
+            memory.unlink()
 
     def test_a_copy_finds_neither_itself_nor_the_test(
         self, pid1: Pid1View, world: dict[str, bool]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
+from pytest_nsisolate.child.leftovers import infrastructure
 from pytest_nsisolate.kernel.originals import os
 from pytest_nsisolate.view.assertions import waiting
 from pytest_nsisolate.view.assertions.failures import bound, failure, number_of
@@ -114,7 +115,8 @@ class ProcessAssertions(Readings):
 
         :param which: its name, number, a condition (``lambda p: p.uid == 33``), or an object that
             has a ``pid``. A name is that of the program or of the file that was started, without
-            its folder. A name or a condition never means the test itself or its init.
+            its folder. A name or a condition never means the test itself, its init, or a helper
+            of multiprocessing.
         :param count: there are exactly so many, one or more.
         :param within: seconds to wait for it.
         :returns: the first one, by number.
@@ -203,14 +205,15 @@ class ProcessAssertions(Readings):
     def _meant(self, everybody: tuple[Process, ...], which: Which) -> list[Process]:
         """Those that are meant. A name or a condition never means the test, or the machinery.
 
-        The test's name is that of the interpreter, and so is that of much of what it starts.
+        The test's name is that of the interpreter, and so is that of much of what it starts: a
+        ``SharedMemory`` has multiprocessing start its resource tracker.
         """
         # Each is asked first: the argument may be wrong.
         found = [process for process in everybody if matches(process, which)]
         if not found or _is_definite(which):
             return found
-        machinery = self._machinery(everybody)
-        return [process for process in found if process.pid not in machinery]
+        aside = self._machinery(everybody) | infrastructure(everybody)
+        return [process for process in found if process.pid not in aside]
 
     def _alive(self, everybody: tuple[Process, ...], which: Which) -> list[Process]:
         return [process for process in self._meant(everybody, which) if not process.is_zombie]
@@ -220,7 +223,10 @@ class ProcessAssertions(Readings):
         if any(process.is_zombie for process in meant):
             return "it has ended, and its parent has not waited for it"
         if not meant and any(matches(process, which) for process in everybody):
-            return "only this test or its init is such a process; a number means them: pid1.pid"
+            return (
+                "only this test, its init or a helper of multiprocessing is such a process; "
+                "a number means them: pid1.pid"
+            )
         return None
 
     def _until_none(self, look: Callable[[], list[Process]], within: float) -> list[Process]:
