@@ -40,6 +40,20 @@ _OWN_SETTINGS: Final = {
     "ipc": "kernel.{shm,sem,msg}*, fs.mqueue.*",
 }
 
+#: Of these, what root in here may not write either, where pytest does not run as root.
+_OWN_FILES: Final = tuple(
+    f"/proc/sys/{name}"
+    for name in (
+        "net/",
+        "user/",
+        "kernel/hostname",
+        "kernel/shm",
+        "kernel/sem",
+        "kernel/msg",
+        "fs/mqueue/",
+    )
+)
+
 
 def told(errors: Iterable[BaseException], request: IsolationRequest) -> list[str]:
     """Lines for a failure; none where its errors may have another cause.
@@ -115,9 +129,16 @@ def _foreign(denial: Denial, request: IsolationRequest) -> str:
     rights = os.R_OK | os.W_OK | (os.X_OK if S_ISDIR(status.st_mode) or executes else 0)
     if status.st_uid == ids[0] or (denial.number == errno.EACCES and os.access(there, rights)):
         return ""
+    # As root it would be read-only.
+    machine = there.startswith(("/proc/sys/", "/sys/")) and not there.startswith(_OWN_FILES)
     return (
         f"{_cut(there)} is not yours outside, and root in here has no more rights to the host's "
-        f"files than user {ids[1]} has. Mount a file of yours over it, or run pytest as root"
+        f"files than user {ids[1]} has. "
+        + (
+            "It is the machine's: as root, isolated(False) can change it"
+            if machine
+            else "Mount a file of yours over it, or run pytest as root"
+        )
     )
 
 

@@ -306,7 +306,10 @@ def test_ids_and_files_that_only_root_has_outside(told: Result, side: Side) -> N
 
 def test_what_was_made_read_only(told: Result, side: Side) -> None:
     """By this plugin: the machine's settings, and its devices."""
-    machine = SETTINGS if side == "root" else foreign("/proc/sys/kernel/panic")
+    machine = SETTINGS
+    if side == "user":  # "run pytest as root" would only lead to the line above
+        remedy = "It is the machine's: as root, isolated(False) can change it"
+        machine = foreign("/proc/sys/kernel/panic").partition("Mount")[0] + remedy
     expected = {**ALWAYS, **dict.fromkeys(OF_THE_MACHINE, machine)}
     found = {name: hints(told, name) for name in expected if name not in MISSING}
     assert found == {name: [expected[name]] for name in found}
