@@ -12,7 +12,12 @@ copy: the files of ``/etc`` and the logs; and the empty files of ``/var``, which
 Fact: 15,000 directories take half a second, so the tree must last for more than one test.
 What we do: it is made once, and lent (see :mod:`pytest_nsisolate.process.lending`).
 
-What still fails: files outside of these that are edited in place, and ids other than one.
+Fact: a directory of another may lie below one of this user's own, where no layer is needed.
+What we do: such directories are looked through for it, 10,000 of them, and not the user's home,
+which may have any number, and lie on a server.
+
+What still fails: files outside of these that are edited in place, and ids other than one;
+directories of others in the home, and below a top-level directory of the user's own.
 """
 
 from __future__ import annotations
@@ -37,6 +42,9 @@ if TYPE_CHECKING:
 #: Directories of a host that has more are left as they are: first the deepest ones that are no
 #: part of the system.
 _MOST: Final = 60_000
+
+#: Directories of this user's own that are looked through for those of others, and as many of these.
+_MOST_OWN: Final = 10_000
 
 #: More time is a refusal: a file system does not answer. 60,000 directories take some 2 s; a disk
 #: that is read for the first time, and a machine under load, take many times as long.
@@ -96,6 +104,10 @@ class _Builder(TreeBuilder):
         self._places = sorted(places)
         self._same = same
         self._base = base
+        self._home = os.path.realpath(os.path.expanduser("~")) if base is None else None
+        #: This user's directories with their modes, and those not looked through yet.
+        self._own: dict[str, int] = {}
+        self._unread: deque[str] = deque()
 
     def fill(self) -> None:
         """Breadth first: where there are too many, the deepest are left out."""
@@ -109,16 +121,40 @@ class _Builder(TreeBuilder):
             (system if place.split("/", 2)[1] in _SYSTEM else others).append(place)
             # Above a place are directories of the skeleton, which have their own owners.
             os.makedirs("." + os.path.dirname(place), exist_ok=True)
-        self._fill_below(others, ids, self._fill_below(system, ids, _MOST, until), until)
+        left = _MOST
+        for places in (system, others):
+            waiting: deque[tuple[str, os.stat_result]] = deque()
+            for place in places:
+                with suppress(OSError):  # it is gone
+                    waiting.append((place, os.stat(place)))
+            left = self._fill_below(waiting, ids, left, until)
+        if not self._same:  # else it has the rights that it has on the host
+            self._fill_in_own(ids, until)
 
-    def _fill_below(self, places: list[str], ids: Ids, left: int, until: float) -> int:
+    def _fill_in_own(self, ids: Ids, until: float) -> None:
+        """What is not this user's, in the directories that are."""
+        left = _MOST_OWN
+        for _ in range(_MOST_OWN):
+            if not self._unread:
+                break
+            path = self._unread.popleft()
+            found: deque[tuple[str, os.stat_result]] = deque()
+            self._enter(path, ids, found, own=True)
+            if found and left:
+                self._lead_to(path)
+                left = self._fill_below(found, ids, left, until)
+
+    def _lead_to(self, path: str) -> None:
+        if not os.path.isdir("." + path):
+            self._lead_to(os.path.dirname(path))
+            os.mkdir("." + path, self._own[path])
+
+    def _fill_below(
+        self, waiting: deque[tuple[str, os.stat_result]], ids: Ids, left: int, until: float
+    ) -> int:
         """
         :returns: how many directories may follow.
         """
-        waiting: deque[tuple[str, os.stat_result]] = deque()
-        for place in places:
-            with suppress(OSError):  # it is gone
-                waiting.append((place, os.stat(place)))
         while waiting and left:
             path, status = waiting.popleft()
             left -= 1
@@ -132,7 +168,14 @@ class _Builder(TreeBuilder):
                 self._enter(path, ids, waiting)
         return left
 
-    def _enter(self, path: str, ids: Ids, waiting: deque[tuple[str, os.stat_result]]) -> None:
+    def _enter(
+        self,
+        path: str,
+        ids: Ids,
+        waiting: deque[tuple[str, os.stat_result]],
+        *,
+        own: bool = False,
+    ) -> None:
         """Copy what has to be, and find the directories whose owners have no numbers inside."""
         below = f"{path}/"
         most = 0
@@ -140,7 +183,7 @@ class _Builder(TreeBuilder):
             most = _MOST_OF_A_DATABASE
         elif below.startswith(_EDITED):
             most = _MOST_BYTES
-        copies = not self._same and (most or below.startswith(_LOCKED))
+        copies = not self._same and not own and (most or below.startswith(_LOCKED))
         try:
             with os.scandir(path) as entries:
                 for entry in entries:
@@ -148,6 +191,9 @@ class _Builder(TreeBuilder):
                         status = entry.stat(follow_symlinks=False)
                         if not ids.have(status):
                             waiting.append((entry.path, status))
+                        elif status.st_nlink != _LEAF and entry.path != self._home:
+                            self._own[entry.path] = S_IMODE(status.st_mode)
+                            self._unread.append(entry.path)
                     elif copies and entry.is_file(follow_symlinks=False):
                         _copy(entry, most)
         except OSError:

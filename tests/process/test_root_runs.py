@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Final
 import pytest
 
 from tests import seccomp
+from tests.hosts import NEEDS_ROOT
 from tests.inner_runs import (
+    NOBODY,
     SIDES,
     THREADED,
     Side,
@@ -164,6 +167,51 @@ def test_the_layer_is_made_once_and_handed_on() -> None:
     result = run_batch({"test_it.py": LOSING, "conftest.py": COUNTING}, "user")
     assert result.passed() == {"test_first", "test_another_one", "test_last"}, result.text
     assert made(result) == ["OwnershipLayer for 1"] * 2, result.text
+
+
+BELOW_OWN: Final = """
+import os, shutil
+import pytest
+
+MINE, HOME = os.environ["MINE"], os.environ["HOME"]
+
+@pytest.mark.isolated(root="overlay")
+def test_it(pid1):
+    for path in (MINE, f"{MINE}/deep", f"{MINE}/deep/theirs"):
+        status = os.stat(path)
+        assert (status.st_uid, status.st_mode & 0o777) == (0, 0o755 if "theirs" in path else 0o750)
+    open(f"{MINE}/deep/theirs/made", "w").close()
+    shutil.rmtree(f"{MINE}/deep/theirs/below")
+    assert open(f"{MINE}/deep/file").read() == "mine"
+    pid1.assert_files(created=f"{MINE}/deep/theirs/made", deleted=f"{MINE}/deep/theirs/below*")
+    with pytest.raises(PermissionError):
+        open(f"{HOME}/theirs/made", "w")
+
+@pytest.mark.isolated(root="overlay", user="same")
+def test_same():
+    with pytest.raises(PermissionError):
+        open(f"{MINE}/deep/theirs/made", "w")
+"""
+
+
+@NEEDS_ROOT
+def test_what_others_own_below_a_directory_of_the_users() -> None:
+    """Root inside owns it, too; the home is not looked through for it."""
+    mine = Path("/var/tmp") / f"nsisolate-{os.getpid()}"
+    try:
+        for name in ("deep/theirs/below", "home/theirs"):
+            (mine / name).mkdir(parents=True)
+        for path in (mine, *mine.rglob("*")):
+            theirs = "theirs" in str(path)
+            path.chmod(0o755 if theirs else 0o750)
+            os.chown(path, *((0, 0) if theirs else (NOBODY, NOBODY)))
+        (mine / "deep" / "file").write_text("mine", encoding="ascii")
+        env = {"MINE": str(mine), "HOME": str(mine / "home")}
+        result = run_batch({"test_it.py": BELOW_OWN}, "user", env=env)
+        assert result.passed() == {"test_it", "test_same"}, result.text
+        assert os.listdir(mine / "deep" / "theirs") == ["below"]
+    finally:
+        shutil.rmtree(mine, ignore_errors=True)
 
 
 WAITING: Final = """
