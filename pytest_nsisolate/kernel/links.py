@@ -245,6 +245,11 @@ class Links:
         """Delete a link, and the other end of a cable with it."""
         self._ask(_DELLINK, _link(index))
 
+    def index(self, name: str) -> int:
+        """The number of a link. The ``socket`` module's question loses the error number."""
+        body = _link(0) + _text(_IFLA_IFNAME, name)
+        return int(_LINK.unpack_from(self._ask(_GETLINK, body, acknowledged=False))[2])
+
     def mtu(self, index: int) -> int:
         """Bytes of the largest packet that it takes."""
         answer = self._ask(_GETLINK, _link(index), acknowledged=False)

@@ -25,7 +25,7 @@ from pytest_nsisolate.errors import IsolatedLoss, StepError, TestbedError, faili
 from pytest_nsisolate.isolate.fixture import Isolate, make
 from pytest_nsisolate.kernel import links
 from pytest_nsisolate.kernel.nftables import Diversion
-from pytest_nsisolate.kernel.originals import open, os, socket
+from pytest_nsisolate.kernel.originals import open, os
 from pytest_nsisolate.kernel.packet_sockets import PacketRing, PacketSender
 from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.testbed.bed import Refusing
@@ -201,8 +201,9 @@ class Loopback(Disturbed):
         if self._path is None:
             with self._refusing(), ExitStack() as path:
                 path.callback(self._hub.close)
-                self._hub.take_on(self.name, _laid(path))
-                _divert(path)
+                ends, near = _laid(path)
+                self._hub.take_on(self.name, ends)
+                _divert(path, near)
                 self._path = path.pop_all()
 
     def close(self) -> None:
@@ -255,10 +256,11 @@ class _LoopbackEnds(Ends):
         self._lo.close()
 
 
-def _laid(path: ExitStack) -> _LoopbackEnds:
+def _laid(path: ExitStack) -> tuple[_LoopbackEnds, int]:
     """A veth pair from beside ``lo`` to the relay, and its sockets.
 
     :param path: gets what undoes it.
+    :returns: where the relay reads and sends, and the number of the end beside ``lo``.
     :raises StepError: naming what this host has refused.
     """
     with failing("unshare(CLONE_NEWNET)", "net"):
@@ -270,14 +272,14 @@ def _laid(path: ExitStack) -> _LoopbackEnds:
         far = _closed_with(path, links.Links(netns))
         own = _closed_with(path, links.Links(None))
     with failing("add a veth pair", "net"), _own_network() as home:
-        _undo(lambda: own.delete(socket.if_nametoindex(NEAR)))  # a killed test's, on its way out
+        _undo(lambda: own.delete(own.index(NEAR)))  # a killed test's, on its way out
         near_end = links.cable_end(NEAR, index=0, netns=home)
         far.add_cable(_FAR_INDEX, _FAR, bridge=None, peer=near_end)
         path.callback(_undo, far.delete, _FAR_INDEX)
         links.stop_offloading(home, NEAR)
     write_sysctl(f"net/ipv6/conf/{NEAR}/disable_ipv6", "1", absent=True)
     with failing("set a wire up or down", "net"):
-        near = socket.if_nametoindex(NEAR)
+        near = own.index(NEAR)
         own.set_up(near, up=True)
         own.await_carrier(near)
         far.await_carrier(_FAR_INDEX)
@@ -285,7 +287,7 @@ def _laid(path: ExitStack) -> _LoopbackEnds:
         ring = _closed_with(path, PacketRing(netns, _FAR, slots=SLOTS, outgoing=False))
         lo = _closed_with(path, PacketSender("lo", _MARK))
     _change_lo(path, own)
-    return _LoopbackEnds(ring, lo)
+    return _LoopbackEnds(ring, lo), near
 
 
 def _change_lo(path: ExitStack, own: links.Links) -> None:
@@ -302,13 +304,13 @@ def _change_lo(path: ExitStack, own: links.Links) -> None:
     with failing("set the MTU of lo", "net"):
         size = own.mtu(links.LOOPBACK)
         if size > MTU:
-            own.set_mtu(links.LOOPBACK, MTU)
             path.callback(_undo, own.set_mtu, links.LOOPBACK, size)
+            own.set_mtu(links.LOOPBACK, MTU)
 
 
-def _divert(path: ExitStack) -> None:
+def _divert(path: ExitStack, near: int) -> None:
     with failing("divert lo", "net"):
-        diversion = Diversion("lo", socket.if_nametoindex(NEAR), _MARK)
+        diversion = Diversion("lo", near, _MARK)
     path.callback(_undo, diversion.close)
 
 

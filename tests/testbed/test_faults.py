@@ -66,11 +66,12 @@ OURS: Final = (
 )
 
 #: What may come of it else, ``""`` for no harm: the way home is tried twice; a word to the relay or
-#: to a program goes over a socket too, and a program that does not hear is killed.
+#: to a program goes over a socket too, and a program that does not hear is killed. Whether another
+#: test has left something beside ``lo`` is asked, and no answer is no.
 OTHERWISE: Final = (
     ("runner", "setns", ""),
     ("runner", "sendto", "", "IsolatedLoss"),
-    ("runner", "recvfrom", "", "IsolatedLoss"),
+    ("runner", "recvfrom", "", "", "IsolatedLoss"),
 )
 
 
