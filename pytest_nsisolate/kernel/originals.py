@@ -11,6 +11,8 @@ standard library; a test enforces that. Each name here is a private twin of a mo
 
 * :mod:`os`, with ``os.path``, is executed anew, because its functions call one another by name;
 * of C modules that gevent and eventlet rewrite there is a second instance, in case they were first;
+* :mod:`json` is executed anew with the modules below it (:mod:`.package_twin`), and psutil, when it
+  is asked for;
 * of the others there is a copy of the namespace, with gevent's originals where it was first.
 
 Twins are in no ``sys.modules``, so that what walks through that (freezegun, pyfakefs) passes by.
@@ -28,6 +30,8 @@ import sys
 import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
+
+from pytest_nsisolate.kernel import package_twin
 
 if TYPE_CHECKING:
     import atexit
@@ -161,7 +165,6 @@ if not TYPE_CHECKING:
     fcntl = _copy("fcntl")
     gc = _copy("gc")
     io = _copy("io")
-    json = _copy("json")
     mmap = _copy("mmap")
     pickle = _copy("pickle")
     platform = _copy("platform")
@@ -177,6 +180,16 @@ if not TYPE_CHECKING:
     threading.current_thread = _current_thread(threading)
     traceback = _copy("traceback")
     open = io.open
+    json = package_twin.twin("json", globals())
+
+
+def package(name: str) -> Any:
+    """A package of others, as it was; made when it is asked for first.
+
+    :raises ImportError: if it is not installed.
+    """
+    return package_twin.twin(name, globals())
+
 
 __all__ = [
     "PLATFORM",
@@ -191,6 +204,7 @@ __all__ = [
     "of_the_suite",
     "open",
     "os",
+    "package",
     "pickle",
     "platform",
     "posix",

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_nsisolate.errors import TestbedError
-from pytest_nsisolate.kernel import package_twin
+from pytest_nsisolate.kernel.originals import package
 from pytest_nsisolate.view.assertions.files import FileAssertions
 from pytest_nsisolate.view.assertions.identity import IdentityAssertions
 from pytest_nsisolate.view.assertions.network import NetworkAssertions
@@ -60,7 +60,7 @@ def preload() -> None:
 
     from pytest_nsisolate.view import compare  # noqa: F401
 
-    package_twin.twin("psutil")
+    package("psutil")
     try:
         read_interfaces()
         route_to("127.0.0.1")

@@ -21,8 +21,7 @@ from typing import Final
 
 from pytest_nsisolate.child import leftovers
 from pytest_nsisolate.kernel import proc
-from pytest_nsisolate.kernel.originals import open, os, time
-from pytest_nsisolate.kernel.package_twin import twin
+from pytest_nsisolate.kernel.originals import open, os, package, time
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ def read_processes() -> tuple[Process, ...]:
 
     :raises OSError: if that is not this PID namespace's.
     """
-    psutil = twin("psutil")
+    psutil = package("psutil")
     proc.check_own()
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     seen = (_read(pid, now) for pid in sorted(psutil.pids()))
@@ -160,7 +159,7 @@ def _is_kernel_s(pid: int) -> bool:
 
 
 def _look(pid: int, now: float) -> Process | None:
-    psutil = twin("psutil")
+    psutil = package("psutil")
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             found = proc.stat(file.read())

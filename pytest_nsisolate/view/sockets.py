@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from pytest_nsisolate.kernel import proc, proc_net
-from pytest_nsisolate.kernel.package_twin import twin
+from pytest_nsisolate.kernel.originals import package
 
 _TYPES: Final = {1: "stream", 2: "dgram", 5: "seqpacket"}
 
@@ -145,7 +145,7 @@ def _internet(holders: Holders) -> list[Socket]:
     # A test that has failed loads psutil in its child, and most tests have no such socket.
     if not any(proc_net.lines("/proc/net", name)[1:] for name in _TABLES):
         return []
-    seen = twin("psutil").net_connections("inet")
+    seen = package("psutil").net_connections("inet")
     found = [_as_socket(one, holders) for one in seen]
     return sorted(found, key=lambda s: (s.proto, s.port or 0, s.host or "", s.peer, s.pids))
 
