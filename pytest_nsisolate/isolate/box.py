@@ -137,13 +137,13 @@ class Box(Faulty):
     def run(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in the box, and wait for it; as ``isolate(func, ...)``."""
         __tracebackhide__ = True
-        task: Task[T] = self._task(Function(func, args, kwargs, self._trusted))
+        task: Task[T] = self._task(Function.of(func, args, kwargs, self._trusted))
         return self._result(task)
 
     def start(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
         """As :meth:`run`, but without waiting; as ``isolate.start(func, ...)``."""
         __tracebackhide__ = True
-        task: Task[T] = self.begin(Function(func, args, kwargs, self._trusted))
+        task: Task[T] = self.begin(Function.of(func, args, kwargs, self._trusted))
         with self._caller.launcher.lock:
             self._home.unawaited.take(task)
         return task

@@ -58,6 +58,22 @@ class Function:
     trusted: bool = False
     command: str = ""
 
+    @classmethod
+    def of(
+        cls, function: object, args: tuple[object, ...], kwargs: dict[str, object], trusted: bool
+    ) -> Function:
+        """One that a test has named.
+
+        :raises TypeError: for what cannot be called, such as the words of a command.
+        """
+        __tracebackhide__ = True
+        if not callable(function):
+            raise TypeError(
+                f"not a function: {function!r}. A command is started in a box: "
+                "with isolate.open() as box: box.command(...)"
+            )
+        return cls(function, args, kwargs, trusted)
+
     @property
     def name(self) -> str:
         """``"serve()"`` or the command, for messages."""

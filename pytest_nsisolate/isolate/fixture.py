@@ -210,7 +210,7 @@ class Isolate:
         self, func: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Task[T]:
         __tracebackhide__ = True
-        function = Function(func, args, kwargs, trusted=self._trusted)
+        function = Function.of(func, args, kwargs, self._trusted)
         return Task(self._home, function, self._request)
 
     def __repr__(self) -> str:

@@ -7,7 +7,9 @@ This file is checked by ``mypy --strict``, which reports an ignored error that i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +26,18 @@ def test_an_unknown_keyword_is_a_type_error(isolate: Isolate) -> None:
         isolate.using(inside=True)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="leftovers is for the marker of a test"):
         isolate.using(leftovers="fail")  # type: ignore[call-arg]
+
+
+def test_the_words_of_a_command_are_no_function(isolate: Isolate) -> None:
+    """Refused before anything is started, with what takes them."""
+    with isolate.using(net=True).open() as box:
+        calls: list[Callable[[Any], object]] = [isolate, isolate.start, box.run, box.start]
+        for call in calls:
+            with pytest.raises(
+                TypeError, match=r"not a function: \['ls'\].* box\.command\("
+            ) as caught:
+                call(["ls"])
+            assert "isolated child" not in str(caught.value)
 
 
 def test_a_wrong_value_is_a_usage_error(isolate: Isolate) -> None:
