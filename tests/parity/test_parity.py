@@ -446,6 +446,7 @@ ARGUMENTS: Final = ("--doctest-modules", "--doctest-glob=*.txt", "-rA")
     "arguments",
     [
         pytest.param(ARGUMENTS, id="plain"),
+        pytest.param((*ARGUMENTS, "--nsisolate-root=overlay"), id="files-of-its-own"),
         pytest.param((*ARGUMENTS, "-vv", "--showlocals", "--tb=long", *NOT_STABLE), id="verbose"),
     ],
 )
