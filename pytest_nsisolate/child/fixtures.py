@@ -121,7 +121,8 @@ class OwnFinalizers:
     def __init__(self, item: pytest.Item, inside: Iterable[str]) -> None:
         self._item = item
         self._inside = tuple(inside)
-        stack = internals.setup_stack(item)
+        # The runner's stays alive in the child: to free it would write to each finalizer in it.
+        self._runners = stack = internals.setup_stack(item)
         self._order = list(stack)
         # The collection runs after every other finalizer: garbage with a __del__ that raises is
         # found while pytest can still say so. Un-isolated, a later collection would find it.

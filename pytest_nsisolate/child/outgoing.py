@@ -16,20 +16,13 @@ from pytest_nsisolate.integrations import pytest as internals
 from pytest_nsisolate.kernel.originals import os, traceback
 from pytest_nsisolate.request import limits
 from pytest_nsisolate.wire import exceptions, reports, type_names
-from pytest_nsisolate.wire.frames import FrameWriter, Kind
+from pytest_nsisolate.wire.frames import PASSED, PLAIN_DONE, FrameWriter, Kind
 
 if TYPE_CHECKING:
     from pytest_nsisolate.view.fault_engine import Engine
     from pytest_nsisolate.view.postmortem.at_failure import PostMortem
 
-#: The reports of phases about which there is nothing else to say (see ``PlainPass``).
-_PASSED: Final = {
-    when: b'{"passed": "%s"}' % when.encode() for when in ("setup", "call", "teardown")
-}
-
-#: The completion record of nearly every test.
-_EVERY_PHASE: Final = ["setup", "call", "teardown"]
-_DONE: Final = b'{"phases": ["setup", "call", "teardown"], "alone": true}'
+_EVERY_PHASE: Final = [*PASSED]
 
 
 class Outgoing:
@@ -93,7 +86,7 @@ class Outgoing:
         self._phases.append(call.when)
         if call.excinfo is None and self._says_nothing(report):
             assert self.writer is not None
-            self.writer.send_encoded(Kind.REPORT, _PASSED[call.when])
+            self.writer.send_encoded(Kind.REPORT, PASSED[call.when])
             return
         # Every report repeats what has been captured so far; the wire does not.
         frame = self._serialize(report)
@@ -214,7 +207,7 @@ class Outgoing:
         stashed = _stashed(self._item) != self._stashed
         plain = alone and not stashed and not ended and not undebugged
         if plain and self._phases == _EVERY_PHASE and self.writer is not None:
-            self.writer.send_encoded(Kind.DONE, _DONE)
+            self.writer.send_encoded(Kind.DONE, PLAIN_DONE)
         else:
             done = {"phases": self._phases, "alone": alone, "stashed": stashed}
             said = {"ended": ended, "undebugged": undebugged}

@@ -17,7 +17,7 @@ because it had been taken away from the report on purpose.
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any, TextIO
 
 import pytest
@@ -168,15 +168,29 @@ def flush_to_terminal(config: pytest.Config) -> None:
         for capture in internals.global_captures(config)
         if _has_file(capture) and capture._state == "started"
     ]
-    with failing("flush the terminal", None), ExitStack() as stack:
-        for number, _ in captured:
-            # What is there now may be a capture of capfd's, on top of that one.
-            copy = os.dup(number)
-            stack.callback(os.close, copy)
-            stack.callback(os.dup2, copy, number)
-        for number, real in captured:
-            os.dup2(real, number)
+    with failing("flush the terminal", None):
+        _flush_to(captured)
+
+
+def _flush_to(captured: list[tuple[int, int]]) -> None:
+    """Flush the streams, with the real descriptors in the place of those of the captures.
+
+    :param captured: numbers, and what each really is.
+    """
+    if not captured:
         flush_streams()
+        return
+    (number, real), *others = captured
+    # What is there now may be a capture of capfd's, on top of that one.
+    copy = os.dup(number)
+    try:
+        os.dup2(real, number)
+        _flush_to(others)
+    finally:
+        try:
+            os.dup2(copy, number)
+        finally:
+            os.close(copy)
 
 
 def flush_streams() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from _socket import SocketType
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -231,7 +232,7 @@ class Shared:
     null: int
     runner_pidfd: int
     foreign: tuple[int, ...]
-    watchdog: int | None = None
+    watchdog: SocketType | None = None
 
 
 @dataclass(frozen=True, slots=True)

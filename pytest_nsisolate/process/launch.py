@@ -30,6 +30,7 @@ import warnings
 from _socket import socketpair  # pytest-socket forbids the one of the module above
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.integrations import debuggers
@@ -40,6 +41,9 @@ from pytest_nsisolate.process import after_fork, reaping, supervisor
 from pytest_nsisolate.process.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.process.plan import LaunchPlan
 from pytest_nsisolate.wire.frames import FrameWriter
+
+#: Links of the directory of tasks of a process with one: ".", "..", and the task.
+_ONE_TASK: Final = 3
 
 
 def launch(
@@ -69,6 +73,10 @@ def launch(
     try:
         mask = process.block_signals()
         after_fork.keep_tracker(True)
+        # Made here, where that costs no page.
+        writer = FrameWriter(frames_write, nonce)
+        not_ours = (frames, control, *shared.foreign, *held)
+        link = Link(child_control, writer, not_ours, shared, mask, gc.isenabled())
         direct, pid = _clone(plan, shared)
     except OSError as error:
         _give_up(mask, channel)
@@ -80,9 +88,6 @@ def launch(
         _give_up(mask, channel)
         raise
     if pid == 0:
-        writer = FrameWriter(frames_write, nonce)
-        not_ours = (frames, control, *shared.foreign, *held)
-        link = Link(child_control, writer, not_ours, shared, mask, gc.isenabled())
         if direct:
             supervisor.enter_directly(plan, link)
         else:
@@ -113,9 +118,13 @@ def _give_up(mask: frozenset[int] | None, channel: tuple[int, ...]) -> None:
 
 
 def has_one_task() -> bool:
-    """Whether this process has one thread, by the kernel's own count (proc(5)), if it tells."""
+    """Whether this process has one thread, by the kernel's own count, if it tells.
+
+    ``/proc/PID/task`` has a link for each thread, beside the two of any directory: one call, and
+    no page of a listing. Where a kernel counts otherwise the long way is taken.
+    """
     try:
-        return len(os.listdir("/proc/self/task")) == 1
+        return os.stat("/proc/self/task").st_nlink == _ONE_TASK
     except OSError:
         return False
 

@@ -62,7 +62,8 @@ def enter(plan: LaunchPlan, link: Link) -> None:
             process.die_with_parent(parent)
             named("dup2", os.dup2, link.shared.null, parent, False)
             if link.shared.watchdog is not None:
-                named("dup2", os.dup2, link.shared.null, link.shared.watchdog, False)
+                fd = link.shared.watchdog.fileno()
+                named("dup2", os.dup2, link.shared.null, fd, False)
             _furnish(plan, link, at_once=at_once)
             return
         _watch(pid, plan, link)
@@ -88,7 +89,7 @@ def enter_directly(plan: LaunchPlan, link: Link) -> None:
         with failing("report to the watchdog", None):
             own = os.pidfd_open(os.getpid())
             watchdog.report_to(link.shared.watchdog, own)
-        link.cover(link.shared.watchdog)
+        link.cover(link.shared.watchdog.fileno())
         os.close(own)
         _furnish(plan, link, at_once=True)
         done = True

@@ -197,7 +197,6 @@ STEPS: Final = (
 #: Without these there is another way, or nothing is lost.
 DISPENSABLE: Final = (
     ("runner", "clone"),  # the supervisor's way says more
-    ("runner", "openat /proc/self/task"),
     ("runner", "getdents64"),
     ("*", "getrandom"),  # of the interpreter, after a fork
     ("supervisor", "ioctl"),  # of open()

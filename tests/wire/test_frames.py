@@ -173,6 +173,31 @@ def test_bytes_are_limited_per_frame_and_altogether() -> None:
         FrameReader(NONCE, max_frame=100).feed(frame[:HEADER_SIZE])
 
 
+def test_what_a_passing_test_sends_is_read_like_anything_else() -> None:
+    """These frames are read once and for all: what becomes of one does not change the next."""
+    payloads = (wire_frames.NOTHING, *wire_frames.PASSED.values(), wire_frames.PLAIN_DONE)
+    for payload in payloads:
+        reader = FrameReader(NONCE)
+        (first,) = reader.feed(raw(payload))
+        first.data["more"] = 1
+        (second,) = reader.feed(raw(payload))
+        assert second.data == tagged_json.parse(payload)
+
+
+def test_what_a_passing_test_sends_counts_against_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A child that repeats it for ever is stopped: each frame takes the runner's memory."""
+    payload = wire_frames.PLAIN_DONE
+    weight = tagged_json.weigh(payload, tagged_json.MAX_WEIGHT)
+    monkeypatch.setattr(wire_frames, "MAX_STREAM_WEIGHT", 2 * weight)
+    reader = FrameReader(NONCE)
+
+    assert len(reader.feed(2 * raw(payload))) == 2
+    with pytest.raises(BrokenStream):
+        reader.feed(raw(payload))
+
+
 def test_values_are_limited_altogether(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each frame alone would pass; kept together they would fill the runner's memory."""
     monkeypatch.setattr(wire_frames, "MAX_STREAM_WEIGHT", 5000)

@@ -201,11 +201,13 @@ class Silence:
 
     def __init__(self, config: pytest.Config, keep: Callable[[object], bool]) -> None:
         self._caller: Any = config.hook.pytest_runtest_logreport
-        self._kept = [found for found in self._caller.get_hookimpls() if keep(found.plugin)]
+        # The list itself, which stays alive in the child: to free it would write to each of them.
+        self._every = self._caller._hookimpls
+        self._kept = [found for found in self._every if keep(found.plugin)]
 
     def fall(self) -> None:
         """In the child, before the test's first line."""
-        self._caller._hookimpls[:] = self._kept
+        self._caller._hookimpls = self._kept
 
 
 def failed_subtests(item: pytest.Item) -> int:
