@@ -206,6 +206,8 @@ class OutermostHooks:
         if call.excinfo is not None and not in_child.in_phase:
             tracebacks.hide_machinery(call.excinfo.value)
         report = yield
+        if self._run.trace is not None:
+            self._run.trace.load(report)
         if in_child.in_phase:
             in_child.outgoing.note_subtest(call)
         else:

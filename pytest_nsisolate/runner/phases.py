@@ -166,6 +166,8 @@ def _enter_world(item: pytest.Item, run: Run, request: IsolationRequest) -> NoRe
         internals.disown(item)
         raise
     internals.disown(item)
+    if run.trace is not None:
+        run.trace.write_in_wait()
     raise Elsewhere(*attempt.await_phase("setup"))
 
 
@@ -202,6 +204,8 @@ def _take_over(item: pytest.Item, run: Run, attempt: Attempt) -> NoReturn:
     item.stash[ATTEMPT] = attempt
     run.current = attempt.child
     attempt.child.inbox.allow(run.budgets.get(item))
+    if run.trace is not None:
+        run.trace.write_in_wait()
     internals.disown(item)
     # The same hooks have written in the child, whose text counts.
     output.forget_moved(item.config)
@@ -219,6 +223,7 @@ def _begin_attempt(item: pytest.Item, request: IsolationRequest, run: Run) -> At
 
 def _trace_launch(attempt: Attempt, run: Run, began: float) -> None:
     if run.trace is not None and attempt.child is not None:
+        run.trace.write_in_wait()
         attempt.child.get_ready()
         run.trace.add_launch(attempt.item.nodeid, began, attempt.request.namespaces)
 

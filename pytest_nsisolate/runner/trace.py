@@ -16,14 +16,21 @@ of a crash's phase there is none. Calls overlap as their test likes: they have l
 
 Fact: a run may end at any moment, and half a JSON file is none. What we do: each write replaces the
 closing bracket and ends with another one. The file is opened for each, so that no child holds it.
+
+Fact: an isolated test takes some milliseconds, in which the runner waits. What we do: what is heard
+is kept until then, and becomes spans and text while the child works, ten times a second at most:
+memory that is written to after a clone is copied, for one test as for ten. A test of the runner's
+own has its write before it begins, the controller of workers one a second.
+What still fails: a SIGKILL takes along what is kept.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
@@ -37,6 +44,11 @@ if TYPE_CHECKING:
 
 _PROCESS: Final = 1
 _END: Final = b"\n]\n"
+
+#: Seconds between two writes while the runner waits; and elsewhere, and what is kept at most.
+_EVERY_WAIT: Final = 0.1
+_EVERY: Final = 1.0
+_KEPT: Final = 500
 
 #: An attribute of reports, while they are under way.
 _CARRIED: Final = "nsisolate_trace"
@@ -91,7 +103,10 @@ class Trace:
         #: By lane: when the runner heard that the last child stood in its namespaces.
         self._entered: dict[int, float] = {}
         self._of = here()
-        self._began = time.time()
+        #: What was heard and is to become events, the events, and when some were written.
+        self._kept: list[Callable[[], None]] = []
+        self._events: list[dict[str, Any]] = []
+        self._began = self._written = time.time()
         head = {"name": "process_name", "ph": "M", "pid": _PROCESS, "args": {"name": "pytest"}}
         text = b"[\n" + json.dumps(head).encode()
         self._size = len(text)
@@ -105,17 +120,23 @@ class Trace:
         """A phase is over, or a subtest."""
         if not self._in_runner:
             return
-        found = [*_read(vars(report).pop(_CARRIED, ()))]
+        job = self._jobs.get(report.nodeid)
+        over = job is not None and job.attempt.over
+        self._keep(partial(self._add_phase, report, time.time(), job, over))
+
+    def _add_phase(
+        self, report: pytest.TestReport, heard: float, job: _Job | None, over: bool
+    ) -> None:
         nodeid = report.nodeid
         duration = max(report.duration, 0)
-        start = getattr(report, "start", None) or time.time() - duration
+        start = getattr(report, "start", None) or heard - duration
         end = start + duration
         before = self._pending.setdefault(nodeid, [])
         lane = 0  # a worker's is known when its test is over
-        if (job := self._jobs.get(nodeid)) is not None:
+        if job is not None:
             lane = job.lane
             start, end = max(start, job.start), min(end, job.end)
-            if before and job.attempt.over:
+            if before and over:
                 # Its end came between this phase's begin and the moment when the runner looked.
                 start = min(start, self._began + (before[-1]["ts"] + before[-1]["dur"]) / 1e6)
             start = min(start, end)
@@ -125,17 +146,16 @@ class Trace:
         event = self._span(str(report.when), "phase", lane, start, end, args)
         event["worker"] = getattr(report, "worker_id", None)
         before.append(event)
-        for within in found:
+        for within in _read(vars(report).pop(_CARRIED, ())):
             self._add_within(within, lane, start, end, nodeid)
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         """A test is over: its span is that of its phases."""
         if self._in_runner:
-            self._finish(nodeid)
-            self._jobs.pop(nodeid, None)
+            self._keep(partial(self._finish, nodeid, self._jobs.pop(nodeid, None)))
 
-    def _finish(self, nodeid: str) -> None:
+    def _finish(self, nodeid: str, job: _Job | None) -> None:
         events = self._pending.pop(nodeid, [])
         if not events:
             return
@@ -144,7 +164,6 @@ class Trace:
         end = max(event["ts"] + event["dur"] for event in events)
         outcomes = {event["args"]["outcome"] for event in events}
         worst = next((o for o in ("failed", "skipped") if o in outcomes), "passed")
-        job = self._jobs.get(nodeid)
         if job is not None and job.attempt.turns is not None:  # launched before its turn
             args = _launch_args(nodeid, job.attempt.request.namespaces)
             until = self._began + start / 1e6
@@ -160,7 +179,7 @@ class Trace:
             lane = self._free_lane(worker, start, end)
             for event in (whole, *events):
                 event["tid"] = lane
-        self._write([whole, *events])
+        self._events += [whole, *events]
 
     def _free_lane(self, worker: str, start: float, end: float) -> int:
         """Of a worker with several jobs: the first lane on which nothing ends later."""
@@ -175,23 +194,30 @@ class Trace:
         self, fixturedef: Any, request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
         """A fixture is set up, in the runner or in the test's process."""
-        args = {"scope": fixturedef.scope, "for": request.node.nodeid}
-        name, start = f"fixture {fixturedef.argname}", time.time()
+        start = time.time()
         try:
             return (yield)
         finally:
-            if self._in_runner:
-                self._add(name, "fixture", start, args)
-            elif self._run.in_child is not None and (end := time.time()) - start >= _SHORTEST:
-                self._within.append((name, "fixture", start, end, args))
+            end = time.time()
+            in_runner = self._in_runner
+            if in_runner or (self._run.in_child is not None and end - start >= _SHORTEST):
+                args = {"scope": fixturedef.scope, "for": request.node.nodeid}
+                name = f"fixture {fixturedef.argname}"
+                if in_runner:
+                    self._keep(partial(self._add_fixture, name, start, end, args))
+                else:
+                    self._within.append((name, "fixture", start, end, args))
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """In a test's process: the report takes along what has ended."""
-        report = yield
-        if self._within:
-            vars(report)[_CARRIED], self._within = self._within[:_MOST], []
-        return report
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """A test begins; if it is the runner's own, it may end the runner."""
+        if item not in self._run.requests:
+            self.write()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self) -> None:
+        """Nothing more will come."""
+        self.write()
 
     # What the plugin says ------------------------------------------------------------------------
 
@@ -207,16 +233,23 @@ class Trace:
         args = {"outcome": outcome} if outcome else {}
         within: Within = (name, category, start, time.time(), args)
         if self._in_runner:
-            self._add_within(within, self._lane("runner"), 0.0, math.inf, "")
+            lane = self._lane("runner")
+            self._keep(partial(self._add_within, within, lane, 0.0, math.inf, ""))
         else:
             self._within.append(within)
+
+    def load(self, report: pytest.TestReport) -> None:
+        """In a test's process: its report takes along what has ended."""
+        if self._within:
+            vars(report)[_CARRIED], self._within = self._within[:_MOST], []
 
     def begin(self, attempt: Attempt) -> None:
         """Several jobs: a child is about to be launched. It has a lane until it is over."""
         if self._run.jobs is None:
             return
         nodeid, start = attempt.item.nodeid, time.time()
-        self._finish(nodeid)  # an attempt before this one
+        if (before := self._jobs.get(nodeid)) is not None:  # an attempt before this one
+            self._keep(partial(self._finish, nodeid, before))
         on = self._on_lanes
         place = next((n for n, job in enumerate(on) if job.is_over), len(on))
         job = self._jobs[nodeid] = _Job(attempt, self._lane(f"job {place + 1}"), start)
@@ -230,8 +263,15 @@ class Trace:
         lane = self._lane("runner")
         if job is not None:
             lane, start = job.lane, max(start, job.start)
-        self._add("enter namespaces", "launch", start, _launch_args(nodeid, namespaces), lane)
-        self._entered[lane] = time.time()
+        end = time.time()
+        self._keep(partial(self._add_launch, nodeid, namespaces, lane, start, end))
+
+    def _add_launch(
+        self, nodeid: str, namespaces: Iterable[str], lane: int, start: float, end: float
+    ) -> None:
+        args = _launch_args(nodeid, namespaces)
+        self._events.append(self._span("enter namespaces", "launch", lane, start, end, args))
+        self._entered[lane] = end
 
     @property
     def _in_runner(self) -> bool:
@@ -258,13 +298,11 @@ class Trace:
             names = {number: name for name, number in self._lanes.items()}
             lane = self._free_lane(f"{names[lane]}, calls", start, within[3])
             event = self._span(name, category, lane, start, within[3], args)
-        self._write([event])
+        self._events.append(event)
 
-    def _add(
-        self, name: str, category: str, start: float, args: dict[str, Any], lane: int | None = None
-    ) -> None:
-        lane = self._lane("runner") if lane is None else lane
-        self._write([self._span(name, category, lane, start, time.time(), args)])
+    def _add_fixture(self, name: str, start: float, end: float, args: dict[str, Any]) -> None:
+        lane = self._lane("runner")
+        self._events.append(self._span(name, "fixture", lane, start, end, args))
 
     def _span(
         self, name: str, category: str, lane: int, start: float, end: float, args: dict[str, Any]
@@ -279,11 +317,32 @@ class Trace:
         if name not in self._lanes:
             self._lanes[name] = lane = len(self._lanes) + 1
             named: dict[str, Any] = {"name": "thread_name", "ph": "M", "pid": _PROCESS, "tid": lane}
-            self._write([{**named, "args": {"name": name}}])
+            self._events.append({**named, "args": {"name": name}})
         return self._lanes[name]
 
-    def _write(self, events: list[dict[str, Any]]) -> None:
-        text = b"".join(b",\n" + json.dumps(event).encode() for event in events)
+    def _keep(self, heard: Callable[[], None]) -> None:
+        kept = self._kept
+        kept.append(heard)
+        if len(kept) >= _KEPT or time.time() - self._written >= _EVERY:
+            self.write()
+
+    def write_in_wait(self) -> None:
+        """The runner is about to wait for a child: time to write that costs none."""
+        if time.time() - self._written >= _EVERY_WAIT:
+            self.write()
+
+    def write(self) -> None:
+        """What is kept goes to the file."""
+        if not self._kept or not self._in_runner:
+            return
+        kept, self._kept = self._kept, []
+        for heard in kept:
+            heard()
+        events, self._events = self._events, []
+        self._written = time.time()
+        if not events:
+            return
+        text = b",\n" + json.dumps(events)[1:-1].encode()
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:

@@ -336,13 +336,55 @@ def test_workers_with_jobs(tmp_path: Path) -> None:
 
 
 def test_it_is_whole_when_the_runner_is_killed(tmp_path: Path) -> None:
-    """SIGKILL in the middle of the run."""
+    """SIGKILL in the middle of the run; what had ended before that test is there."""
     source = SUITE + "\ndef test_kills():\n    os.kill(os.getpid(), 9)\n"
     result = run_source(tmp_path, source, "--nsisolate-trace=trace.json")
     assert result.returncode == -9, result.text
     events = read(tmp_path)
     check(events)
-    assert {e["name"] for e in events if e.get("cat") == "test"} == set(OUTCOMES)
+    tests = {e["name"]: e["args"]["outcome"] for e in events if e.get("cat") == "test"}
+    assert tests == OUTCOMES, result.text
+
+
+#: Each wait is one in which it writes, and nothing else is.
+EACH_WAIT: Final = """
+from pytest_nsisolate.runner import trace
+
+trace._EVERY_WAIT, trace._EVERY = 0.0, float("inf")
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "options"),
+    [("()", ()), ("(share='module')", ()), ("()", ("--nsisolate-jobs=2",))],
+    ids=["one", "world", "jobs"],
+)
+def test_it_is_written_while_the_runner_waits(
+    tmp_path: Path, mark: str, options: tuple[str, ...]
+) -> None:
+    """For an isolated test: what ended before is in the file."""
+    source = f"""
+import pathlib
+import time
+
+import pytest
+
+@pytest.mark.isolated
+def test_one():
+    pass
+
+@pytest.mark.isolated{mark}
+def test_looks():
+    for _ in range(300):
+        if '"name": "test_one", "cat": "test"' in pathlib.Path("trace.json").read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError
+"""
+    (tmp_path / "conftest.py").write_text(EACH_WAIT, encoding="utf-8")
+    given = ("--nsisolate-trace=trace.json", "-p", "no:randomly", *options)
+    result = run_source(tmp_path, source, *given)
+    assert result.passed() == {"test_one", "test_looks"}, result.text
 
 
 @pytest.mark.parametrize("path", ["nowhere/trace.json", "."])
