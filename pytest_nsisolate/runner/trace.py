@@ -26,11 +26,11 @@ What still fails: a SIGKILL takes along what is kept.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import pytest
@@ -234,7 +234,7 @@ class Trace:
         within: Within = (name, category, start, time.time(), args)
         if self._in_runner:
             lane = self._lane("runner")
-            self._keep(partial(self._add_within, within, lane, 0.0, math.inf, ""))
+            self._keep(partial(self._add_within, within, lane, 0.0, inf, ""))
         else:
             self._within.append(within)
 
@@ -360,10 +360,10 @@ def _read(found: object) -> Iterator[Within]:
     """What a report has brought; the test's process is not trusted."""
     if not isinstance(found, list | tuple):
         return
-    for one in itertools.islice(found, _MOST):
+    for one in islice(found, _MOST):
         match one:
             case [str(name), str(category), float() | None as start, float(end), dict(args)]:
-                if math.isfinite(end) and (start is None or -math.inf < start <= end):
+                if isfinite(end) and (start is None or -inf < start <= end):
                     texts = {str(key): str(value) for key, value in args.items()}
                     yield name, category, start, end, texts
 
