@@ -148,6 +148,9 @@ class WithFixtures(unittest.TestCase):
     def test_it(self): self.assertEqual(self.x, 5)
     def test_again(self): self.assertTrue(self.folder.is_dir())
 
+# Its loop complains of a step that takes a tenth of a second: of a busy machine.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
+
 class Async(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self):
         self.ready = True
@@ -191,7 +194,7 @@ class A(unittest.TestCase):
 """
 
 SUBTEST_CASES: Final = """
-import unittest
+import logging, unittest
 
 class Subtests(unittest.TestCase):
     def test_all(self):
@@ -215,6 +218,9 @@ class Subtests(unittest.TestCase):
     def test_expected(self):
         with self.subTest("s"): self.fail("sub")
     def test_after(self): pass
+
+# Its loop complains of a step that takes a tenth of a second: of a busy machine.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 class Async(unittest.IsolatedAsyncioTestCase):
     async def test_sub(self):
