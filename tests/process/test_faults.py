@@ -246,7 +246,7 @@ def run_cases(
         before = (*supervisor, str(folder / "log"), "--")
         files = {**source("faulty"), "conftest.py": CONFTEST + conftest}
         env = {faults.LISTING: "1"} if listing else {}
-        result = run_batch(files, side, before=before, env=env, timeout=500 if WHOLE else 240)
+        result = run_batch(files, side, before=before, env=env, timeout=3000 if WHOLE else 240)
         lines = (folder / "log").read_text(encoding="utf-8").splitlines()
         return result, [json.loads(line) for line in lines]
 
