@@ -95,13 +95,15 @@ class Box(Faulty):
         launcher = self._caller.launcher
         with launcher.lock:
             self._request = request.replace(namespaces=named)
+            keeping = self._request.replace(timeout=None, init=False)
             try:
-                self._request = launcher.admit(self._request)
-                keeping = self._request.replace(timeout=None, init=False)
                 output.flush_to_terminal(home.config)
-                self.child = launcher.start(keeping, lambda _: partial(_keep, furnish), budget=None)
+                self.child, keeping = launcher.start_admitted(
+                    keeping, lambda _: partial(_keep, furnish), budget=None
+                )
             except RefusedError as error:
                 raise refusal(error.refusal, self._request, name) from None
+            self._request = keeping.replace(timeout=request.timeout, init=request.init)
             self._caller.tasks.append(self)
         try:
             self.child.get_ready()

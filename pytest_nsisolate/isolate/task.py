@@ -116,19 +116,19 @@ class Task(Generic[T]):
         __tracebackhide__ = True
         launcher = self._caller.launcher
         try:
+            options: dict[str, Any] = {
+                "budget": None if debugged else self._request.timeout,
+                "measured": self._measurement is not None,
+                "interruptible": True,
+                "patient": debugged,
+            }
             if join is None:
-                self._request = launcher.admit(self._request)
-            self.child = launcher.start(
-                self._request,
-                prepare,
-                budget=None if debugged else self._request.timeout,
-                measured=self._measurement is not None,
-                interruptible=True,
-                join=join,
-            )
+                started = launcher.start_admitted(self._request, prepare, **options)
+                self.child, self._request = started
+            else:
+                self.child = launcher.start(self._request, prepare, join=join, **options)
         except RefusedError as error:
             raise refusal(error.refusal, self._request, self.name) from None
-        self.child.inbox.patient = debugged
 
     @property
     def pid(self) -> int | None:

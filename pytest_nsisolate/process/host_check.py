@@ -8,6 +8,8 @@ grants both and refuses ``/proc``.
 Consequence: before the first isolated test of each kind an ordinary launch goes the whole way and
 runs nothing (:meth:`~pytest_nsisolate.process.launcher.Launcher.start`), so the check cannot drift
 from a launch. It costs about 5 ms, once per kind and run.
+Calls and boxes, of which most tests have one, do without: their own launch tells
+(:meth:`~pytest_nsisolate.process.launcher.Launcher.start_admitted`).
 
 Where the user namespace was only implied and the runner has the capabilities to do without it, a
 refused request is tried again without. That also serves a container with CAP_SYS_ADMIN and a
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 
 #: What a body opens before its first fixture.
 Opening: TypeAlias = Callable[[FrameWriter], object]
+
+#: Requests with the same verdict: namespaces, how the user namespace is wanted, and if by name.
+_Kind: TypeAlias = tuple[frozenset[str], UserMode, bool]
 
 #: The step of a process that could not even say how far it came.
 START: Final = "start the host check"
@@ -76,7 +81,7 @@ class HostCheck:
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
-        self._verdicts: dict[tuple[frozenset[str], UserMode, bool], Verdict] = {}
+        self._verdicts: dict[_Kind, Verdict] = {}
         self._notes: dict[str, None] = {}
 
     def probe(self, namespaces: frozenset[str], user: UserMode, named: frozenset[str]) -> Verdict:
@@ -87,14 +92,39 @@ class HostCheck:
         :param named: what the marker named; a user namespace named there is never left out.
         """
         kind = (namespaces, user, "user" in named)
-        verdict = self._verdicts.get(kind)
-        if verdict is None or _may_pass(verdict):
+        verdict = self._verdict(kind)
+        if verdict is None:
             verdict = self._verdicts[kind] = self._judge(namespaces, user, named)
             refusal = verdict.user_refusal
             if refusal is not None:
                 note = f"nsisolate: without user: {refusal.headline()}: {refusal.cause}"
                 self._notes[note] = None
         return verdict
+
+    def _verdict(self, kind: _Kind) -> Verdict | None:
+        """What is known of this kind of request for good."""
+        verdict = self._verdicts.get(kind)
+        return None if verdict is None or _may_pass(verdict) else verdict
+
+    def knows(self, request: IsolationRequest) -> bool:
+        """Whether there is a verdict on requests of this kind."""
+        return self._verdict(_kind(request)) is not None
+
+    def note_success(self, request: IsolationRequest) -> None:
+        """A child stands in everything that this request names."""
+        self._verdicts[_kind(request)] = Verdict()
+
+    def look_at_caller(self) -> None:
+        """Refuse what would only seem to work.
+
+        :raises StepError: on another kernel, or if a program answers our calls in the kernel's
+            place.
+        """
+        if not self._launcher.host.linux:
+            raise StepError("clone", None, errno.ENOSYS)
+        pretender = facts.pretender()
+        if pretender is not None:
+            raise StepError("look at the runner", None, errno.EPERM, pretender)
 
     def notes(self) -> tuple[str, ...]:
         """What no report says: why tests ran without their user namespace; one line each."""
@@ -132,11 +162,7 @@ class HostCheck:
             reach=reach,
         )
         try:
-            if not self._launcher.host.linux:
-                raise StepError("clone", None, errno.ENOSYS)
-            pretender = facts.pretender()
-            if pretender is not None:
-                raise StepError("look at the runner", None, errno.EPERM, pretender)
+            self.look_at_caller()
             refusal = _carry_out(self._launcher, request, limits, open_up)
         except StepError as error:
             refusal = Refusal.of(error)
@@ -202,6 +228,10 @@ class HostCheck:
         except StepError as error:
             return self._launcher.explained(Refusal.of(error), "none")
         return self._try(frozenset(), "none", HeldLimits([], {limit: group}))
+
+
+def _kind(request: IsolationRequest) -> _Kind:
+    return request.namespaces, request.user, "user" in request.named
 
 
 def _may_pass(verdict: Verdict) -> bool:

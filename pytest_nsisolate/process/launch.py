@@ -12,6 +12,8 @@ nothing.
 The short way: in a runner with one task, by the kernel's own count, no other thread can hold a
 lock. Then one ``clone`` with all the flags makes PID 1 directly, which saves a third of the cost of
 a test; the watchdog (:mod:`pytest_nsisolate.process.watchdog`) sees to the end of such a child.
+A process that is PID 1 itself needs none: with it the kernel ends everything below, also in
+namespaces that were made there (pid_namespaces(7)).
 Where that clone is refused, the long way is taken, because it can tell which namespace it was. The
 short way is never taken without a PID namespace, with a time namespace (offsets are written between
 unshare and fork), or when other code waits for the runner's children.
@@ -129,10 +131,15 @@ def has_one_task() -> bool:
         return False
 
 
+def _is_init() -> bool:
+    """Whether the kernel ends all children with this process."""
+    return os.getpid() == 1
+
+
 def _clone(plan: LaunchPlan, shared: Shared) -> tuple[bool, int]:
     """(the short way was taken, what fork(2) returns)."""
     if (
-        shared.watchdog is not None
+        (shared.watchdog is not None or _is_init())
         and plan.may_go_direct
         and signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
         and has_one_task()

@@ -161,6 +161,8 @@ class Launcher:
         budget: float | None,
         measured: bool = False,
         interruptible: bool = False,
+        patient: bool = False,
+        ready: bool = False,
         **options: Any,
     ) -> ChildProcess:
         """Start a process that runs a body. If this is interrupted, nothing of it is left.
@@ -170,6 +172,8 @@ class Launcher:
         :param measured: coverage is under way.
         :param interruptible: a Ctrl-C that comes meanwhile is passed on, for the body has begun
             perhaps, and has something to tear down.
+        :param patient: a debugger may hold it at its end.
+        :param ready: wait until it stands in its namespaces, or has ended.
         :param options: those of :meth:`preparing`.
         :raises RefusedError: as :meth:`preparing`.
         """
@@ -178,6 +182,10 @@ class Launcher:
             with self.preparing(request, lean=True, **options) as launch:
                 body = prepare(launch.files)
                 writer = launch.fork(born.append, budget=budget, measured=measured)
+            if writer is None:
+                born[0].inbox.patient = patient
+                if ready:
+                    born[0].get_ready()
         except BaseException as error:
             for child in born:
                 # A Ctrl-C that has waited for the end of the fork: no caller gets this child.
@@ -195,6 +203,39 @@ class Launcher:
         if writer is not None:
             body(writer)
         return born[0]
+
+    def start_admitted(
+        self,
+        request: IsolationRequest,
+        prepare: Callable[[Output], Callable[[FrameWriter], NoReturn]],
+        **options: Any,
+    ) -> tuple[ChildProcess, IsolationRequest]:
+        """:meth:`admit` and :meth:`start` in one, and what was admitted.
+
+        Where nothing is known yet, this child is the trial, which spares the time of another one.
+        The host check is asked only if it does not get ready.
+
+        :param options: those of :meth:`start`.
+        :raises RefusedError: as both.
+        """
+        if self.check.knows(request):
+            request = self.admit(request)
+            return self.start(request, prepare, **options), request
+        with self._refusing(request), failing("examine this host", None):
+            self.check.look_at_caller()
+        child = self.start(request, prepare, ready=True, **options)
+        if child.inbox.ready:
+            self.check.note_success(request)
+            return child, request
+        try:
+            admitted = self.admit(request)
+        except BaseException:
+            child.end_and_reap()
+            raise
+        if admitted == request:
+            return child, request  # refused for what the host check does not ask
+        child.end_and_reap()
+        return self.start(admitted, prepare, **options), admitted
 
     @contextmanager
     def _refusing(self, request: IsolationRequest) -> Iterator[None]:

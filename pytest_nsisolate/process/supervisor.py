@@ -85,12 +85,12 @@ def enter_directly(plan: LaunchPlan, link: Link) -> None:
         gc.disable()
         gc.freeze()
         process.die_with_parent(link.shared.runner_pidfd)
-        assert link.shared.watchdog is not None
-        with failing("report to the watchdog", None):
-            own = os.pidfd_open(os.getpid())
-            watchdog.report_to(link.shared.watchdog, own)
-        link.cover(link.shared.watchdog.fileno())
-        os.close(own)
+        if link.shared.watchdog is not None:
+            with failing("report to the watchdog", None):
+                own = os.pidfd_open(os.getpid())
+                watchdog.report_to(link.shared.watchdog, own)
+            link.cover(link.shared.watchdog.fileno())
+            os.close(own)
         _furnish(plan, link, at_once=True)
         done = True
     except StepError as error:

@@ -134,6 +134,45 @@ def test_threads_of_the_caller(isolate: Any) -> None:
     assert found == [1, 1]
 
 
+def next_number() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return pid
+
+
+def processes_of(action: Callable[[], object]) -> int:
+    """How many are born meanwhile: a namespace of one's own gives out numbers in order."""
+    before = next_number()
+    action()
+    return next_number() - before - 1
+
+
+@pytest.mark.isolated
+@expect("passed")
+def test_a_call_by_pid1_is_one_process(isolate: Any) -> None:
+    """No trial before the first, and no supervisor, but beside a thread."""
+    assert processes_of(lambda: isolate(os.getpid)) == 1
+    assert processes_of(lambda: isolate.using(uts=True).open().close()) == 1
+    stop = threading.Event()
+    other = threading.Thread(target=stop.wait)
+    other.start()
+    try:
+        assert processes_of(lambda: isolate(os.getpid)) == 2
+    finally:
+        stop.set()
+        other.join()
+
+
+@pytest.mark.isolated(init=True)
+@expect("passed")
+def test_a_call_by_another_has_a_supervisor(isolate: Any) -> None:
+    """The end of this process ends nothing else."""
+    assert processes_of(lambda: isolate(os.getpid)) == 2
+    assert processes_of(lambda: isolate.using(uts=True).open().close()) == 2
+
+
 @on_both_sides
 def test_from_many_threads(isolate: Any) -> None:
     """One thread's call begins while that of another ends: each gets its own answer."""

@@ -37,6 +37,31 @@ def test_nothing_runs_with_isolation_off(tmp_path: Path) -> None:
         assert not (tmp_path / "ran").exists()
 
 
+LEAVING_OUT = """
+import os
+def count():
+    with open("ran", "a") as file:
+        file.write("x")
+    return os.getpid()
+def test_call(isolate): assert isolate(count) == 1
+def test_box(isolate):
+    with isolate.open() as box:
+        assert "user" not in box.namespaces
+        assert box.run(count) == 2
+def test_named(isolate): isolate.using(user=True)(count)
+"""
+
+
+@NEEDS_HOSTS
+def test_a_host_without_user_namespaces(tmp_path: Path) -> None:
+    """Implied, it is left out, and the function runs once; named, it is a refusal."""
+    result = run_source(tmp_path, LEAVING_OUT, prefix=HOSTS["no-user-root"])
+    assert result.passed() == {"test_call", "test_box"}, result.text
+    assert "unshare(CLONE_NEWUSER) for the user namespace" in result.failure("test_named")
+    assert (tmp_path / "ran").read_text() == "xx"
+    assert result.stdout.count("nsisolate: without user: ") == 1
+
+
 @NEEDS_HOSTS
 def test_a_host_that_refuses(tmp_path: Path) -> None:
     """A failure with cause and remedy; a skip where the options say so; never a run without."""
@@ -210,10 +235,17 @@ def leave(mark):
     os.setsid() if os.getpid() != os.getsid(0) else None
     open(mark, "w").close()
     select.select([], [], [])
+def change_ids(mark):
+    open(mark + "~", "w").close()
+    if SIDE == "root":
+        os.setresuid(1, 1, 1)  # now it has no PR_SET_PDEATHSIG
+    os.rename(mark + "~", mark)
+    select.select([], [], [])
 def test_it(isolate):
     box = isolate.using(net=True).open()
     tasks = [isolate.start(leave, "one"), isolate.using(uts=True).start(leave, "two"),
              isolate.using(init=True).start(leave, "three"), box.start(leave, "four")]
+    tasks += [isolate.using(user=SIDE != "root").start(change_ids, "seven")]
     box.command(["sh", "-c", "sleep 1000 &"])
     def nested():
         isolate.start(leave, "five")
@@ -226,9 +258,11 @@ def test_it(isolate):
 @pytest.mark.parametrize("marker", ["", "import pytest\npytestmark = pytest.mark.isolated\n"])
 def test_a_runner_that_is_killed_takes_all_calls_along(side: Side, marker: str) -> None:
     """SIGKILL to the runner: tasks, boxes, what is in them and nested calls all end."""
-    with suite_folder({"test_it.py": marker + HANGING}, side) as folder:
+    source = marker + HANGING.replace("SIDE", repr(side))
+    with suite_folder({"test_it.py": source}, side) as folder:
+        folder.chmod(0o777)  # one of them is another user then
         with start(folder, side) as running:
-            for mark in ("one", "two", "three", "four", "five", "six"):
+            for mark in ("one", "two", "three", "four", "five", "six", "seven"):
                 running.wait_for(mark)
             os.kill(running.process.pid, signal.SIGKILL)
         assert_nothing_alive(folder)
