@@ -72,7 +72,7 @@ class ChildProcess:
         #: Kind and text of what the phase had captured when its time was over.
         self.captured: list[tuple[str, str]] | None = None
         self.deadline = Deadline(STEP_SECONDS)
-        self.inbox = Inbox(end, maps, self.deadline, budget, limits)
+        self.inbox = Inbox(end, maps, self.deadline, budget, limits, init=init)
         #: With ``--pdb`` a Ctrl-C is for the test: it fails, and the debugger opens there.
         self.debugged = False
         #: Waits until one of :meth:`watched` is readable, for so many seconds at most, while the
@@ -82,9 +82,7 @@ class ChildProcess:
         self.forked_status: int | None = None
         #: This object holds nothing of it any more.
         self.reaped = False
-        if end.direct and maps is not None:
-            self.inbox.write_maps(end.forked)
-            self.heed()
+        self.heed()
 
     # What the rest of the runner uses -----------------------------------------------------------
 

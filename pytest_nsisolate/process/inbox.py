@@ -51,6 +51,8 @@ class Inbox:
     :param deadline: set anew by what the child says.
     :param budget: seconds from the moment that the child is ready; None is no limit.
     :param limits: told of the end of what was forked, before that is reaped.
+    :param init: an init stands between PID 1 and the test.
+    :raises StepError: when the child cannot be told that its maps are written.
     """
 
     def __init__(
@@ -60,7 +62,12 @@ class Inbox:
         deadline: Deadline,
         budget: float | None,
         limits: HeldLimits | None,
+        *,
+        init: bool,
     ) -> None:
+        self.supervisor = SupervisorMessages(end, maps)
+        if end.direct and maps is not None:
+            self.supervisor.write_maps(end.forked)  # first of all: the child waits for it
         self._end = end
         self._deadline = deadline
         self._limits = limits
@@ -83,7 +90,6 @@ class Inbox:
         #: It does what is left for the end of a process.
         self.ending = False
         self.done: Frame | None = None
-        self.supervisor = SupervisorMessages(end, maps)
         #: What was forked has ended, or is not heard any more, and no status will come.
         self.lost_sight = False
         #: Reaped by :meth:`pump`, or by others before.
@@ -97,7 +103,10 @@ class Inbox:
         self.reach: tuple[str, ...] = ()
         #: It is to be ended now, because of one of these two.
         self.doomed = False
-        self._watched = Watched(end.frames, end.control, end.forked_pidfd)
+        # A PID 1 without a supervisor and an init has nothing to say there.
+        says = () if end.direct and not init else (end.control,)
+        self._watched = Watched(end.frames, *says, end.forked_pidfd)
+        self._heed_supervisor()
 
     @property
     def watched(self) -> frozenset[int]:
@@ -235,14 +244,6 @@ class Inbox:
     def pid1_status(self) -> int | None:
         """The raw wait status of PID 1, once it has ended."""
         return self.supervisor.pid1_status
-
-    def write_maps(self, pid: int) -> None:
-        """Give a process its id maps, and let it go on.
-
-        :raises StepError: when it cannot be told.
-        """
-        self.supervisor.write_maps(pid)
-        self._heed_supervisor()
 
     def _read_message(self) -> bool:
         found = self.supervisor.read()

@@ -30,7 +30,9 @@ def heard() -> Iterator[Heard]:
     """A descriptor that is given takes the place of the pipe's."""
     with ExitStack() as stack:
 
-        def make(*said: bytes, frames: int | None = None) -> ChildProcess:
+        def make(
+            *said: bytes, frames: int | None = None, direct: bool = False, init: bool = False
+        ) -> ChildProcess:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             reading, writing = os.pipe()
             stack.callback(theirs.close)
@@ -46,9 +48,9 @@ def heard() -> Iterator[Heard]:
                     signal.pause()
             pidfd = os.pidfd_open(supervisor)
             end = RunnerEnd(
-                supervisor, pidfd, False, ours.detach(), reading, bytes(8), Output.create()
+                supervisor, pidfd, direct, ours.detach(), reading, bytes(8), Output.create()
             )
-            child = ChildProcess(end, maps=None, budget=None, init=False)
+            child = ChildProcess(end, maps=None, budget=None, init=init)
             stack.callback(child.end_and_reap)
             return child
 
@@ -108,3 +110,14 @@ def test_what_a_handler_of_the_suite_raises_is_the_suites(heard: Heard) -> None:
     assert not isinstance(child.outcome, outcome.Broken) or "in the runner" not in str(
         child.outcome.reason
     )
+
+
+@pytest.mark.parametrize(
+    ("direct", "init", "speaks"), [(False, False, True), (True, True, True), (True, False, False)]
+)
+def test_only_who_has_something_to_say_wakes_the_runner(
+    heard: Heard, direct: bool, init: bool, speaks: bool
+) -> None:
+    """A PID 1 that is neither below a supervisor nor an init lets its socket go, and no more."""
+    child = heard(direct=direct, init=init)
+    assert (child.end.control in child.watched()) is speaks
