@@ -89,7 +89,8 @@ def enter_directly(plan: LaunchPlan, link: Link) -> None:
             with failing("report to the watchdog", None):
                 own = os.pidfd_open(os.getpid())
                 watchdog.report_to(link.shared.watchdog, own)
-            link.cover(link.shared.watchdog.fileno())
+            fd = link.shared.watchdog.fileno()
+            named("dup2", os.dup2, link.shared.null, fd, False)
             os.close(own)
         _furnish(plan, link, at_once=True)
         done = True
