@@ -20,9 +20,13 @@ SOCKET: Final = 4
 
 
 def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen by its effects)
-    """Collect children, forget the dead, and outlive the runner by a moment."""
+    """Collect children, forget the dead, and outlive the runner by a moment.
+
+    The end of a child wakes it not: the dead are forgotten when another child reports.
+    """
     channel = socket.socket(fileno=SOCKET)
     children: set[int] = set()
+    ends = select.poll()
     poller = select.poll()
     poller.register(RUNNER, select.POLLIN)
     poller.register(channel, select.POLLIN)
@@ -30,9 +34,13 @@ def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen
         ready = {fd for fd, _ in poller.poll()}
         if SOCKET in ready:
             _, received, _, _ = socket.recv_fds(channel, 1, 4)
+            for child, _ in ends.poll(0):
+                ends.unregister(child)
+                children.discard(child)
+                os.close(child)
             for child in received:
                 children.add(child)
-                poller.register(child, select.POLLIN)
+                ends.register(child, select.POLLIN)
             if not received:
                 poller.unregister(SOCKET)  # the runner's end is closed; its death comes next
         elif RUNNER in ready:
@@ -41,10 +49,6 @@ def serve() -> NoReturn:  # pragma: no cover (runs in a process of its own, seen
                 with contextlib.suppress(ProcessLookupError):  # reaped just before that death
                     signal.pidfd_send_signal(child, signal.SIGKILL)
             sys.exit(0)
-        for child in ready & children:
-            poller.unregister(child)
-            children.discard(child)
-            os.close(child)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@ import os
 import select
 import subprocess
 import sys
+import termios
 
 import pytest
+
+from pytest_nsisolate.process import watchdog
+from tests.support import eventually
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
 
@@ -60,3 +64,34 @@ def test_whatever_numbers_are_free_it_starts_and_ends_the_child(free: tuple[str,
 
     assert ended.returncode == 0
     assert (said, gone) == (b"reported", True)
+
+
+def test_the_dead_are_forgotten() -> None:
+    """Not at once, but never more of them are held than children lived at a time."""
+    runner = os.pidfd_open(os.getpid())
+    found = watchdog.spawn(runner)
+    assert found is not None
+
+    def held() -> int:
+        """Pidfds of children; the one of the runner is not counted."""
+        folder = f"/proc/{found.pid}/fd"
+        return sum("pidfd" in os.readlink(f"{folder}/{fd}") for fd in os.listdir(folder)) - 1
+
+    def unread() -> int:
+        return int.from_bytes(fcntl.ioctl(found.socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            pidfd = os.pidfd_open(child)
+            watchdog.report_to(found.socket, pidfd)
+            os.close(pidfd)
+            os.waitpid(child, 0)
+        assert eventually(lambda: not unread() and held() == 1, 30), (
+            "the last one, as long as no other reports"
+        )
+    finally:
+        found.dismiss()
+        os.close(runner)
