@@ -12,19 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from pytest_nsisolate.child import strays
 from pytest_nsisolate.integrations import plugins
 from pytest_nsisolate.integrations.pytest import tracebacks
+from pytest_nsisolate.kernel import huge_pages
 from pytest_nsisolate.process import after_fork, job_control
 from pytest_nsisolate.request.options import jobs_now
 from pytest_nsisolate.runner import phases, summary
 from pytest_nsisolate.runner.run import Run
 from pytest_nsisolate.runner.streams import StandardStreams
 from pytest_nsisolate.view import origin
+
+#: Isolated tests for which it pays to have huge pages made: some 40 win back what that takes.
+_MANY: Final = 200
 
 
 @contextmanager
@@ -36,6 +40,8 @@ def registered(session: pytest.Session, run: Run) -> Iterator[None]:
     run.keeps_calls = plugins.keeps_calls(config)
     run.notes.losing = plugins.losing(config)
     run.preload()
+    if len(run.requests) >= _MANY:
+        huge_pages.collapse()
     run.streams = StandardStreams(config)
     if config.getoption("setupshow", False):
         config.pluginmanager.register(SetupShowHooks(run), "nsisolate-setup-show")
