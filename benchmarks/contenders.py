@@ -95,11 +95,24 @@ UNPRIVILEGED = Contender(
     unprivileged=True,
     expects="pid mnt net uts ipc cgroup",
 )
+LONG_WAY = Contender(
+    "nsisolate-long",
+    "pytest-nsisolate, in a runner with a thread",
+    "nsisolate",
+    (OURS,),
+    mark="@pytest.mark.isolated",
+    module=ENGINE,
+    plugins=("bench_thread",),
+    expects="pid mnt net uts ipc cgroup",
+)
 IDLE = Contender(
     "idle", "plugin installed, no marker", "nsisolate", (OURS,), module=ENGINE, expects="runner"
 )
 
-EVERYONE = (PLAIN, FLOOR, FORKED, ISOLATE, ISOLATED, PID_ALONE, DEFAULT_SET, UNPRIVILEGED)
+EVERYONE = (
+    *(PLAIN, FLOOR, FORKED, ISOLATE, ISOLATED),
+    *(PID_ALONE, DEFAULT_SET, LONG_WAY, UNPRIVILEGED),
+)
 #: What one environment for all of them has.
 PACKAGES = tuple(dict.fromkeys(name for one in EVERYONE for name in one.requirements))
 BY_KEY = {contender.key: contender for contender in (*EVERYONE, IDLE)}

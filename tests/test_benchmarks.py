@@ -62,7 +62,7 @@ def measured(done: subprocess.CompletedProcess[str], file: Path) -> dict[str, di
 def test_cost_table_has_a_row_for_whoever_can_run_here(tmp_path: Path, isolates: bool) -> None:
     """Plain and the floor always; this plugin where the host gives namespaces."""
     file = tmp_path / "results.json"
-    wanted = f"plain,floor,nsisolate-pid,{OURS}"
+    wanted = f"plain,floor,nsisolate-pid,nsisolate-long,{OURS}"
     done = benchmark("overhead.py", f"--only={wanted}", "--rounds=1", "--tests=3", f"--json={file}")
 
     cost = measured(done, file)["cost"]
@@ -198,3 +198,20 @@ def test_jobs_are_measured_side_by_side() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("plain", "isolated, 1 job", "isolated, 2 jobs"):
         assert sum(line.strip().startswith(f"{name} ") for line in done.stdout.splitlines()) == 3
+    assert done.stdout.count("x plain") == 3
+    assert "x worlds of their own" in done.stdout
+
+
+def test_a_long_run_is_measured_at_both_ends() -> None:
+    """Time, processor time, memory and descriptors, of the beginning and of the end."""
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), *checkout())))
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "jobs.py", "--flat=20"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("wall, ms a test", "cpu, ms a test", "memory, MB", "descriptors"):
+        assert name in done.stdout
