@@ -53,8 +53,8 @@ _COPIED: Final = 1 << 20
 _COPIED_IN_ALL: Final = 64 << 20
 _MOST_BOUND: Final = 256
 
-#: What is on the tmpfs: the skeleton, what is written, overlay's own, given contents, the ownership
-#: layer, what is the root in place of the host's, and the new root.
+#: What is on the tmpfs: the skeleton, what is written, overlay's own for the root itself, given
+#: contents, the ownership layer, what is the root in place of the host's, and the new root.
 SKELETON, UPPER, WORK, _GIVEN, LAYER, BASE, NEW = "suwglbn"
 
 
@@ -128,13 +128,16 @@ class OverlayRoot:
     def enter(self, settle: Callable[[], None]) -> None:
         """In the child, when the rest of its mounts are made; it stands in the new ``/`` then.
 
-        :param settle: called on the tmpfs, before anything is mounted there.
+        :param settle: called on the tmpfs before anything else is made there: what a child is lent
+            is safe with the runner again, whatever is refused after it.
         :raises StepError: naming the call and the path.
         """
         self.stage.run()
         try:
             mask = os.umask(0)
             os.chdir("/..")
+            check_attributes(".")
+            settle()
             for folder in self.folders:
                 folder.make()
             for to, path in self.links:
@@ -146,8 +149,6 @@ class OverlayRoot:
             os.umask(mask)
         except OSError as error:
             raise step_error("prepare the root", "mount", error) from error
-        check_attributes(WORK)
-        settle()
         run_all(self.mounts)
         try:
             os.chdir(NEW)
@@ -216,31 +217,32 @@ def plan_overlays(
     :param contents: at real paths; those in no place are put into the skeleton.
     :raises StepError: ``take / apart``.
     """
-    folders = [Folder(name, 0o755) for name in (SKELETON, UPPER, WORK, _GIVEN, LAYER, BASE, NEW)]
     given = _Given(found, owners)
     owner, mode = owners.owner, owners.mode
     for content in contents:
         given.add(content)
+    names = (SKELETON, UPPER, WORK, NEW, *((_GIVEN,) if given.used else ()))
+    folders = [Folder(name, 0o755) for name in names]
     with failing("take / apart", "mount"):
         root = os.stat("/")
         folders.append(Folder(f"{UPPER}/0", mode(root, "/"), owner(root)))
-        folders.append(Folder(f"{WORK}/0", 0o700))
         for path in found.folders:
             if (status := status_of(path)) is not None:
                 folders.append(Folder(SKELETON + path, mode(status, path), owner(status)))
-        mounts = [overlay_on(NEW, "/", 0, [SKELETON], 0)]
+        mounts = [overlay_on(NEW, "/", 0, [SKELETON], 0, work=WORK)]
         for number, path in enumerate(found.places, 1):
             if (status := status_of(path)) is None:
                 continue
             folders.append(Folder(SKELETON + path, 0o755))
             folders.append(Folder(f"{UPPER}/{number}", mode(status, path), owner(status)))
-            folders.append(Folder(f"{WORK}/{number}", 0o700))
             lower = [f"{_GIVEN}/{number}"] if number in given.used else []
             if path in owners.layered:
                 lower.append(LAYER + path)
             lower.append(path)
             flags = points[path].flags if path in points else 0
-            mounts.append(overlay_on(NEW + path, path, number, lower, flags))
+            # What it keeps there is out of sight: it lies on it.
+            work = SKELETON + path
+            mounts.append(overlay_on(NEW + path, path, number, lower, flags, work=work))
         sizes = {path: status for path in found.files if (status := status_of(path)) is not None}
     small, big = _sorted_by_size(sizes)
     folders += given.folders
@@ -392,15 +394,18 @@ def _attach_sealed(path: str, target: str) -> int:
     return 0
 
 
-def overlay_on(target: str, path: str, number: int, lower: list[str], flags: int) -> Step:
+def overlay_on(
+    target: str, path: str, number: int, lower: list[str], flags: int, *, work: str
+) -> Step:
     """Mount one overlay.
 
     :param path: as messages name it.
     :param number: of its upper directory.
     :param lower: its lower directories, topmost first.
+    :param work: an empty directory for overlay's own use.
     """
     layers = ":".join(map(_escaped, lower))
-    options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={WORK}/{number},userxattr"
+    options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={_escaped(work)},userxattr"
     call = syscalls.prepare_mount("overlay", target, "overlay", flags, options)
     return Step(f"mount overlay on {path}", "mount", Lasting(call, path))
 

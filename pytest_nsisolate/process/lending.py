@@ -48,9 +48,11 @@ def clone(path: str) -> int:
 def attach(tree: int, place: str) -> int:
     """In a child: attach a tree, and clone it for the next test.
 
+    :param place: a directory that is made for it.
     :returns: a descriptor of the clone.
     :raises OSError: when the kernel refuses it.
     """
+    os.mkdir(place, 0o700)
     syscalls.move_mount(tree, place)
     os.close(tree)
     return clone(place)
