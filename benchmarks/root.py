@@ -2,6 +2,7 @@
 """What files of its own cost an isolated test: root="overlay", "readonly", files= and hide=.
 
     python benchmarks/root.py
+    python benchmarks/root.py --user nobody             # rootless
     python benchmarks/root.py --only overlay crowded    # what each copied file costs
 
 Empty isolated tests, with the default set and with each of these beside it, in interleaved rounds.
@@ -69,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", action="store_true")
     options = parser.parse_args(argv)
     count = max(4, options.tests)
-    chosen = {"host", *options.only} - (set() if os.geteuid() == 0 else {"crowded"})
+    privileged = os.geteuid() == 0 and options.user is None
+    chosen = {"host", *options.only} - (set() if privileged else {"crowded"})
     which = "the first test" if options.first else f"{count} tests"
 
     def measure(runner: Runner) -> Table:

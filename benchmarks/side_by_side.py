@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from accounts import workplace
+from accounts import account, reachable, workplace
 from command_line import add_where, environments, machine, parser_for, positive, say, write
 from contenders import ENGINE, OURS, Contender
 from environments import UnavailableError
@@ -32,6 +32,7 @@ def parser(description: str | None, suites: Iterable[str]) -> argparse.ArgumentP
     found.add_argument("--only", nargs="+", choices=[*suites], default=[*suites])
     found.add_argument("--rounds", type=positive, default=7)
     found.add_argument("--tests", type=positive, default=200)
+    found.add_argument("--user", metavar="ACCOUNT", help="run the suites as this one, rootless")
     found.add_argument("--json", type=Path, metavar="FILE")
     add_where(found)
     return found
@@ -84,8 +85,12 @@ def run(options: argparse.Namespace, key: str, measure: Callable[[Runner], Table
     made = environments(options)
     try:
         with ExitStack() as stack:
-            folder = stack.enter_context(workplace(None))
-            table = measure(Runner(ISOLATED, made.interpreter(ISOLATED), folder, None))
+            interpreter = made.interpreter(ISOLATED)
+            who = None if options.user is None else account(options.user)
+            if who is not None:
+                reachable(interpreter, who)
+            folder = stack.enter_context(workplace(who))
+            table = measure(Runner(ISOLATED, interpreter, folder, who))
     except UnavailableError as reason:
         say(f"not measured: {reason}")
         return 1

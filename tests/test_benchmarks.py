@@ -143,6 +143,19 @@ def test_files_of_its_own_are_measured(tmp_path: Path, isolates: bool) -> None:
     assert set(measured(done, file)["root"]) == {"host", "overlay", *crowded}
 
 
+def test_files_of_its_own_are_measured_rootless(tmp_path: Path, isolates: bool) -> None:
+    """As another account, if root asks for one; what only root can set up is left out."""
+    if not isolates:
+        pytest.skip("this host refuses some of the namespaces, so nothing would be isolated")
+    file = tmp_path / "root.json"
+    only = ("--user=nobody", "--only", "files", "crowded")
+    done = benchmark("root.py", *only, "--rounds=1", "--tests=4", f"--json={file}")
+
+    if "not measured: nobody cannot " in done.stderr:
+        pytest.skip("that account cannot use this interpreter")
+    assert set(measured(done, file)["root"]) == {"host", "files"}
+
+
 def test_calls_are_measured(isolates: bool) -> None:
     """One call by ``isolate`` against a bare fork."""
     if not isolates:
