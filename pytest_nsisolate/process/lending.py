@@ -11,7 +11,9 @@ Nothing is on the disk, no process waits, and with the runner the kernel frees i
 Workers of pytest-xdist have one tree: a child makes as many descriptors of it as there are workers
 (see :mod:`pytest_nsisolate.process.fellows`).
 
-What still fails: where a child dies on its way in, the tree is made anew.
+That is the first thing that PID 1 does for its root.
+
+What still fails: where a child dies before that, the tree is made anew.
 """
 
 from __future__ import annotations

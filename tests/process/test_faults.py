@@ -440,7 +440,7 @@ def test_every_call_for_files_of_its_own(side: Side, of: str) -> None:
     else:
         assert {"mount", "pivot_root", "umount2", "mount_setattr"} <= {case.call for case in cases}
         if side == "user" and not WHOLE:
-            # Each of those before has the ownership layer made anew.
+            # A refusal before the ownership layer has been sent back has it made anew.
             cases = [
                 case for case in cases if case.call in ("open_tree", "move_mount", "pivot_root")
             ]

@@ -21,6 +21,7 @@ from tests.inner_runs import (
     Side,
     assert_nothing_alive,
     run_batch,
+    said,
     start,
     suite_folder,
 )
@@ -148,6 +149,9 @@ def test_refused(): pass
 def test_refused_too(): pass
 
 @pytest.mark.isolated(root="overlay")
+def test_refused_inside(): pass
+
+@pytest.mark.isolated(root="overlay")
 def test_crashes():
     import os
     os.abort()
@@ -159,12 +163,29 @@ def test_another_one(): pass
 def test_last(): pass
 """
 
+#: The kernel refuses the first directory of one test's root.
+REFUSING: Final = """
+import pytest
+from pytest_nsisolate.kernel import overlays
+
+_make = overlays.Folder.make
+
+def _refuse(folder):
+    raise OSError(28, "No space left on device", folder.path)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    overlays.Folder.make = _refuse if item.name == "test_refused_inside" else _make
+"""
+
 
 def test_the_layer_is_made_once_and_handed_on() -> None:
     """By tests that pass, and by those that are refused; ``user="same"`` has another one."""
     result = run_batch({"test_it.py": MANY, "conftest.py": COUNTING}, "user")
     assert made(result) == ["OwnershipLayer for 1"], result.text
-    result = run_batch({"test_it.py": LOSING, "conftest.py": COUNTING}, "user")
+    result = run_batch({"test_it.py": LOSING, "conftest.py": COUNTING + REFUSING}, "user")
+    refusal = "prepare the root for the mount namespace: ENOSPC"
+    assert refusal in said(result, "test_refused_inside"), result.text
     assert result.passed() == {"test_first", "test_another_one", "test_last"}, result.text
     assert made(result) == ["OwnershipLayer for 1"] * 2, result.text
 
