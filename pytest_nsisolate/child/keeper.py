@@ -163,7 +163,7 @@ class Keeper:
         self._own_channel = self._channel = writer
         try:
             self._settle_in()
-            writer.send_encoded(Kind.READY, b"{}")
+            writer.send_ready()
             while (received := world.receive(self._orders)) is not None:
                 order, end = received
                 if end is not None:
@@ -233,7 +233,7 @@ class Keeper:
         self._seen.add(item)
         self._torn_down = set()
         # The time of the machinery is over: the world's fixtures have the test's.
-        end.writer.send_encoded(Kind.READY, b"{}")
+        end.writer.send_ready()
         self._dump_faults_to(end.files)
         try:
             self._protocol(item, self._set_up_phase)

@@ -121,6 +121,7 @@ class Child:
         for open_up in self.openings:
             open_up(writer)
         self._ending.begin()
+        writer.note("settle in")
         self.begin()
 
     def begin(self) -> None:
@@ -135,7 +136,7 @@ class Child:
         post_mortem = self.outgoing.post_mortem
         if post_mortem is not None and post_mortem.asks_for_mounts:
             post_mortem.begin(lambda data: self.outgoing.send(Kind.VIEW, data))
-        self.outgoing.writer.send_encoded(Kind.READY, b"{}")
+        self.outgoing.writer.send_ready()
         if self.connection is not None:
             # Now, when the runner does not wait for READY any more: the user may have to click.
             self._undebugged = self.connection.attach()

@@ -284,7 +284,7 @@ def _become(
         if channel is not None:
             take_terminal(channel, spare)
         found = command or shell()
-        writer.send_encoded(Kind.READY, b"{}")
+        writer.send_ready()
         process.restore_signals(mask)
         execute(found, name, directory=directory)
     except StepError as error:

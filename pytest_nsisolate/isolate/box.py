@@ -37,7 +37,7 @@ from pytest_nsisolate.process import channel
 from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.process.place import Place
 from pytest_nsisolate.request.model import IsolationRequest
-from pytest_nsisolate.wire.frames import FrameWriter, Kind
+from pytest_nsisolate.wire.frames import FrameWriter
 
 if TYPE_CHECKING:
     from pytest_nsisolate.view.faults import Injector
@@ -239,7 +239,7 @@ class Box(Faulty):
                 self._caller.tasks.remove(self)
         for task in self._tasks:
             task.end()
-        self._end_span("closed")
+        self._end_span("closed", self.child)
 
     def helpers(self) -> dict[int, str]:
         """The processes that hold it open, and what to call them."""
@@ -315,7 +315,7 @@ def _keep(furnish: Callable[[], None] | None, writer: FrameWriter) -> NoReturn:
             except StepError as error:
                 channel.refuse(writer, error)
                 raise
-        writer.send_encoded(Kind.READY, b"{}")
+        writer.send_ready()
         null = os.open(os.devnull, os.O_RDWR)
         for fd in range(3):
             os.dup2(null, fd)

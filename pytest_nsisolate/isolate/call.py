@@ -154,7 +154,7 @@ class Call:
         """In the child: everything from here to its exit."""
         try:
             self._settle_in(writer)
-            writer.send_encoded(Kind.READY, b"{}")
+            writer.send_ready()
             if self.connection is not None:
                 self._undebugged = self.connection.attach()
             answer = self._answer()

@@ -26,6 +26,7 @@ from pytest_nsisolate.runner.surroundings import make_launcher
 if TYPE_CHECKING:
     from pytest_nsisolate.integrations.coverage import Measurement
     from pytest_nsisolate.isolate.unawaited import Awaitable, Unawaited
+    from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.launcher import Launcher
     from pytest_nsisolate.runner.run import Run
     from pytest_nsisolate.view.fault_engine import Engine
@@ -76,6 +77,7 @@ class PerProcess:
         with _making[0]:
             if self._of is not here():
                 self._caller = Caller(make_launcher(self.config), _Measured(self.config))
+                self._caller.launcher.traced = self._run.trace is not None
                 self._of = here()
                 self.unawaited.forget()
             return self._caller
@@ -87,10 +89,20 @@ class PerProcess:
         child = self._run.in_child
         return None if child is None else engine_of(child.outgoing)
 
-    def span(self, name: str, category: str) -> Callable[[str], None]:
-        """Something begins; what this gives is called with its outcome when it ends."""
+    def span(self, name: str, category: str) -> Callable[[str, ChildProcess], None]:
+        """Something begins; what this gives is called with its outcome and its child at the end."""
         trace = self._run.trace
-        return _unseen if trace is None else partial(trace.within, name, category, trace.now())
+        return _unseen if trace is None else partial(self._end_span, name, category, trace.now())
+
+    def _end_span(
+        self, name: str, category: str, began: float, outcome: str, child: ChildProcess
+    ) -> None:
+        assert self._run.trace is not None
+        launched = self._caller.launcher.launched
+        ends = (child.end, *launched)
+        launched.clear()
+        ours = {pid for end in ends for pid in (end.forked, end.pid1) if pid is not None}
+        self._run.trace.within(name, category, began, outcome, child.inbox.steps, [*ours])
 
     def note_moment(self, name: str, category: str) -> None:
         """Something has happened."""
@@ -105,7 +117,7 @@ class PerProcess:
         return {pid: name for task in tasks for pid, name in task.helpers().items()}
 
 
-def _unseen(_: str) -> None:
+def _unseen(_: str, __: ChildProcess) -> None:
     """There is no trace."""
 
 

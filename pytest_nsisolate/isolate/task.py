@@ -291,7 +291,8 @@ class Task(Generic[T]):
             self._caller.tasks.remove(self)
             self._waiters.wake()
         self._judge(ended, faults)
-        self._end_span("returned" if self._error is None else type(self._error).__name__)
+        became = "returned" if self._error is None else type(self._error).__name__
+        self._end_span(became, child)
         if child.limits is not None and self._error is not None:
             met = child.limits.met_by_failure(limits.errnos(self._error))
             for bound in child.limits_met() or met:

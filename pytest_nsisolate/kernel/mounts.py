@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from stat import S_ISDIR
@@ -109,11 +110,12 @@ def plan_mounts(
     )
 
 
-def apply(plan: MountPlan) -> None:
+def apply(plan: MountPlan, note: Callable[[str], object] | None = None) -> None:
     """Make a new mount namespace private and carry out the plan in it.
 
     Afterwards the current directory may lie in what was covered: change to it by path.
 
+    :param note: is told of each part that is done.
     :raises StepError: naming the call, or ``keep PATH`` for a path that cannot be kept.
     """
     plan.private.run()  # first: the clone of a shared mount is shared, and stays so
@@ -123,9 +125,21 @@ def apply(plan: MountPlan) -> None:
         plan.read_only.run()
         for path, fd in zip(plan.writable, writable, strict=True):
             _put_back(path, fd)
-    run_all(plan.steps)
+    if note is None:
+        run_all(plan.steps)
+    else:
+        note("make / private")
+        for part, steps in itertools.groupby(plan.steps, _part):
+            run_all(steps)
+            note(part)
     for path, fd in zip(plan.keep, kept, strict=True):
         _put_back(path, fd)
+
+
+def _part(step: Step) -> str:
+    """What a step serves, by the name that the doctor has for it."""
+    parts = {"proc": "mount proc", "sys": "mount sysfs", "dev": "mount /dev"}
+    return next((part for word, part in parts.items() if word in step.name), step.name)
 
 
 def _detach(path: str, covers: tuple[str, ...]) -> int:

@@ -38,7 +38,8 @@ FLAGS: Final[dict[str, int]] = {
 # The name of each in /proc/PID/ns.
 PROC_NAMES: Final[dict[str, str]] = {name: name for name in NAMESPACES} | {"mount": "mnt"}
 
-_STEPS: Final = {
+#: What the step is called by which a process enters a new one.
+STEPS: Final = {
     name: f"unshare(CLONE_NEW{'NS' if name == 'mount' else name.upper()})" for name in NAMESPACES
 }
 _NS_PATHS: Final = {name: f"/proc/self/ns/{PROC_NAMES[name]}" for name in NAMESPACES}
@@ -66,7 +67,7 @@ def enter(namespace: str) -> None:
     except OSError as error:
         if namespace == "net" and error.errno == errno.ENOSPC and _enter_late():
             return
-        raise step_error(_STEPS[namespace], namespace, error) from error
+        raise step_error(STEPS[namespace], namespace, error) from error
 
 
 def _enter_late() -> bool:
@@ -80,7 +81,7 @@ def _enter_late() -> bool:
             syscalls.unshare(syscalls.CLONE_NEWNET)
         except OSError as error:
             if error.errno != errno.ENOSPC:
-                raise step_error(_STEPS["net"], "net", error) from error
+                raise step_error(STEPS["net"], "net", error) from error
         else:
             return True
     return False
@@ -110,7 +111,7 @@ def join(pidfd: int, names: Container[str]) -> None:
             try:
                 syscalls.setns(pidfd, FLAGS[name])
             except OSError as error:
-                step = _STEPS[name].replace("unshare", "setns")
+                step = STEPS[name].replace("unshare", "setns")
                 raise step_error(step, name, error) from error
 
 

@@ -294,6 +294,8 @@ def refuse(writer: FrameWriter, error: StepError) -> None:
     frame |= {"errno": error.errno, "detail": error.detail}
     if error.errno == errno.EPERM:
         frame["filtered"] = _is_filtered()
+    if writer.steps is not None:
+        frame["steps"] = writer.steps.text().decode()
     writer.send(Kind.REFUSED, frame)
 
 

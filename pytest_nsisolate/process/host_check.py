@@ -298,7 +298,7 @@ def _nothing(open_up: Opening | None, writer: FrameWriter) -> NoReturn:
     try:
         if open_up is not None:
             open_up(writer)
-        writer.send_encoded(Kind.READY, b"{}")
+        writer.send_ready()
         writer.send(Kind.DONE, {"phases": [], "alone": False})
     finally:
         posix._exit(0)

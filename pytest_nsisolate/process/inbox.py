@@ -86,6 +86,7 @@ class Inbox:
         #: Seconds that it has for what it is doing.
         self.allowed = self._budget = budget
         self.ready = False
+        self.steps: object = None  # of its way in, where there is a trace (wire/steps.py)
         self._ready_at = 0.0
         #: It does what is left for the end of a process.
         self.ending = False
@@ -186,6 +187,7 @@ class Inbox:
     def _take(self, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind is Kind.READY:
+                self.steps = self.steps or frame.data.get("steps")
                 self.ready = True
                 self._ready_at = monotonic()
                 self._deadline.set(self._budget)
@@ -196,6 +198,7 @@ class Inbox:
                 self.ending = True
             elif frame.kind is Kind.REFUSED:
                 found = outcome.read_refusal(frame.data)
+                self.steps = self.steps or frame.data.get("steps")
                 # It found the runner gone: the cause is what the runner met itself.
                 if self.refused is None or found.errno not in (ESRCH, ECONNRESET):
                     self.refused = found

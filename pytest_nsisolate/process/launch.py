@@ -43,6 +43,7 @@ from pytest_nsisolate.process import after_fork, reaping, supervisor
 from pytest_nsisolate.process.channel import Link, Output, RunnerEnd, Shared
 from pytest_nsisolate.process.plan import LaunchPlan
 from pytest_nsisolate.wire.frames import FrameWriter
+from pytest_nsisolate.wire.steps import Steps
 
 #: Links of the directory of tasks of a process with one: ".", "..", and the task.
 _ONE_TASK: Final = 3
@@ -54,6 +55,7 @@ def launch(
     shared: Shared,
     held: tuple[int, ...],
     register: Callable[[RunnerEnd], None],
+    steps: Steps | None = None,
 ) -> FrameWriter | None:
     """Clone the runner into new namespaces. Returns twice.
 
@@ -62,6 +64,7 @@ def launch(
     A child that cannot get there says why on its pipe and ends.
 
     :param held: descriptors of other children, which this one must not have.
+    :param steps: notes when each step on the way has ended; None: there is no trace.
     :raises StepError: in the runner, when it cannot fork or has no descriptor left; ``output`` is
         still the caller's then, and nothing else is left open.
     """
@@ -76,10 +79,10 @@ def launch(
         mask = process.block_signals()
         after_fork.keep_tracker(True)
         # Made here, where that costs no page.
-        writer = FrameWriter(frames_write, nonce)
+        writer = FrameWriter(frames_write, nonce, steps)
         not_ours = (frames, control, *shared.foreign, *held)
         link = Link(child_control, writer, not_ours, shared, mask, gc.isenabled())
-        direct, pid = _clone(plan, shared)
+        direct, pid = _clone(plan, shared, writer)
     except OSError as error:
         _give_up(mask, channel)
         step = "sigprocmask" if mask is None else "fork"
@@ -136,8 +139,9 @@ def _is_init() -> bool:
     return os.getpid() == 1
 
 
-def _clone(plan: LaunchPlan, shared: Shared) -> tuple[bool, int]:
+def _clone(plan: LaunchPlan, shared: Shared, writer: FrameWriter) -> tuple[bool, int]:
     """(the short way was taken, what fork(2) returns)."""
+    writer.note("prepare")
     if (
         (shared.watchdog is not None or _is_init())
         and plan.may_go_direct

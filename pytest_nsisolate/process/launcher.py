@@ -11,19 +11,21 @@ Everything is made, and most of it imported, at the first launch that needs it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from pytest_nsisolate.errors import StepError, failing
 from pytest_nsisolate.host import Host, examine
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
 from pytest_nsisolate.kernel.originals import threading
+from pytest_nsisolate.wire.steps import Steps
 
 if TYPE_CHECKING:
-    from pytest_nsisolate.process.channel import Output, Shared
+    from pytest_nsisolate.process.channel import Output, RunnerEnd, Shared
     from pytest_nsisolate.process.child_process import ChildProcess
     from pytest_nsisolate.process.fellows import Fellows
     from pytest_nsisolate.process.host_check import HostCheck
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from pytest_nsisolate.process.sharing import Sharing
     from pytest_nsisolate.request.model import IsolationRequest, UserMode
     from pytest_nsisolate.wire.frames import FrameWriter
+
+_MOST_LAUNCHED: Final = 1000
 
 
 class Launcher:
@@ -54,6 +58,10 @@ class Launcher:
         self._limit_mechanisms: LimitMechanisms | None = None
         #: In one of several workers of a run: what it has to do with the others.
         self.fellows: Fellows | None = None
+        #: There is a trace: its children note their steps on the way in.
+        self.traced = False
+        #: The last of them, until the trace has asked.
+        self.launched: deque[RunnerEnd] = deque(maxlen=_MOST_LAUNCHED)
 
     # What this process is on this host -----------------------------------------------------------
 
@@ -287,6 +295,8 @@ class Launcher:
     def take_on(self, child: ChildProcess) -> None:
         """A child has been born, and is this launcher's until it is reaped."""
         self._children.append(child)
+        if self.traced:
+            self.launched.append(child.end)
 
     def close(self) -> None:
         """End and reap what is left, and give everything back."""
@@ -335,7 +345,6 @@ class Launch:
         :raises StepError: when no process can be started.
         """
         from pytest_nsisolate.process import launch
-        from pytest_nsisolate.process.channel import RunnerEnd
         from pytest_nsisolate.process.child_process import ChildProcess
 
         plan = self.plan
@@ -359,6 +368,7 @@ class Launch:
         held = self._launcher.held()
         if plan.root is not None:
             held += plan.root.descriptors()
-        writer = launch.launch(plan, self.files, self._shared, held, register)
+        steps = Steps() if self._launcher.traced else None
+        writer = launch.launch(plan, self.files, self._shared, held, register, steps)
         self.born = True
         return writer

@@ -218,7 +218,7 @@ class TreeBuilder:
         """In the child."""
         try:
             sys.settrace(None)
-            writer.send_encoded(Kind.READY, b"{}")
+            writer.send_ready()
             self._build()
             writer.send(Kind.DONE, {"phases": [], "alone": False})
         except StepError as error:

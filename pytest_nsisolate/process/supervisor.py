@@ -49,6 +49,7 @@ def enter(plan: LaunchPlan, link: Link) -> None:
     """In the fresh fork of the runner. Returns in the test's own process, and nowhere else."""
     pid = -1
     try:
+        link.writer.note("fork")
         gc.disable()
         gc.freeze()
         named("setpgid", os.setpgid, 0, 0)
@@ -57,6 +58,7 @@ def enter(plan: LaunchPlan, link: Link) -> None:
         before = named("sigaction(SIGCHLD)", signal.signal, signal.SIGCHLD, signal.SIG_DFL)
         pid, at_once = _unshare_and_fork(plan, link)
         if pid == 0:
+            link.writer.note("fork")
             if before is not None:  # None: a handler that Python did not install
                 named("sigaction(SIGCHLD)", signal.signal, signal.SIGCHLD, before)
             process.die_with_parent(parent)
@@ -82,6 +84,7 @@ def enter_directly(plan: LaunchPlan, link: Link) -> None:
     """In PID 1, cloned straight from the runner. Returns in the test's own process only."""
     done = False
     try:
+        link.writer.note("clone")
         gc.disable()
         gc.freeze()
         process.die_with_parent(link.shared.runner_pidfd)
@@ -109,6 +112,7 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
         process.become_subreaper()
     if plan.join is not None:
         namespaces.join(plan.join.pidfd, plan.namespaces)
+        link.writer.note("setns")
         return _fork("pid"), True
     if plan.maps is not None:
         try:
@@ -121,18 +125,20 @@ def _unshare_and_fork(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
             link.tell(b"U")
         else:
             idmap.write_maps(plan.maps, None)
-    _enter_time(plan)
+        link.writer.note(namespaces.STEPS["user"])
+    _enter_time(plan, link)
     if "pid" in plan.namespaces:
         namespaces.enter("pid")
         return _fork("pid"), False
     return _fork(None), False
 
 
-def _enter_time(plan: LaunchPlan) -> None:
+def _enter_time(plan: LaunchPlan, link: Link) -> None:
     """For what is born next: a process that is in one already cannot write the offsets."""
     if plan.time is not None:
         namespaces.enter("time")
         namespaces.write_time_offsets(plan.time.monotonic, plan.time.boottime)
+        link.writer.note(namespaces.STEPS["time"])
 
 
 def _fork(namespace: str | None) -> int:
@@ -144,7 +150,7 @@ def _fork(namespace: str | None) -> int:
 
 def _clone_at_once(plan: LaunchPlan, link: Link) -> tuple[int, bool]:
     """PID 1 by one raw clone, because an at-fork hook has started a thread in the supervisor."""
-    _enter_time(plan)
+    _enter_time(plan, link)
     try:
         pid = raw_clone(plan.flags)
     except OSError as error:
@@ -169,12 +175,14 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
         plan.limits.join_groups()
         if at_once and "cgroup" in plan.namespaces:
             namespaces.enter("cgroup")  # the first one has the runner's group as its root
+        link.writer.note("join the groups of its limits")
     if plan.join is None:
         _make_world(plan, link, at_once=at_once)
     else:
         plan.join.enter(plan.cwd)  # setns(2) has moved it to the root
     if plan.init:
         init.fork_test(link.control, lean=plan.lean)
+        link.writer.note("fork the test")
     if plan.limits is not None:
         # A supervisor that was not left outside is in the same user namespace.
         plan.limits.bound_process(beside=0 if at_once else 1)
@@ -186,6 +194,7 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     if link.collecting:
         gc.enable()
     named("sigprocmask", process.restore_signals, link.mask)
+    link.writer.note("limit the rights")
 
 
 def named(step: str, call: Callable[..., Any], *arguments: object) -> Any:
@@ -203,23 +212,28 @@ def _make_world(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
     for name in _BY_PID1:
         if name in plan.namespaces and not at_once:
             namespaces.enter(name)
+            link.writer.note(namespaces.STEPS[name])
     if plan.maps is not None and (plan.maps_by_runner or at_once):
         link.await_word()
+        link.writer.note("wait for the id map")
     if plan.mounts is not None:
-        mounts.apply(plan.mounts)
+        mounts.apply(plan.mounts, None if link.writer.steps is None else link.writer.note)
         if plan.mounts.displaced:
             named("chdir", os.chdir, plan.cwd)
     if plan.root is not None:
         plan.root.enter()
         named("chdir", os.chdir, plan.cwd)
+        link.writer.note("enter the root")
     if plan.limits is not None:
         plan.limits.bound_namespace()
     if "net" in plan.namespaces:
         network.bring_loopback_up()
         if plan.add_addresses is not None:
             plan.add_addresses()
+        link.writer.note("set lo up")
     if plan.hostname is not None:
         namespaces.set_hostname(plan.hostname)
+        link.writer.note("sethostname")
 
 
 def _watch(pid: int, plan: LaunchPlan, link: Link) -> None:

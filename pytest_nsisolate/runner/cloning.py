@@ -67,6 +67,9 @@ def launch_ahead(
         run.in_child, run.request = child, attempt.request
         run.jobs.let_go_of_others()
         child.run(writer)
+    if run.trace is not None:
+        assert attempt.child is not None
+        run.trace.watch(item.nodeid, attempt.child)
     return attempt
 
 

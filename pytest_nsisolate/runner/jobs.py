@@ -215,6 +215,8 @@ class Jobs:
                 poller.register(fd, select.POLLIN)
             left = None if until is None else max(until - monotonic(), 0)
             limits = [left, *(other.seconds_left for other in others)]
+            if self._run.trace is not None:
+                limits.append(self._run.trace.sightings.look())
             known = [limit for limit in limits if limit is not None]
             ready = {fd for fd, _ in poller.poll(min(known) * 1000 if known else None)}
             for other in others:

@@ -167,6 +167,8 @@ def _enter_world(item: pytest.Item, run: Run, request: IsolationRequest) -> NoRe
         raise
     internals.disown(item)
     if run.trace is not None:
+        assert attempt.child is not None
+        run.trace.watch(item.nodeid, attempt.child)
         run.trace.write_in_wait()
     raise Elsewhere(*attempt.await_phase("setup"))
 
@@ -223,9 +225,11 @@ def _begin_attempt(item: pytest.Item, request: IsolationRequest, run: Run) -> At
 
 def _trace_launch(attempt: Attempt, run: Run, began: float) -> None:
     if run.trace is not None and attempt.child is not None:
+        run.trace.watch(attempt.item.nodeid, attempt.child)
         run.trace.write_in_wait()
         attempt.child.get_ready()
-        run.trace.add_launch(attempt.item.nodeid, began, attempt.request.namespaces)
+        namespaces = attempt.request.namespaces
+        run.trace.add_launch(attempt.item.nodeid, began, namespaces, attempt.child)
 
 
 def _connect(item: pytest.Item, run: Run) -> debuggers.Connection | None:

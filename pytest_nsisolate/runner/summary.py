@@ -91,6 +91,7 @@ def register_extras(config: pytest.Config, run: Run) -> None:
             run.trace = Trace(path, run)
         except OSError as error:
             raise pytest.UsageError(f"--nsisolate-trace: {error}") from None
+        run.launcher.traced = True
         config.pluginmanager.register(run.trace, "nsisolate-trace")
 
 

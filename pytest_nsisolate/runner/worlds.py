@@ -280,6 +280,7 @@ def opened(item: pytest.Item, run: Run, asked: IsolationRequest, place: Place) -
 
     try:
         output.flush_to_terminal(item.config)
+        began = 0.0 if run.trace is None else run.trace.now()
         child = run.launcher.start(request, body, budget=None, measured=measurement is not None)
     except BaseException:
         ours.close()
@@ -288,6 +289,8 @@ def opened(item: pytest.Item, run: Run, asked: IsolationRequest, place: Place) -
         theirs.close()
     child.end.word = ours.detach()
     child.get_ready()
+    if run.trace is not None:
+        run.trace.add_launch(item.nodeid, began, request.namespaces, child)
     if child.outcome is not None:
         ended = child.outcome
         child.end_and_reap()

@@ -285,7 +285,7 @@ def _run(loop: Loop, theirs: socket.socket, writer: FrameWriter) -> NoReturn:
     try:
         process.block_signals()
         theirs.close()
-        writer.send_encoded(Kind.READY, b"{}")
+        writer.send_ready()
         loop.run()
     except BaseException as error:
         writer.send(Kind.BROKEN, {"text": "".join(traceback.format_exception(error))})

@@ -29,6 +29,7 @@ from typing import Any, Final
 from pytest_nsisolate.errors import BrokenStream
 from pytest_nsisolate.kernel.originals import os, threading
 from pytest_nsisolate.wire import tagged_json
+from pytest_nsisolate.wire.steps import UNNOTED, Steps
 
 MAX_FRAME: Final = 256 * 1024**2
 """Bytes that the payload of one frame may have."""
@@ -107,17 +108,29 @@ class FrameWriter:
 
     :param fd: the writing end of the pipe, blocking.
     :param nonce: the nonce of the attempt, :data:`NONCE_SIZE` bytes.
+    :param steps: notes when each step on the way in has ended; None: there is no trace.
     """
 
-    __slots__ = ("_draining", "_fd", "_lock", "_nonce", "_unsent")
+    __slots__ = ("_draining", "_fd", "_lock", "_nonce", "_unsent", "note", "steps")
 
-    def __init__(self, fd: int, nonce: bytes) -> None:
+    def __init__(self, fd: int, nonce: bytes, steps: Steps | None = None) -> None:
         _check_nonce(nonce)
         self._fd = fd
         self._nonce = nonce
         self._unsent: deque[tuple[memoryview, list[int]]] = deque()
         self._draining = False
         self._lock = threading.RLock()
+        self.steps = steps
+        #: A step on the way in is over.
+        self.note = UNNOTED if steps is None else steps.note
+
+    def send_ready(self) -> None:
+        """Everything stands; with the steps that have led there, if they were noted."""
+        if self.steps is None:
+            self.send_encoded(Kind.READY, NOTHING)
+        else:
+            # What :meth:`send` writes, without its look at each value: that costs fifty pages.
+            self.send_encoded(Kind.READY, b'{"steps": "%s"}' % self.steps.text())
 
     def send(self, kind: Kind, data: dict[str, object]) -> None:
         """Write one frame, all of it, however long that takes. Any thread may call.

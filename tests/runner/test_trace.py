@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +72,25 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return events
 
 
+#: The categories of what has steps of a way in.
+STEPPED: Final = {"launch", "call", "command", "box"}
+
+
+def holds(outer: dict[str, Any], inner: dict[str, Any]) -> bool:
+    """Whether one span lies in another, but for what a number in JSON loses."""
+    ends = [event["ts"] + event["dur"] for event in (outer, inner)]
+    return bool(outer["ts"] <= inner["ts"] + 1 and ends[1] <= ends[0] + 1)
+
+
+def steps(events: list[dict[str, Any]], of: dict[str, Any]) -> list[str]:
+    """The steps that lie in a span, of which there is more than one: by name, in their order."""
+    found = [e for e in events if e.get("cat") == "step" and e["tid"] == of["tid"]]
+    own = [e for e in found if holds(of, e)]
+    for before, after in pairwise(own):
+        assert abs(before["ts"] + before["dur"] - after["ts"]) < 1  # nothing is between them
+    return [e["name"] for e in own]
+
+
 def check(events: list[dict[str, Any]]) -> None:
     """The fields of the format, and spans that lie in one another or apart, lane by lane."""
     lanes: dict[int, list[tuple[float, float, str]]] = defaultdict(list)
@@ -92,6 +112,14 @@ def check(events: list[dict[str, Any]]) -> None:
         lanes[event["tid"]].append((event["ts"], event["ts"] + event["dur"], event["name"]))
     named = {event["tid"] for event in events if event["name"] == "thread_name"}
     assert set(lanes) <= named
+    spans_of = {n: [e for e in events if "dur" in e and e["tid"] == n] for n in lanes}
+    for event in events:
+        if event.get("cat") == "step":
+            around = [e for e in spans_of[event["tid"]] if e["cat"] in STEPPED and holds(e, event)]
+            assert around, event
+        elif event.get("cat") == "process":
+            whole = [e for e in events if e.get("cat") == "test" and holds(e, event)]
+            assert event["args"]["nodeid"] in [e["args"]["nodeid"] for e in whole], event
     slack = 1000.0  # a millisecond: the two sides of a clone read the clock one after the other
     for spans in lanes.values():
         stack: list[tuple[float, float, str]] = []
@@ -100,6 +128,10 @@ def check(events: list[dict[str, Any]]) -> None:
                 stack.pop()
             assert not stack or span[1] <= stack[-1][1] + slack, (stack[-1], span)
             stack.append(span)
+
+
+#: Steps that every launch has, by the names that the doctor has for them.
+IN_EACH: Final = ("mount /dev", "mount sysfs", "mount proc", "set lo up")
 
 
 def test_spans_of_every_end(tmp_path: Path) -> None:
@@ -115,6 +147,13 @@ def test_spans_of_every_end(tmp_path: Path) -> None:
     launches = [e for e in events if e.get("cat") == "launch"]
     assert len(launches) == len(OUTCOMES) - 1
     assert "pid" in launches[0]["args"]["namespaces"]
+    for launch in launches:
+        own = steps(events, launch)
+        assert own[0] == "prepare"
+        assert own[1] in ("clone", "fork")
+        assert own[-1] == "settle in"
+        assert {*IN_EACH} <= {*own}, own
+        assert len({*own} - {"fork"}) == len([name for name in own if name != "fork"])
     fixtures = [(e["name"], e["args"]["scope"]) for e in events if e.get("cat") == "fixture"]
     assert {("fixture server", "module"), ("fixture inside", "function")} <= {*fixtures}
     assert {e["args"]["name"] for e in events if e["name"] == "thread_name"} == {"runner"}
@@ -217,7 +256,19 @@ def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> No
     assert len({e["tid"] for e in both}) == 2  # they overlap
     assert all("calls" in lanes[e["tid"]] for e in calls)
     assert [e["name"] for e in of("test_calls", "command")] == ["true"]
-    assert [e["args"]["outcome"] for e in of("test_calls", "box")] == ["closed"]
+    (box,) = of("test_calls", "box")
+    assert box["args"]["outcome"] == "closed"
+    assert {*IN_EACH} <= {*steps(events, box)}
+    for call in of("test_calls", "call"):
+        # In the box, and elsewhere.
+        assert {"setns", "mount proc"} & {*steps(events, call)}
+    assert "setns" in steps(events, *of("test_calls", "command"))
+    for host in of("test_wires", "box"):
+        assert host["name"] in ("host a", "host b")
+        assert {"mount sysfs", "mount proc", "set lo up", "sethostname"} <= {*steps(events, host)}
+    world = next(e for e in of("test_shared[0]", "launch"))
+    assert "fork the test" in steps(events, world)
+    assert not of("test_shared[1]", "launch")
     on_a = ("cut", "mended", "impaired", "drops packets", "drops no more")
     wires = [f"a.eth0 {what}" for what in (*on_a, "held", "released", "cleared")]
     wires += ["partition", "healed"]
@@ -229,6 +280,201 @@ def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> No
     # A call of a call is not seen; one of a test in the runner has no other to hear of it.
     others = [e for e in events if e.get("cat") == "call" and "nodeid" not in e["args"]]
     assert len(others) == 1
+
+
+#: A thread of the runner's, so that no child is cloned directly.
+LONG_WAY: Final = """
+import threading
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+"""
+
+#: Of its last test a step of the way in is refused.
+REFUSES: Final = """
+import errno
+
+from pytest_nsisolate.errors import StepError
+from pytest_nsisolate.process import supervisor
+
+def refuse():
+    raise StepError("set lo up", "net", errno.EPERM)
+
+def pytest_nsisolate_configure(item):
+    if item.name == "test_is_refused":  # the last one to be launched
+        supervisor.network.bring_loopback_up = refuse
+"""
+
+STEPS_SUITE: Final = """
+import pytest
+
+@pytest.mark.isolated(time={"boottime": 5000})
+def test_has_a_clock():
+    pass
+
+@pytest.mark.isolated(init=True, files={"/etc/motd": "hi"}, hostname="h")
+def test_has_an_init():
+    pass
+
+@pytest.mark.isolated
+def test_is_refused():
+    pass
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--nsisolate-jobs=2",)], ids=["one", "jobs"])
+def test_steps_of_the_long_way(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Each namespace by its call; of a refused way those that have ended."""
+    (tmp_path / "conftest.py").write_text(LONG_WAY + REFUSES, encoding="utf-8")
+    given = ("--nsisolate-trace=trace.json", "-p", "no:randomly", *options)
+    result = run_source(tmp_path, STEPS_SUITE, *given)
+    assert result.passed() == {"test_has_a_clock", "test_has_an_init"}, result.text
+    assert "isolation refused: set lo up" in result.text
+    events = read(tmp_path)
+    check(events)
+    launches = {
+        e["args"]["nodeid"].rpartition("::")[2]: steps(events, e)
+        for e in events
+        if e.get("cat") == "launch"
+    }
+    unshared = [f"unshare(CLONE_NEW{kind})" for kind in ("NS", "NET", "IPC", "UTS")]
+    of_clock = [*("prepare", "fork", "unshare(CLONE_NEWUSER)", "unshare(CLONE_NEWTIME)", "fork")]
+    assert launches["test_has_a_clock"][:9] == [*of_clock, *unshared]
+    assert launches["test_has_a_clock"][-1] == "settle in"
+    assert {"fork the test", "enter the root", "sethostname"} <= {*launches["test_has_an_init"]}
+    refused = launches["test_is_refused"]
+    assert refused[-1] == "mount /run/netns" or refused[-1].startswith("mount ")
+    assert "unshare(CLONE_NEWNET)" in refused
+    assert not {"set lo up", "settle in"} & {*refused}
+
+
+#: Each look leaves a mark, and each process that it has seen a file of its arguments.
+SEES: Final = """
+import pathlib
+
+from pytest_nsisolate.runner import sightings
+
+here = pathlib.Path(__file__).parent
+look_at = sightings._look_at
+
+def look_and_tell(one):
+    look_at(one)
+    for found in one.seen.values():
+        if found is not None and found.name == "sleep":
+            (here / found.command).write_text(str(found.pid))
+    with open(here / "looks", "a") as looks:
+        looks.write("x")
+
+sightings._look_at = look_and_tell
+"""
+
+PROCESSES: Final = """
+import os
+import pathlib
+import subprocess
+import time
+
+import pytest
+
+here = pathlib.Path(__file__).parent
+pytestmark = pytest.mark.isolated(leftovers="ignore")
+
+def await_look(name):
+    until = time.monotonic() + 60
+    while not (here / name).exists():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return int((here / name).read_text() or 0)
+
+def await_looks():
+    looks = here / "looks"
+    count = looks.stat().st_size if looks.exists() else 0
+    until = time.monotonic() + 60
+    while not looks.exists() or looks.stat().st_size < count + 3:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+def start(seconds):
+    process = subprocess.Popen(["sleep", seconds])
+    assert await_look(f"sleep {seconds}") == process.pid
+    process.kill()
+    process.wait()
+
+def test_starts():
+    start("61.1")
+    start("61.2")
+
+@pytest.mark.isolated(init=True)
+def test_has_an_init():
+    start("62.1")
+
+@pytest.mark.isolated(time={"boottime": 5000})
+def test_has_a_clock():
+    start("63.1")
+
+def test_daemon():
+    subprocess.run(["sh", "-c", "sh -c 'sleep 64.1 & exit' & wait"])
+    await_look("sleep 64.1")
+
+@pytest.mark.isolated(pid=False)
+def test_shares_pids():
+    subprocess.run(["sh", "-c", "sh -c 'sleep 65.1 & exit' & wait"])
+    await_look("sleep 65.1")
+
+def test_crashes():
+    subprocess.Popen(["sleep", "66.1"])
+    await_look("sleep 66.1")
+    os.abort()
+
+@pytest.mark.isolated(share="module")
+def test_in_a_world():
+    start("67.1")
+
+def test_calls(isolate):
+    isolate(await_looks)
+    isolate.using(pid=False)(await_looks)
+    with isolate.open() as box:
+        box.run(await_looks)
+
+@pytest.mark.isolated(False)
+def test_in_the_runner():
+    subprocess.run(["true"])
+"""
+
+#: The processes of each, by their arguments; a shell may have been seen or not.
+STARTED: Final = {
+    "test_starts": ["sleep 61.1", "sleep 61.2"],
+    "test_has_an_init": ["sleep 62.1"],
+    "test_has_a_clock": ["sleep 63.1"],
+    "test_daemon": ["sleep 64.1"],
+    "test_shares_pids": ["sleep 65.1"],
+    "test_crashes": ["sleep 66.1"],
+    "test_in_a_world": ["sleep 67.1"],
+    "test_calls": [],
+    "test_in_the_runner": [],
+}
+
+
+@pytest.mark.parametrize("options", [(), ("--nsisolate-jobs=3",)], ids=["one", "jobs"])
+def test_processes_of_a_test(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Those that the runner has seen: no call's, and none of another test's."""
+    (tmp_path / "conftest.py").write_text(SEES, encoding="utf-8")
+    given = ("--nsisolate-trace=trace.json", "-p", "no:randomly", *options)
+    result = run_source(tmp_path, PROCESSES, *given)
+    assert result.passed() == STARTED.keys() - {"test_crashes"}, result.text
+    events = read(tmp_path)
+    check(events)
+    lanes = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    found: dict[str, list[str]] = {name: [] for name in STARTED}
+    for event in events:
+        if event.get("cat") == "process":
+            args = event["args"]
+            assert ", processes" in lanes[event["tid"]]
+            assert args["command"].startswith(event["name"]) or event["name"] != "sleep"
+            if not args["command"].startswith("sh "):
+                found[args["nodeid"].rpartition("::")[2]].append(args["command"])
+            if event["name"] == "sleep":
+                assert str(args["pid"]) == (tmp_path / args["command"]).read_text()
+    assert found == STARTED, result.text
 
 
 def test_a_lane_for_each_worker(tmp_path: Path) -> None:
