@@ -15,13 +15,12 @@ What still fails: an older kernel refuses, and a memory limit may. Then all stay
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
 from pytest_nsisolate.kernel.libc import function
-from pytest_nsisolate.kernel.originals import ctypes, open, os
+from pytest_nsisolate.kernel.originals import ctypes, mmap, open, os
 
 _MADV_COLLAPSE: Final = 25
 

@@ -31,9 +31,9 @@ from __future__ import annotations
 
 import errno
 import functools
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from stat import S_ISDIR
 
 from pytest_nsisolate.errors import StepError, failing
@@ -129,7 +129,7 @@ def apply(plan: MountPlan, note: Callable[[str], object] | None = None) -> None:
         run_all(plan.steps)
     else:
         note("make / private")
-        for part, steps in itertools.groupby(plan.steps, _part):
+        for part, steps in groupby(plan.steps, _part):
             run_all(steps)
             note(part)
     for path, fd in zip(plan.keep, kept, strict=True):

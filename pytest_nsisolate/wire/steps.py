@@ -9,11 +9,11 @@ Nothing is noted where there is no trace. The clock is the one that no namespace
 
 from __future__ import annotations
 
-import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Iterator
 from itertools import islice
 from math import isfinite
+from struct import iter_unpack, pack
 from typing import Final
 
 from pytest_nsisolate.kernel.originals import time
@@ -46,7 +46,7 @@ class Steps:
         Of few objects, for each one costs a child a page. It can stand between quotes in JSON.
         """
         names = ";".join(self._names).encode("ascii", "replace").translate(None, b'"\\')
-        ends = struct.pack(f"!{len(self._ends)}d", *self._ends)
+        ends = pack(f"!{len(self._ends)}d", *self._ends)
         return b"%s|%s" % (names, b2a_base64(ends, newline=False))
 
 
@@ -59,7 +59,7 @@ def read(said: object) -> Iterator[tuple[str, float]]:
         packed = a2b_base64(encoded)
     except ValueError:
         return
-    ends = (end for (end,) in struct.iter_unpack("!d", packed[: len(packed) // 8 * 8]))
+    ends = (end for (end,) in iter_unpack("!d", packed[: len(packed) // 8 * 8]))
     for name, end in zip(names.split(";"), islice(ends, _MOST), strict=False):
         if isfinite(end):
             yield name, end
