@@ -157,7 +157,8 @@ def _note(one: _Watched, pid: int) -> bool:
             one.seen[key] = _first_sight(one, pid, stat)
         if (found := one.seen[key]) is not None:
             found.last = time.time()
-            if (name := stat.name.decode(errors="replace")) != found.name:
+            name = stat.name.decode(errors="replace")
+            if name != found.name or not found.command:  # none: in the middle of an exec
                 found.name = name
                 found.command = _command(pid)
     except OSError:
