@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pytest_nsisolate.request.worlds import Place
     from pytest_nsisolate.runner.jobs import Jobs
     from pytest_nsisolate.runner.streams import StandardStreams
-    from pytest_nsisolate.runner.trace import Trace
+    from pytest_nsisolate.runner.telling import Telling
     from pytest_nsisolate.runner.worlds import World
 
 
@@ -73,7 +73,7 @@ class Run:
     current: ChildProcess | None = None
     outstanding: ChildProcess | None = None
     in_child: Child | None = None
-    trace: Trace | None = None
+    trace: Telling | None = None
     nextitem: pytest.Item | None = None
     request: IsolationRequest | None = None
     unfinished: Callable[[], None] | None = None

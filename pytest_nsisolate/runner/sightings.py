@@ -103,6 +103,10 @@ class Sightings:
             if monotonic() >= until:
                 return
 
+    def is_over(self, nodeid: str) -> bool:
+        """Whether the last child of a test has ended."""
+        return nodeid in self._of and self._of[nodeid][-1].child.outcome is not None
+
     def take(self, nodeid: str) -> list[Sighting]:
         """A test is over: what has been seen of it, the first one first."""
         found = (s for one in self._of.pop(nodeid, ()) for s in one.seen.values())

@@ -44,6 +44,9 @@ _COLOURS: Final = {"failed": "terrible", "skipped": "grey"}
 
 PROCESS: Final = 1
 
+#: What a worker does for a test before the first of its phases.
+_AHEAD: Final = ("fixture", "launch")
+
 #: What all steps have in common.
 _STEP: Final = f'"cat": "step", "ph": "X", "pid": {PROCESS}, "args": {{}}'
 
@@ -117,8 +120,12 @@ class Spans:
         event = self._span(str(report.when), "phase", lane, start, end, args)
         event["worker"] = getattr(report, "worker_id", None)
         before.append(event)
-        for within in _read(vars(report).pop(CARRIED, ())):
-            self.add_within(within, lane, start, end, nodeid)
+        carried = _read(vars(report).pop(CARRIED, ()))
+        if lane:
+            for within in carried:
+                self.add_within(within, lane, start, end, nodeid)
+        else:
+            event["carried"] = [(within, start, end) for within in carried]
 
     def finish(self, nodeid: str, job: Job | None, seen: Sequence[Sighting]) -> None:
         """A test is over: its span is that of its phases.
@@ -126,10 +133,11 @@ class Spans:
         :param seen: the processes that it has started.
         """
         events = self._pending.pop(nodeid, [])
-        told = self._told.pop(nodeid, set())
         if not events:
+            self._told.pop(nodeid, None)
             return
         worker = [event.pop("worker") for event in events][-1]
+        carried = [part for event in events for part in event.pop("carried", ())]
         start = min(event["ts"] for event in events)
         end = max(event["ts"] + event["dur"] for event in events)
         outcomes = {event["args"]["outcome"] for event in events}
@@ -142,13 +150,50 @@ class Spans:
         if worst in _COLOURS:
             whole["cname"] = _COLOURS[worst]
         if worker is not None:
-            lane = self._free_lane(worker, start, end)
-            for event in (whole, *events):
-                event["tid"] = lane
+            seen = self._place(worker, carried, whole, events)
         self.events += [whole, *launch, *events]
+        told = self._told.pop(nodeid, set())
         for process in seen:
             if process.pid not in told:
                 self._add_process(process, whole)
+
+    def _place(
+        self,
+        worker: str,
+        carried: Sequence[tuple[Within, float, float]],
+        whole: Event,
+        phases: Sequence[Event],
+    ) -> list[Sighting]:
+        """A test of a worker is over, and its lane is known; what its reports have brought.
+
+        :returns: its processes.
+        """
+        seen: list[Sighting] = []
+        first = self._began + whole["ts"] / 1e6
+        last = first + whole["dur"] / 1e6
+        begins = [within[2] for within, _, _ in carried if within[1] in _AHEAD]
+        start = min(first, *(begin for begin in begins if begin is not None), first)
+        lane = self._free_lane(worker, start, last)
+        whole |= {"ts": (start - self._began) * 1e6, "dur": (last - start) * 1e6}
+        for event in (whole, *phases):
+            event["tid"] = lane
+        nodeid = whole["args"]["nodeid"]
+        for within, begin, end in carried:
+            name, category, started, ended, args, steps, _ = within
+            if category == "process" and started is not None:
+                number = int(args["pid"]) if args.get("pid", "").isdecimal() else 0
+                seen.append(Sighting(number, name, args.get("command", ""), started, ended))
+            elif category == "launch" and started is not None:
+                namespaces = args.get("namespaces", "").split()
+                ended = min(ended, begin if started < begin else end)
+                self.add_launch(nodeid, namespaces, lane, started, ended, steps)
+            elif category == "fixture" and started is not None and started < begin:
+                told = {"nodeid": nodeid, **args}
+                span = self._span(name, category, lane, started, min(ended, begin), told)
+                self.events.append(span)
+            else:
+                self.add_within(within, lane, begin, end, nodeid)
+        return seen
 
     def _ahead_launch(self, nodeid: str, job: Job | None, until: float) -> list[Event]:
         """The launch of a test before its turn."""

@@ -84,11 +84,12 @@ def register_extras(config: pytest.Config, run: Run) -> None:
             config.pluginmanager.register(StressLoop(Stress.parse(often)), "nsisolate-stress")
         except ValueError as error:
             raise pytest.UsageError(f"--nsisolate-stress: {error}") from None
-    if path is not None and not worker:  # the controller hears of everything
+    if path is not None:
+        from pytest_nsisolate.runner.telling import WorkerTrace
         from pytest_nsisolate.runner.trace import Trace
 
         try:
-            run.trace = Trace(path, run)
+            run.trace = WorkerTrace(run) if worker else Trace(path, run)
         except OSError as error:
             raise pytest.UsageError(f"--nsisolate-trace: {error}") from None
         run.launcher.traced = True

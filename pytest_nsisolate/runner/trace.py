@@ -7,11 +7,9 @@ pytest-xdist.
 
 Here is what is heard, and the file; :mod:`.spans` makes events of it, and says how lanes are used.
 
-Fact: what runs within an isolated test is known in its own process only, which the runner hears of
-by reports. What we do: a report takes along what has ended since the one before it, as plain data;
-of a crash's phase there is none. What is known outside comes from there: the steps of a child's way
-in with the frame that says that it is ready (:mod:`.wire.steps`), the processes of a test from the
-runner itself (:mod:`.sightings`).
+What runs within an isolated test, or in a worker, comes with reports (:mod:`.telling`), the steps
+of a child's way in with the frame that says that it is ready (:mod:`.wire.steps`), the processes of
+a test from the process that waits for it (:mod:`.sightings`).
 
 Fact: a run may end at any moment, and half a JSON file is none. What we do: each write replaces the
 closing bracket and ends with another one. The file is opened for each, so that no child holds it.
@@ -25,18 +23,17 @@ What still fails: a SIGKILL takes along what is kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from pytest_nsisolate.kernel.originals import json, open, os, time
-from pytest_nsisolate.process.after_fork import here
 from pytest_nsisolate.runner.run import Run
-from pytest_nsisolate.runner.sightings import Sightings
-from pytest_nsisolate.runner.spans import CARRIED, MOST, PROCESS, Job, Spans, Within
+from pytest_nsisolate.runner.spans import PROCESS, Job, Spans, Within
+from pytest_nsisolate.runner.telling import Telling
 
 if TYPE_CHECKING:
     from pytest_nsisolate.process.child_process import ChildProcess
@@ -49,28 +46,19 @@ _EVERY_WAIT: Final = 0.1
 _EVERY: Final = 1.0
 _KEPT: Final = 500
 
-#: Seconds of a fixture that is told with a report: most tests have some that do next to nothing,
-#: and a report that says nothing but "passed" costs next to nothing.
-_SHORTEST: Final = 0.001
 
-
-class Trace:
+class Trace(Telling):
     """Writes what it hears to one file. In the runner, or in the controller of pytest-xdist.
 
     :raises OSError: if the file cannot be written.
     """
 
     def __init__(self, path: str, run: Run) -> None:
+        super().__init__(run)
         self._path = os.path.abspath(path)
-        self._run = run
-        #: In a test's process: what the next report takes along.
-        self._within: list[Within] = []
         #: The last one of each job's lane, and by test the one that its reports belong to.
         self._on_lanes: list[Job] = []
         self._jobs: dict[str, Job] = {}
-        #: Of the processes of tests that are under way.
-        self.sightings = Sightings()
-        self._of = here()
         #: What was heard and is to become events, and when some were written.
         self._kept: list[Callable[[], None]] = []
         self._written = time.time()
@@ -102,25 +90,6 @@ class Trace:
         seen = self.sightings.take(nodeid)
         self._keep(partial(self._spans.finish, nodeid, job, seen))
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(
-        self, fixturedef: Any, request: pytest.FixtureRequest
-    ) -> Generator[None, object, object]:
-        """A fixture is set up, in the runner or in the test's process."""
-        start = time.time()
-        try:
-            return (yield)
-        finally:
-            end = time.time()
-            in_runner = self._in_runner
-            if in_runner or (self._run.in_child is not None and end - start >= _SHORTEST):
-                args = {"scope": fixturedef.scope, "for": request.node.nodeid}
-                name = f"fixture {fixturedef.argname}"
-                if in_runner:
-                    self._keep(partial(self._spans.add_fixture, name, start, end, args))
-                else:
-                    self._within.append((name, "fixture", start, end, args, None, ()))
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:
         """A test begins; if it is the runner's own, it may end the runner."""
@@ -134,37 +103,15 @@ class Trace:
 
     # What the plugin says ------------------------------------------------------------------------
 
-    def now(self) -> float:
-        """For :meth:`add_launch`. Of no namespace: a child's reports have the same clock."""
-        return time.time()
+    shortest = 0.0
 
-    def within(
-        self,
-        name: str,
-        category: str,
-        start: float | None,
-        outcome: str = "",
-        steps: object = None,
-        ours: Sequence[int] = (),
-    ) -> None:
-        """Something of a test has just ended, in its process or in the runner.
-
-        :param start: by :meth:`now`; None: it was a moment.
-        :param steps: of its way into its namespaces, as its child has told.
-        :param ours: the numbers of processes that were forked for this, or before it.
-        """
-        args = {"outcome": outcome} if outcome else {}
-        within: Within = (name, category, start, time.time(), args, steps, ours)
-        if self._in_runner:
+    def _take(self, within: Within) -> None:
+        name, category, start, end, args, _, _ = within
+        if category == "fixture" and start is not None:
+            self._keep(partial(self._spans.add_fixture, name, start, end, args))
+        else:
             lane = self._spans.lane("runner")
             self._keep(partial(self._spans.add_within, within, lane, 0.0, inf, ""))
-        else:
-            self._within.append(within)
-
-    def load(self, report: pytest.TestReport) -> None:
-        """In a test's process: its report takes along what has ended."""
-        if self._within:
-            vars(report)[CARRIED], self._within = self._within[:MOST], []
 
     def begin(self, attempt: Attempt) -> None:
         """Several jobs: a child is about to be launched. It has a lane until it is over."""
@@ -180,11 +127,6 @@ class Trace:
             on[place].end = start
         on[place : place + 1] = [job]
 
-    def watch(self, nodeid: str, child: ChildProcess) -> None:
-        """The child of a test has been born."""
-        self.sightings.watch(nodeid, child)
-        child.meanwhile = child.meanwhile or self.sightings.wait_with
-
     def add_launch(
         self, nodeid: str, start: float, namespaces: Iterable[str], child: ChildProcess
     ) -> None:
@@ -196,12 +138,6 @@ class Trace:
         end, steps = time.time(), child.inbox.steps
         add = self._spans.add_launch
         self._keep(partial(add, nodeid, namespaces, lane, start, end, steps))
-
-    @property
-    def _in_runner(self) -> bool:
-        """And in no process of a test or a call, nor in one that keeps a world for several."""
-        run = self._run
-        return run.trace is self and run.in_child is None and self._of is here()
 
     def _keep(self, heard: Callable[[], None]) -> None:
         kept = self._kept
