@@ -53,8 +53,8 @@ _COPIED: Final = 1 << 20
 _COPIED_IN_ALL: Final = 64 << 20
 _MOST_BOUND: Final = 256
 
-#: What is on the tmpfs: the skeleton, what is written, overlay's own for the root itself, given
-#: contents, the ownership layer, what is the root in place of the host's, and the new root.
+#: What is on the tmpfs: the skeleton, what is written, overlay's own, given contents, the ownership
+#: layer, what is the root in place of the host's, and the new root.
 SKELETON, UPPER, WORK, _GIVEN, LAYER, BASE, NEW = "suwglbn"
 
 
@@ -229,20 +229,20 @@ def plan_overlays(
         for path in found.folders:
             if (status := status_of(path)) is not None:
                 folders.append(Folder(SKELETON + path, mode(status, path), owner(status)))
-        mounts = [overlay_on(NEW, "/", 0, [SKELETON], 0, work=WORK)]
+        folders.append(Folder(f"{WORK}/0", 0o700))
+        mounts = [overlay_on(NEW, "/", 0, [SKELETON], 0)]
         for number, path in enumerate(found.places, 1):
             if (status := status_of(path)) is None:
                 continue
             folders.append(Folder(SKELETON + path, 0o755))
             folders.append(Folder(f"{UPPER}/{number}", mode(status, path), owner(status)))
+            folders.append(Folder(f"{WORK}/{number}", 0o700))
             lower = [f"{_GIVEN}/{number}"] if number in given.used else []
             if path in owners.layered:
                 lower.append(LAYER + path)
             lower.append(path)
             flags = points[path].flags if path in points else 0
-            # What it keeps there is out of sight: it lies on it.
-            work = SKELETON + path
-            mounts.append(overlay_on(NEW + path, path, number, lower, flags, work=work))
+            mounts.append(overlay_on(NEW + path, path, number, lower, flags))
         sizes = {path: status for path in found.files if (status := status_of(path)) is not None}
     small, big = _sorted_by_size(sizes)
     folders += given.folders
@@ -394,18 +394,15 @@ def _attach_sealed(path: str, target: str) -> int:
     return 0
 
 
-def overlay_on(
-    target: str, path: str, number: int, lower: list[str], flags: int, *, work: str
-) -> Step:
+def overlay_on(target: str, path: str, number: int, lower: list[str], flags: int) -> Step:
     """Mount one overlay.
 
     :param path: as messages name it.
     :param number: of its upper directory.
     :param lower: its lower directories, topmost first.
-    :param work: an empty directory for overlay's own use.
     """
     layers = ":".join(map(_escaped, lower))
-    options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={_escaped(work)},userxattr"
+    options = f"lowerdir={layers},upperdir={UPPER}/{number},workdir={WORK}/{number},userxattr"
     call = syscalls.prepare_mount("overlay", target, "overlay", flags, options)
     return Step(f"mount overlay on {path}", "mount", Lasting(call, path))
 

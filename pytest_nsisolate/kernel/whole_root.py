@@ -55,10 +55,10 @@ def plan_whole_root(
     :param size: of what may be written, as tmpfs(5) takes it.
     """
     stage = [Folder(name, 0o755) for name in (SKELETON, UPPER, WORK, NEW)]
-    stage.append(Folder(f"{UPPER}/0", *top))
+    stage += (Folder(f"{UPPER}/0", *top), Folder(f"{WORK}/0", 0o700))
     stage += (Folder(SKELETON + one.path, one.mode, one.owner) for one in folders)
     lower = [SKELETON, LAYER, BASE] if layered else [SKELETON, BASE]
-    overlay = overlay_on(NEW, path, 0, lower, flags, work=WORK)
+    overlay = overlay_on(NEW, path, 0, lower, flags)
     return OverlayRoot(
         places=(),
         stage=Step("mount tmpfs on /", "mount", tmpfs(with_room(size, (), contents))),
