@@ -147,7 +147,7 @@ class Isolate:
         :raises IsolatedError: see there.
         """
         __tracebackhide__ = True
-        return self._task(func, args, kwargs).result()
+        return self._task(func, args, kwargs, awaited=True).result()
 
     def start(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Task[T]:
         """As a call, but without waiting: the child stands in its namespaces when this returns.
@@ -155,7 +155,7 @@ class Isolate:
         :raises IsolatedRefusal: when it cannot.
         """
         __tracebackhide__ = True
-        task = self._task(func, args, kwargs)
+        task = self._task(func, args, kwargs, awaited=False)
         with self._home.caller.launcher.lock:
             self._home.unawaited.take(task)
         return task
@@ -207,11 +207,16 @@ class Isolate:
         return refusal(self.launcher().explained(refused, self._request.user), self._request, what)
 
     def _task(
-        self, func: Callable[..., T], args: tuple[object, ...], kwargs: dict[str, object]
+        self,
+        func: Callable[..., T],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        *,
+        awaited: bool,
     ) -> Task[T]:
         __tracebackhide__ = True
         function = Function.of(func, args, kwargs, self._trusted)
-        return Task(self._home, function, self._request)
+        return Task(self._home, function, self._request, awaited=awaited)
 
     def __repr__(self) -> str:
         said = ", ".join(f"{key}={value!r}" for key, value in self._keywords.items())

@@ -57,6 +57,8 @@ class Task(Generic[T]):
         function: Function,
         request: IsolationRequest,
         join: Place | None = None,
+        *,
+        awaited: bool = False,
     ) -> None:
         __tracebackhide__ = True
         self.name = function.name
@@ -67,6 +69,7 @@ class Task(Generic[T]):
         self._notes = home.notes
         self._end_span = home.span(function.name, "command" if function.command else "call")
         self._request = request
+        self._awaited = awaited
         self._streams = [s if is_in_memory(s) else None for s in (sys.stdout, sys.stderr)]
         self._frame: dict[str, Any] | None = None
         self._value: Any = None
@@ -121,6 +124,8 @@ class Task(Generic[T]):
                 "measured": self._measurement is not None,
                 "interruptible": True,
                 "patient": debugged,
+                # Else code of the suite's may wait for any child, and take its status away.
+                "supervised": not self._awaited,
             }
             if join is None:
                 started = launcher.start_admitted(self._request, prepare, **options)

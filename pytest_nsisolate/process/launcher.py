@@ -113,6 +113,7 @@ class Launcher:
         *,
         watchdog: bool = False,
         lean: bool = False,
+        supervised: bool = False,
         join: Place | None = None,
         cwd: str | None = None,
         limits: HeldLimits | None = None,
@@ -125,6 +126,7 @@ class Launcher:
         :param request: as :meth:`admit` has given it.
         :param watchdog: whether one may be started, for this child and those that come.
         :param lean: see :class:`~pytest_nsisolate.process.plan.LaunchPlan`.
+        :param supervised: likewise.
         :param join: a process whose namespaces the child joins; those of the request are these.
         :param cwd: where the child starts, seen from inside; None: where this process stands.
         :param limits: what holds limits that the request does not have.
@@ -149,7 +151,7 @@ class Launcher:
                     plan = self.planner.plan(request, join, cwd, looks=looks)
                     own = plan.root
                     if lean or held is not None:
-                        plan = replace(plan, lean=lean, limits=held)
+                        plan = replace(plan, lean=lean, supervised=supervised, limits=held)
                 under_way = Launch(self, plan, files, shared)
                 yield under_way
         finally:

@@ -47,6 +47,7 @@ class LaunchPlan:
     :param cwd: where the test starts; entered again by path where mounts cover something.
     :param lean: the processes beside the test keep no descriptor that is not theirs: another
         process may wait for the end of a pipe that the caller has passed on.
+    :param supervised: how it ends is to be known, whoever else waits for this process's children.
     :param join: no new namespaces, but those of this process; the test is not PID 1.
     :param root: what gives the child another root.
     :param limits: what holds those of the test.
@@ -62,6 +63,7 @@ class LaunchPlan:
     init: bool
     cwd: str
     lean: bool = False
+    supervised: bool = False
     join: Place | None = None
     root: OwnRoot | None = None
     no_new_privs: bool = False
@@ -82,7 +84,8 @@ class LaunchPlan:
     @property
     def may_go_direct(self) -> bool:
         """Nothing in this plan needs a supervisor."""
-        return "pid" in self.namespaces and self.time is None and self.join is None
+        rare = self.time is not None or self.join is not None or self.supervised
+        return "pid" in self.namespaces and not rare
 
 
 class OwnRoot(Protocol):

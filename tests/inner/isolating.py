@@ -155,6 +155,7 @@ def test_a_call_by_pid1_is_one_process(isolate: Any) -> None:
     """No trial before the first, and no supervisor, but beside a thread."""
     assert processes_of(lambda: isolate(os.getpid)) == 1
     assert processes_of(lambda: isolate.using(uts=True).open().close()) == 1
+    assert processes_of(lambda: isolate.start(os.getpid).result()) == 2
     stop = threading.Event()
     other = threading.Thread(target=stop.wait)
     other.start()
@@ -163,6 +164,20 @@ def test_a_call_by_pid1_is_one_process(isolate: Any) -> None:
     finally:
         stop.set()
         other.join()
+
+
+@on_both_sides
+def test_a_caller_that_waits_for_any_child(isolate: Any) -> None:
+    """It takes no status away: how a function ends is known."""
+    for status in (0, 3):
+        task = isolate.start(os._exit, status)
+        os.wait()
+        with pytest.raises(nsi.IsolatedExit, match=f"exit status {status}"):
+            task.result()
+    task = isolate.start(ctypes.string_at, 0)
+    os.wait()
+    with pytest.raises(nsi.IsolatedSignal, match="SIGSEGV"):
+        task.result()
 
 
 @pytest.mark.isolated(init=True)

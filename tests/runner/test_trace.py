@@ -282,7 +282,7 @@ def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> No
     assert "fixture inside" in [e["name"] for e in of("test_calls", "fixture")]
     assert [e["name"] for e in of("test_lies", "call")] == ["keys"]
     assert of("test_shared[0]", "test")
-    # A call of a call is not seen. One of a test in the runner is the runner's, in a worker its own.
+    # A call of a call is not seen. Of a test in the runner it is the runner's, in a worker its own.
     others = [e for e in events if e.get("cat") == "call" and "nodeid" not in e["args"]]
     assert len(others + of("test_calls_of_the_runner", "call")) == 1
 
