@@ -172,7 +172,7 @@ class Spans:
         first = self._began + whole["ts"] / 1e6
         last = first + whole["dur"] / 1e6
         begins = [within[2] for within, _, _ in carried if within[1] in _AHEAD]
-        start = min(first, *(begin for begin in begins if begin is not None), first)
+        start = min([first, *(begin for begin in begins if begin is not None)])
         lane = self._free_lane(worker, start, last)
         whole |= {"ts": (start - self._began) * 1e6, "dur": (last - start) * 1e6}
         for event in (whole, *phases):

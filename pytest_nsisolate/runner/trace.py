@@ -53,6 +53,8 @@ class Trace(Telling):
     :raises OSError: if the file cannot be written.
     """
 
+    shortest = 0.0
+
     def __init__(self, path: str, run: Run) -> None:
         super().__init__(run)
         self._path = os.path.abspath(path)
@@ -102,8 +104,6 @@ class Trace(Telling):
         self.write()
 
     # What the plugin says ------------------------------------------------------------------------
-
-    shortest = 0.0
 
     def _take(self, within: Within) -> None:
         name, category, start, end, args, _, _ = within
