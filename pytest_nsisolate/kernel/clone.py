@@ -48,14 +48,16 @@ _NUMBERS: Final = {
 _NUMBER_32_BIT: Final = 120  # x86 and ARM
 
 
-def raw_clone(flags: int) -> int:
-    """``clone(flags | SIGCHLD)``, to be used like :func:`os.fork`; its at-fork hooks run.
+def raw_clone(flags: int, end_signal: int = _SIGCHLD) -> int:
+    """``clone(flags | end_signal)``, to be used like :func:`os.fork`; its at-fork hooks run.
 
     :param flags: ``CLONE_NEW*`` (clone(2)).
+    :param end_signal: what the parent gets at its end. With 0 nobody waits for it by accident, for
+        ``wait`` and ``waitpid(-1)`` do not see it (wait(2), ``__WALL``).
     :returns: 0 in the child, the child's pid in the parent.
     :raises OSError: from clone(2); ENOSYS on an architecture whose number is not known here.
     """
-    prepared = _prepare(flags, threading.get_ident())
+    prepared = _prepare(flags | end_signal, threading.get_ident())
     outcomes = prepared.outcomes
     outcomes.clear()
     outcomes[0] = prepared.after_child
@@ -93,7 +95,7 @@ def _prepare(flags: int, thread: int) -> _Prepared:
     clone: Any = libc()["syscall"]  # an object of its own, because it gets attributes
     clone.restype = outcomes.__getitem__
     clone.errcheck = operator.call
-    clone_now = partial(clone, *_arguments(flags | _SIGCHLD))
+    clone_now = partial(clone, *_arguments(flags))
     return _Prepared((before, clone_now), outcomes, after_child)
 
 

@@ -207,17 +207,20 @@ class Links:
         body = _link(index, _UP, _UP) + _text(_IFLA_IFNAME, name) + kind
         self._ask(_NEWLINK, body, _CREATE | _EXCL)
 
-    def add_cable(self, index: int, name: str, *, bridge: int | None, peer: bytes) -> None:
-        """A veth pair (veth(4)), this end up.
+    def add_cable(
+        self, index: int, name: str, *, bridge: int | None, peer: bytes, up: bool = True
+    ) -> None:
+        """A veth pair (veth(4)).
 
         :param index: the number of the end in this namespace.
         :param bridge: the one that this end is plugged into.
         :param peer: the other end, by :func:`cable_end`.
+        :param up: this end; the other one has no carrier until it is.
         """
         data = _attribute(_INFO_DATA | _NESTED, _attribute(_VETH_PEER | _NESTED, peer))
         info = _attribute(_IFLA_LINKINFO | _NESTED, _text(_INFO_KIND, "veth") + data)
         master = b"" if bridge is None else _number(_IFLA_MASTER, bridge)
-        body = _link(index, _UP, _UP) + _text(_IFLA_IFNAME, name) + master + info
+        body = _link(index, _UP if up else 0, _UP) + _text(_IFLA_IFNAME, name) + master + info
         self._ask(_NEWLINK, body, _CREATE | _EXCL)
 
     def set_up(self, index: int, *, up: bool) -> None:

@@ -75,42 +75,57 @@ class Seen(NamedTuple):
 class PacketRing:
     """What passes from now on, and a way to send something there.
 
-    The kernel takes some ten milliseconds to make a ring, and to free it: it waits until no
-    processor can be using what was there before (synchronize_net()).
+    The kernel takes some ten milliseconds to make a ring, and twice that to free it: it waits until
+    no processor can be using what was there before (synchronize_net()).
 
     :param netns: a descriptor of the link's network namespace.
     :param name: the link; None for every one whose number has a bit of ``only``.
     :param slots: packets that it holds; a multiple of 32.
     :param outgoing: include what the link sends.
+    :param begin: listen from now on; without, from :meth:`begin` on.
     :raises OSError: EPERM without CAP_NET_RAW, ENOMEM, EAFNOSUPPORT in a kernel without packet(7).
     """
 
     def __init__(
-        self, netns: int, name: str | None, *, slots: int, outgoing: bool, only: int = 0
+        self,
+        netns: int,
+        name: str | None,
+        *,
+        slots: int,
+        outgoing: bool,
+        only: int = 0,
+        begin: bool = True,
     ) -> None:
         protocol = 0 if name else socket.htons(_EVERY_PROTOCOL)
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         with inside(netns):
             self.socket = c_socket(socket.AF_PACKET, kind, protocol)
+        self._size = slots * _SLOT
         try:
             if name is None:
                 self._attach_filter(only)
-            self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
-            size = slots * _SLOT
-            ring = pack("=IIII", _BLOCK, size // _BLOCK, _SLOT, slots)
-            self.socket.setsockopt(_SOL_PACKET, _RX_RING, ring)
             if not outgoing:
                 self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
+            if begin:
+                self.begin()
             if name is not None:
                 self.socket.bind((name, _EVERY_PROTOCOL))
         except OSError:
             self.socket.close()
             raise
-        self._size = size
         self._memory: mmap.mmap | None = None
         #: Where the next packet will be; of a reader in another process, which tells it.
         self.position = 0
         self._shared: mmap.mmap | None = None
+
+    def begin(self) -> None:
+        """Make the ring. What it waits for is the kernel, so a copy of this process may do it.
+
+        :raises OSError: ENOMEM, EPERM.
+        """
+        self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
+        ring = pack("=IIII", _BLOCK, self._size // _BLOCK, _SLOT, self._size // _SLOT)
+        self.socket.setsockopt(_SOL_PACKET, _RX_RING, ring)
 
     def share_position(self) -> None:
         """From now on forks of this process read on where the last of them has stopped."""

@@ -64,6 +64,11 @@ class Testbed:
         return self._fabric
 
     @property
+    def builders(self) -> frozenset[int]:
+        """The numbers of processes that are at work at its networks."""
+        return frozenset() if self._fabric is None else self._fabric.pids
+
+    @property
     def hosts(self) -> Mapping[str, Host]:
         """By name, in the order in which they were made; routers too."""
         return MappingProxyType(self._hosts)
@@ -172,11 +177,26 @@ class Testbed:
         try:
             host.boot()
             self._introduce()
+            if len(self._hosts) > 1:
+                self.connect()
         except BaseException:
             del self._hosts[host.name]
             host.close()
             _give_back(host.wires)
             raise
+
+    def connect(self) -> None:
+        """No packet has passed before, and from now on each one is kept.
+
+        One host has nobody to talk to. So the kernel has until the second one is there, or until
+        the first one is used, to make the ring.
+        """
+        __tracebackhide__ = True
+        if self._fabric is not None and not self._fabric.listens:
+            with self.refusing("testbed"):
+                self._fabric.listen()
+                for wire in self.wires:
+                    wire.connect()
 
     def _introduce(self) -> None:
         """Everybody knows everybody's name, and the way."""
@@ -246,7 +266,7 @@ class Testbed:
 
     def take_packets(self) -> None:
         """Take out of the kernel's ring what has passed the wires."""
-        if self._fabric is not None and self._fabric.tap is not None:
+        if self._fabric is not None and self._fabric.tap is not None and self._fabric.listens:
             self.recorder.take(self._fabric.tap, {w.number: w.name for w in self.wires})
 
     def pcapng(self) -> bytes:

@@ -17,6 +17,7 @@ from pytest_nsisolate.kernel import links
 from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.originals import open, os, socket
 from pytest_nsisolate.kernel.packet_sockets import PacketRing
+from pytest_nsisolate.process.aside import Aside
 
 #: In the numbers of the ports of the hosts' cables, and in no other link's.
 PORT: Final = 1 << 16
@@ -38,14 +39,20 @@ class Fabric:
         self._numbers = 1
         self._links: links.Links | None = None
         self.tap: PacketRing | None = None
+        #: The ring of the tap, which the kernel takes its time to make.
+        self._ring: Aside | None = None
         try:
+            with failing("open a packet socket", "net"):
+                self.tap = PacketRing(
+                    self.netns, None, slots=SLOTS, outgoing=True, only=PORT, begin=False
+                )
+                self._ring = Aside(self.tap.begin)
             with failing("open a netlink socket", "net"):
                 self._links = links.Links(self.netns)
                 self._silence()
-            with failing("open a packet socket", "net"):
-                self.tap = PacketRing(self.netns, None, slots=SLOTS, outgoing=True, only=PORT)
             if shared:
                 self.tap.share_position()
+                self.listen()  # forks cannot wait for the copy
         except BaseException:
             self.close()
             raise
@@ -60,6 +67,26 @@ class Fabric:
         """The conversation with the kernel about this namespace."""
         assert self._links is not None
         return self._links
+
+    @property
+    def listens(self) -> bool:
+        """Whether :meth:`listen` has returned."""
+        return self._ring is None
+
+    def listen(self) -> None:
+        """Wait until what passes is kept. May be called again.
+
+        :raises StepError: ``open a packet socket``.
+        """
+        if self._ring is not None:
+            with failing("open a packet socket", "net"):
+                self._ring.finish()
+            self._ring = None
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """A process of ours that works at it."""
+        return frozenset() if self._ring is None else self._ring.pids
 
     def number(self) -> int:
         """Another link's number."""
@@ -88,17 +115,23 @@ class Fabric:
                     if error.errno != errno.ENODEV:  # gone with its other end
                         raise
 
-    def add_cable(self, name: str, index: int, peer: bytes, bridge: int | None) -> None:
+    def add_cable(
+        self, name: str, index: int, peer: bytes, bridge: int | None, *, up: bool = True
+    ) -> None:
         """A cable whose one end is here.
 
         :param peer: by :func:`~pytest_nsisolate.kernel.links.cable_end`.
+        :param up: the end that is here.
         :raises StepError: ``add a veth pair``; EOPNOTSUPP in a kernel without.
         """
         with failing("add a veth pair", "net"):
-            self.links.add_cable(index, name, bridge=bridge, peer=peer)
+            self.links.add_cable(index, name, bridge=bridge, peer=peer, up=up)
 
     def close(self) -> None:
         """Let go of everything; the kernel removes what no other process holds."""
+        if self._ring is not None:
+            self._ring.close()
+            self._ring = None
         if self.tap is not None:
             self.tap.close()
             self.tap = None
@@ -118,7 +151,7 @@ def write_sysctl(name: str, value: str, *, absent: bool = False) -> None:
     """
     path = f"/proc/sys/{name}"
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(value)
     except OSError as error:
         if not (absent and error.errno == errno.ENOENT):

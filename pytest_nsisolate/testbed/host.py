@@ -108,6 +108,13 @@ class Host(Faulty):
 
         :raises TestbedError: if it has crashed.
         """
+        __tracebackhide__ = True
+        box = self._up()
+        self.testbed.connect()
+        return box
+
+    def _up(self) -> Box:
+        __tracebackhide__ = True
         if self._box is None:
             raise TestbedError(f"host {self.name} has crashed: {self.name}.boot() starts it again")
         return self._box
@@ -256,8 +263,9 @@ class Host(Faulty):
     @contextmanager
     def netns(self) -> Iterator[int]:
         """A descriptor of its network namespace."""
-        with failing(f"open /proc/{self.pid}/ns/net", "net"):
-            netns = os.open(f"/proc/{self.pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        path = f"/proc/{self._up().pid}/ns/net"
+        with failing(f"open {path}", "net"):
+            netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             yield netns
         finally:
@@ -288,7 +296,7 @@ class Host(Faulty):
         if self._box is not None:
             with (
                 failing(f"write {_HOSTS} of {self.name}", "mount"),
-                open(f"/proc/{self.pid}/root{_HOSTS}", "w", encoding="ascii") as file,
+                open(f"/proc/{self._box.pid}/root{_HOSTS}", "w", encoding="utf-8") as file,
             ):
                 file.write(text)
 
@@ -380,7 +388,7 @@ def _make_hosts_file(text: str) -> None:
     """
     place = "/dev/shm/nsisolate-hosts"  # noqa: S108 (on a file system of this host's own)
     try:
-        with open(place, "w", encoding="ascii") as file:
+        with open(place, "w", encoding="utf-8") as file:
             file.write(text)
         syscalls.prepare_mount(place, _HOSTS, None, syscalls.MS_BIND)()
         os.unlink(place)

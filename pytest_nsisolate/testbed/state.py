@@ -44,9 +44,10 @@ class State:
         self._testbed = testbed
 
     def processes(self) -> frozenset[int]:
-        """Those that the hosts consist of."""
-        hosts = (host.processes for host in self._testbed.hosts.values())
-        return self._testbed.relay.pids.union(*hosts)
+        """Those that the testbed consists of."""
+        testbed = self._testbed
+        hosts = (host.processes for host in testbed.hosts.values())
+        return testbed.relay.pids.union(testbed.builders, *hosts)
 
     def parts(self) -> list[Part]:
         """A part for each host, and one for all wires."""

@@ -93,18 +93,27 @@ class Wire(Disturbed):
         :raises StepError: ``add a veth pair``, ``add the address …``, ``open a packet socket``.
         """
         end = links.cable_end(self.interface, index=self._index, mac=self.mac, netns=netns)
-        self._fabric.add_cable(self.port, self.number, end, self.network.bridge)
+        up = self._fabric.listens and not self._cut
+        self._fabric.add_cable(self.port, self.number, end, self.network.bridge, up=up)
         self._plugged = True
         with failing(f"set {self.interface} up", "net"):
             host.set_up(self._index, up=True)
         for address, length in self._lengths:
             with failing(f"add the address {address}", "net"):
                 host.add_address(self._index, address, length)
-        if self._cut:
-            self._fabric.links.set_up(self.number, up=False)
         self.await_carrier()
         if self._relay.serves(self.name):
             self._put_relay_in()
+
+    def connect(self) -> None:
+        """Packets may pass: they are kept from now on.
+
+        :raises StepError: ``set a wire up or down``, ``wait for the carrier``.
+        """
+        if self._plugged and not self._cut:
+            with failing("set a wire up or down", "net"):
+                self._fabric.links.set_up(self.number, up=True)
+            self.await_carrier()
 
     def pull_out(self) -> None:
         """The cable is gone, with both of its ends."""
@@ -132,6 +141,7 @@ class Wire(Disturbed):
         if not self._relay.serves(self.name):
             if not self._plugged:
                 raise TestbedError(f"{self.name}: its host has crashed, boot it first")
+            self._testbed.connect()
             with self._refusing():
                 self._put_relay_in()
 
@@ -156,6 +166,7 @@ class Wire(Disturbed):
 
     def _set_up(self, *, up: bool) -> None:
         __tracebackhide__ = True
+        self._testbed.connect()
         with self._refusing():
             if self._plugged:
                 with failing("set a wire up or down", "net"):

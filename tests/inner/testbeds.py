@@ -55,6 +55,10 @@ SAID_BY_KERNEL_WITHOUT_VETH = (
     "cause: this kernel",
     "CONFIG_VETH",
 )
+SAID_BY_KERNEL_WITHOUT_RINGS = (
+    "isolation refused: open a packet socket for the net namespace: E",
+    "remedy: ",
+)
 SAID_BY_REFUSAL_IN_PID_1_OF_A_HOST = (
     "isolation refused: write /proc/sys/net/ipv4/ip_forward for the net namespace",
 )
@@ -68,6 +72,32 @@ SAID_BY_KERNEL_WITHOUT_NAT = (
 
 
 # Wires, crashes ----------------------------------------------------------------------------------
+
+
+@expect("passed")
+def test_the_first_host(testbed: nsi.Testbed) -> None:
+    """It has its carrier when it is used, or when it has a neighbour."""
+    lan = testbed.network("10.0.0.0/24")
+    a = testbed.host("a", lan)
+    assert not testbed.fabric.listens
+    assert a.wire.counters == (0, 0)
+    assert a.run("cat /sys/class/net/eth0/carrier").stdout == "1\n"
+    assert testbed.fabric.listens
+
+
+@expect("passed")
+def test_every_packet_is_kept(testbed: nsi.Testbed) -> None:
+    """From the first one on: a host says something as soon as its interface is up (MLD)."""
+    lan = testbed.network("fd00::/64")
+    testbed.host("a", lan)
+    testbed.host("b", lan)
+
+    def all_kept() -> bool:
+        testbed.capture(lan)  # empties the ring
+        passed = sum(sum(wire.counters) for wire in testbed.wires)
+        return passed > 0 and testbed.packets == (passed, 0)
+
+    assert _eventually(all_kept)
 
 
 @expect("passed")
@@ -289,6 +319,21 @@ def test_a_kernel_without_veth(testbed: nsi.Testbed, monkeypatch: pytest.MonkeyP
     testbed.host("a", testbed.network("10.0.0.0/24"))
 
 
+@expect("call failed", *SAID_BY_KERNEL_WITHOUT_RINGS)
+def test_a_kernel_without_rings(testbed: nsi.Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every use says so, also after another one has."""
+    from pytest_nsisolate.kernel.packet_sockets import PacketRing
+
+    monkeypatch.setattr(PacketRing, "begin", _not_supported)
+    lan = testbed.network("10.0.0.0/24")
+    a = testbed.host("a", lan)
+    for use in (lambda: a.run("true"), a.wire.cut, lambda: testbed.host("b", lan)):
+        with pytest.raises(nsi.IsolatedRefusal):
+            use()
+    assert [*testbed.hosts] == ["a"]
+    a.run("true")
+
+
 @expect("call failed", *SAID_BY_KERNEL_WITHOUT_NAT)
 def test_a_kernel_without_nat(testbed: nsi.Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_nsisolate.testbed import host
@@ -356,7 +401,7 @@ def test_nothing_is_left(testbed: nsi.Testbed) -> None:
     """Descriptors and processes, after a testbed is closed; links go with their namespace."""
     from pytest_nsisolate.testbed.bed import Testbed
 
-    testbed.host("warm", testbed.network("10.9.0.0/24"))
+    testbed.host("warm", testbed.network("10.9.0.0/24")).run("true")
     before = set(os.listdir("/proc/self/fd")), _processes()
     other = Testbed(testbed._isolate, testbed.home)
     lan = other.network("10.0.0.0/24")
