@@ -82,7 +82,7 @@ class PacketRing:
     :param name: the link; None for every one whose number has a bit of ``only``.
     :param slots: packets that it holds; a multiple of 32.
     :param outgoing: include what the link sends.
-    :param begin: listen from now on; without, from :meth:`begin` on.
+    :param ready: what passes from now on; without, it takes :meth:`make` and :meth:`listen`.
     :raises OSError: EPERM without CAP_NET_RAW, ENOMEM, EAFNOSUPPORT in a kernel without packet(7).
     """
 
@@ -94,22 +94,22 @@ class PacketRing:
         slots: int,
         outgoing: bool,
         only: int = 0,
-        begin: bool = True,
+        ready: bool = True,
     ) -> None:
         protocol = 0 if name else socket.htons(_EVERY_PROTOCOL)
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         with inside(netns):
             self.socket = c_socket(socket.AF_PACKET, kind, protocol)
+        self._name = name
         self._size = slots * _SLOT
         try:
             if name is None:
                 self._attach_filter(only)
             if not outgoing:
                 self.socket.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-            if begin:
-                self.begin()
-            if name is not None:
-                self.socket.bind((name, _EVERY_PROTOCOL))
+            if ready:
+                self.make()
+                self.listen()
         except OSError:
             self.socket.close()
             raise
@@ -118,7 +118,7 @@ class PacketRing:
         self.position = 0
         self._shared: mmap.mmap | None = None
 
-    def begin(self) -> None:
+    def make(self) -> None:
         """Make the ring. What it waits for is the kernel, so a copy of this process may do it.
 
         :raises OSError: ENOMEM, EPERM.
@@ -126,6 +126,14 @@ class PacketRing:
         self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
         ring = pack("=IIII", _BLOCK, self._size // _BLOCK, _SLOT, self._size // _SLOT)
         self.socket.setsockopt(_SOL_PACKET, _RX_RING, ring)
+
+    def listen(self) -> None:
+        """From now on; a ring that has no link listens when it is made.
+
+        :raises OSError: ENODEV.
+        """
+        if self._name is not None:
+            self.socket.bind((self._name, _EVERY_PROTOCOL))
 
     def share_position(self) -> None:
         """From now on forks of this process read on where the last of them has stopped."""

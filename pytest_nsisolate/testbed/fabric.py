@@ -44,9 +44,9 @@ class Fabric:
         try:
             with failing("open a packet socket", "net"):
                 self.tap = PacketRing(
-                    self.netns, None, slots=SLOTS, outgoing=True, only=PORT, begin=False
+                    self.netns, None, slots=SLOTS, outgoing=True, only=PORT, ready=False
                 )
-                self._ring = Aside(self.tap.begin)
+                self._ring = Aside(self.tap.make)
             with failing("open a netlink socket", "net"):
                 self._links = links.Links(self.netns)
                 self._silence()

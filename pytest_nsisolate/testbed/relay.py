@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
@@ -264,19 +264,25 @@ def split(fabric: Fabric, port: int, name: str, bridge: int) -> tuple[Ends, int]
     near, far = fabric.number(), fabric.number()
     inner, outer = f"relay{near}", f"behind{far}"
     fabric.add_cable(inner, near, links.cable_end(outer, index=far), None)
-    with failing("put a relay into a wire", "net"):
+    with failing("put a relay into a wire", "net"), ExitStack() as undoing:
+        network, host = (
+            undoing.enter_context(
+                closing(PacketRing(fabric.netns, link, slots=SLOTS, outgoing=False, ready=False))
+            )
+            for link in (inner, name)
+        )
+        # Before the host is cut off, because that takes the kernel its time.
+        network.make()
+        host.make()
         fabric.links.set_up(far, up=True)
         links.stop_offloading(fabric.netns, outer)
         fabric.links.plug(far, bridge)
         fabric.links.await_carrier(near)
         fabric.links.await_carrier(far)
-        network = PacketRing(fabric.netns, inner, slots=SLOTS, outgoing=False)
-        try:
-            fabric.links.plug(port, 0)
-            host = PacketRing(fabric.netns, name, slots=SLOTS, outgoing=False)
-        except BaseException:
-            network.close()
-            raise
+        network.listen()
+        fabric.links.plug(port, 0)
+        host.listen()
+        undoing.pop_all()
     return Ends(host, network), near
 
 

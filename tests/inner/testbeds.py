@@ -324,7 +324,7 @@ def test_a_kernel_without_rings(testbed: nsi.Testbed, monkeypatch: pytest.Monkey
     """Every use says so, also after another one has."""
     from pytest_nsisolate.kernel.packet_sockets import PacketRing
 
-    monkeypatch.setattr(PacketRing, "begin", _not_supported)
+    monkeypatch.setattr(PacketRing, "make", _not_supported)
     lan = testbed.network("10.0.0.0/24")
     a = testbed.host("a", lan)
     for use in (lambda: a.run("true"), a.wire.cut, lambda: testbed.host("b", lan)):

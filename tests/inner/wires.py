@@ -102,6 +102,28 @@ def test_delay(testbed: nsi.Testbed) -> None:
 
 
 @expect("passed")
+def test_a_wire_works_until_its_relay_does(
+    testbed: nsi.Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rings are made before it is cut in two: the kernel takes its time for them."""
+    from pytest_nsisolate.kernel.packet_sockets import PacketRing
+
+    lan = testbed.network("10.0.0.0/24")
+    a, b = testbed.host("a", lan), testbed.host("b", lan)
+    cut_off: list[bool] = []
+    make = PacketRing.make
+
+    def make_beside_an_echo(ring: PacketRing) -> None:
+        make(ring)
+        cut_off.append(is_cut_off(b, a))
+
+    monkeypatch.setattr(PacketRing, "make", make_beside_an_echo)
+    b.wire.impair(delay=0.001)
+    assert cut_off == [False, False]
+    assert reaches(b, a) > 0.002
+
+
+@expect("passed")
 def test_the_same_seed_loses_the_same_packets(testbed: nsi.Testbed) -> None:
     a, b = two(testbed)
     runs = []
