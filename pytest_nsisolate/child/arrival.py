@@ -7,6 +7,7 @@ right. Only then does any code of the test's run.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -48,13 +49,17 @@ class Arrival:
             step = "install the fault handler"
             faulthandler.enable(file=self._files.fault)
             faulthandler.register(stack_signal(), file=self._files.fault, all_threads=True)
+            if self._watchdog is not None:
+                step = "start the thread of faulthandler_timeout"  # which no fork takes along
+                timeout, descriptor, leave = self._watchdog
+                faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
         except OSError as error:
             send(Kind.REFUSED, {"step": step, "errno": error.errno})
             posix._exit(EXIT_REFUSED)
-        if self._watchdog is not None:
-            # A thread, which no fork takes along.
-            timeout, descriptor, leave = self._watchdog
-            faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
+        except RuntimeError:
+            # It has lost the number: EAGAIN is what pthread_create(3) has.
+            send(Kind.REFUSED, {"step": step, "errno": errno.EAGAIN})
+            posix._exit(EXIT_REFUSED)
         after_fork.end_twinship()
         after_fork.renew_thread_id()
         inherited.stay_visible()

@@ -282,6 +282,10 @@ CASES = [
         *("fork", None, errno.EAGAIN, "pids.max = 100", "raise that limit"),
         facts={"process_limit": "pids.max = 100"},
     ),
+    Expected(
+        *("start the thread of faulthandler_timeout", None, errno.EAGAIN),
+        *("counts as a process", "faulthandler_timeout=0"),
+    ),
     Expected("fork", None, errno.EPROTO, "still the runner", "posix.fork"),
     Expected("fork", "pid", errno.ENOMEM, "PID 1 of the new", "dmesg"),
     Expected("fork", None, errno.ENOMEM, "no memory", "memory limit"),

@@ -354,6 +354,27 @@ def test_root_without_cgroups_is_refused() -> None:
     assert "remedy: ask for 300 processes or more" in text
 
 
+_ALONE = """
+import pytest
+@pytest.mark.isolated(limits={"processes": 1})
+def test_it(): ...
+"""
+
+
+@NEEDS_NAMESPACES
+@NEEDS_LIMITS
+@ON_THE_HOST
+@pytest.mark.parametrize("side", SIDES)
+def test_no_room_for_the_thread_of_the_fault_handler(side: Side) -> None:
+    """It counts as a process of the test: without it there is room."""
+    option = "faulthandler_timeout=100"
+    text = run_batch({"test_it.py": _ALONE}, side, "-o", option).failure("test_it")
+    step = "start the thread of faulthandler_timeout"
+    assert text.startswith(f"isolation refused: {step}: EAGAIN")
+    assert "remedy: raise the test's limit" in text
+    assert run_batch({"test_it.py": _ALONE}, side).passed() == {"test_it"}
+
+
 _HANGING = """
 import pathlib, signal, pytest
 @pytest.mark.isolated(limits={"processes": 64, "memory": "1G"})

@@ -280,6 +280,14 @@ PROCESSES: Final = (
         "take away what replaced posix.fork before the plugin was loaded",
     ),
     Row(
+        r"start the thread of faulthandler_timeout",
+        (EAGAIN,),
+        always,
+        "a thread counts as a process, and the limit has no room for it",
+        "raise the test's limit of processes by one (limits=), or run with"
+        " -o faulthandler_timeout=0",
+    ),
+    Row(
         "fork|clone",
         (EAGAIN,),
         always,
