@@ -35,7 +35,7 @@ class _Recorder:
 
     def _write(self, record: dict[str, Any]) -> None:
         # Opened for each line: what a test does to descriptors does not reach it.
-        with open(self._path, "a", encoding="ascii") as file:
+        with open(self._path, "a", encoding="utf-8") as file:
             file.write(_encode(record) + "\n")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

@@ -143,7 +143,7 @@ def _hello(connection: socket.socket, pid: int) -> tuple[dict[str, object], int]
 
 def _number(pidfd: int, pid: int) -> int:
     """The number of a process in the PID namespace of this ``/proc`` (pidfd_open(2))."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as info:
         for line in info:
             if line.startswith("Pid:"):
                 number = int(line.partition(":")[2])

@@ -96,7 +96,7 @@ def internet(folder: str, name: str) -> Iterator[Entry]:
     :raises OSError: as the kernel answers.
     """
     try:
-        file = open(f"{folder}/{name}", encoding="ascii")
+        file = open(f"{folder}/{name}", encoding="utf-8")
     except FileNotFoundError:  # no IPv6
         return
     with file:
@@ -208,7 +208,7 @@ def lines(folder: str, name: str) -> list[str]:
     :raises OSError: as the kernel answers otherwise.
     """
     try:
-        with open(f"{folder}/{name}", encoding="ascii") as file:
+        with open(f"{folder}/{name}", encoding="utf-8") as file:
             return file.read().splitlines()
     except FileNotFoundError:
         return []

@@ -192,7 +192,7 @@ def _find(pid1: int, descriptor: int, inode: int) -> int:
 
 def _children(pid: int) -> Iterator[int]:
     try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as children:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="utf-8") as children:
             yield from map(int, children.read().split())
     except OSError:
         return

@@ -32,7 +32,7 @@ def await_end(pid: int, pidfd: int) -> bool:
 def obstacle(pid1: int | None) -> str:
     """Why a killed PID 1 is still there, as far as the kernel tells (proc_pid_wchan(5))."""
     try:
-        with open(f"/proc/{pid1}/wchan", encoding="ascii") as file:
+        with open(f"/proc/{pid1}/wchan", encoding="utf-8") as file:
             place = file.read()
     except OSError:
         place = ""

@@ -16,6 +16,7 @@ from pytest_nsisolate.kernel.libc import step_error
 from pytest_nsisolate.kernel.nftables import masquerade
 from pytest_nsisolate.kernel.originals import open, os, subprocess
 from pytest_nsisolate.testbed.fabric import write_sysctl
+from pytest_nsisolate.testbed.host_view import HostView
 from pytest_nsisolate.testbed.program import Program, Ready
 from pytest_nsisolate.testbed.routing import Node, Routes
 
@@ -135,8 +136,6 @@ class Host(Faulty):
     @property
     def view(self) -> Pid1View:
         """What ``pid1`` has, data and assertions, seen from this host."""
-        from pytest_nsisolate.testbed.host_view import HostView
-
         return cast("Pid1View", HostView(self))
 
     # What runs on it -----------------------------------------------------------------------------

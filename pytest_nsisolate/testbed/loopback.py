@@ -295,7 +295,7 @@ def _change_lo(path: ExitStack, own: links.Links) -> None:
         parameter = f"net/ipv4/conf/lo/{name}"
         with (
             failing(f"read /proc/sys/{parameter}", "net"),
-            open(f"/proc/sys/{parameter}", encoding="ascii") as file,
+            open(f"/proc/sys/{parameter}", encoding="utf-8") as file,
         ):
             before = file.read().strip()
         path.callback(_undo, write_sysctl, parameter, before)

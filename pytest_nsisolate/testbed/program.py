@@ -332,7 +332,7 @@ def port_in_use(pid: int, port: int) -> bool:
     """Whether a TCP port is listened to, or a UDP port in use, in the network of that process."""
     for name in ("tcp", "tcp6", "udp", "udp6"):
         try:
-            with open(f"/proc/{pid}/net/{name}", encoding="ascii") as file:
+            with open(f"/proc/{pid}/net/{name}", encoding="utf-8") as file:
                 lines = file.read().splitlines()[1:]
         except OSError:
             continue

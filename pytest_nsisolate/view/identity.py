@@ -150,7 +150,7 @@ def read_clock_offsets() -> TimeOffsets:
     """Seconds added to the clocks (time_namespaces(7)); zeros without a time namespace."""
     found = {"monotonic": 0.0, "boottime": 0.0}
     try:
-        with open("/proc/self/timens_offsets", encoding="ascii") as file:
+        with open("/proc/self/timens_offsets", encoding="utf-8") as file:
             for line in file:
                 clock, seconds, nanoseconds = line.split()
                 found[clock] = int(seconds) + int(nanoseconds) / 1e9

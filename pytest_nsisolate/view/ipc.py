@@ -85,7 +85,7 @@ def _read_sysv() -> list[IpcObject]:
     found = []
     for kind, size in _SYSV:
         try:
-            with open(f"/proc/sysvipc/{kind}", encoding="ascii") as file:
+            with open(f"/proc/sysvipc/{kind}", encoding="utf-8") as file:
                 names = next(file).split()
                 rows = [dict(zip(names, line.split(), strict=False)) for line in file]
         except (FileNotFoundError, StopIteration):  # a kernel without them
@@ -164,7 +164,7 @@ def _read_queues() -> list[IpcObject]:
         if not S_ISREG(entry.st_mode):
             continue
         try:
-            with open(f"{_QUEUES}/{name}", encoding="ascii") as file:
+            with open(f"{_QUEUES}/{name}", encoding="utf-8") as file:
                 size = int(file.read().partition("QSIZE:")[2].split()[0])
         except (OSError, IndexError, ValueError):  # not ours to read, or not a queue
             size = 0

@@ -397,6 +397,25 @@ def test_in_an_isolated_function(testbed: nsi.Testbed, isolate: nsi.Isolate) -> 
 
 
 @expect("passed")
+def test_nothing_is_imported(testbed: nsi.Testbed) -> None:
+    """Not in the test's process, where each test would pay for it."""
+    before = set(sys.modules)
+    lan, wan = testbed.network("10.0.0.0/24"), testbed.network("10.0.1.0/24")
+    a, b = testbed.host("a", lan), testbed.host("b", wan)
+    testbed.router("r", lan, wan, nat=True)
+    with serve(b):
+        assert a.call(ask, "b").startswith("ok to ")
+    assert b.view.processes
+    b.wire.impair(delay=0.001)
+    testbed.partition({a}, {b})
+    testbed.heal()
+    b.crash()
+    b.boot()
+    str(testbed.capture(lan))
+    assert set(sys.modules) - before == set()
+
+
+@expect("passed")
 def test_nothing_is_left(testbed: nsi.Testbed) -> None:
     """Descriptors and processes, after a testbed is closed; links go with their namespace."""
     from pytest_nsisolate.testbed.bed import Testbed

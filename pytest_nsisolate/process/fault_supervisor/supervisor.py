@@ -191,7 +191,7 @@ class Supervisor:
 
 
 def _pid_of(pidfd: int) -> int:
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as info:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as info:
         fields = dict(line.split(":", 1) for line in info)
     return int(fields["Pid"])
 

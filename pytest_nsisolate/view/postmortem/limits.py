@@ -73,7 +73,7 @@ def _processes(numbers: frozenset[int], *, own_pids: bool) -> Iterator[str]:
     failed = errno.EAGAIN in numbers
     if not own_pids and not failed:
         return
-    with open("/proc/sys/kernel/pid_max", encoding="ascii") as file:
+    with open("/proc/sys/kernel/pid_max", encoding="utf-8") as file:
         most = int(file.read())
     if own_pids:
         count = sum(map(_threads, proc.pids()))
