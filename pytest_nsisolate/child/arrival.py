@@ -49,22 +49,27 @@ class Arrival:
             step = "install the fault handler"
             faulthandler.enable(file=self._files.fault)
             faulthandler.register(stack_signal(), file=self._files.fault, all_threads=True)
-            if self._watchdog is not None:
-                step = "start the thread of faulthandler_timeout"  # which no fork takes along
-                timeout, descriptor, leave = self._watchdog
-                faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
+            step = "start the thread of faulthandler_timeout"
+            self._watch()
         except OSError as error:
             send(Kind.REFUSED, {"step": step, "errno": error.errno})
-            posix._exit(EXIT_REFUSED)
-        except RuntimeError:
-            # It has lost the number: EAGAIN is what pthread_create(3) has.
-            send(Kind.REFUSED, {"step": step, "errno": errno.EAGAIN})
             posix._exit(EXIT_REFUSED)
         after_fork.end_twinship()
         after_fork.renew_thread_id()
         inherited.stay_visible()
         random.setstate(self._randomness)
         self._silence.fall()
+
+    def _watch(self) -> None:
+        """Start the thread of ``faulthandler_timeout``, which no fork takes along."""
+        if self._watchdog is None:
+            return
+        timeout, descriptor, leave = self._watchdog
+        try:
+            faulthandler.dump_traceback_later(timeout, file=descriptor, exit=leave)
+        except RuntimeError as error:
+            # It has no error number; pthread_create(3) gives this one.
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def _is_kept(self, plugin: object) -> bool:
         """Who hears of subtests in the child: the session (``-x``), live logs, and us."""

@@ -30,6 +30,7 @@ from pytest_nsisolate.request.wording import MarkerProblem, short, suggestion
 
 if TYPE_CHECKING:
     from pytest_nsisolate.host.refusal import Refusal
+    from pytest_nsisolate.isolate.per_process import Helped
     from pytest_nsisolate.process.launcher import Launcher
     from pytest_nsisolate.runner.run import Run
 
@@ -96,6 +97,11 @@ def make(config: pytest.Config, run: Run) -> Isolate:
 def custody_of(made: Isolate) -> Unawaited:
     """The register of tasks and boxes behind this value of the fixture."""
     return made._home.unawaited
+
+
+def helpers_of(made: Isolate) -> list[Helped]:
+    """What keeps processes beside the test, in this process: for the view, which tells them."""
+    return made._home.caller.beside
 
 
 def note_moment(made: Isolate, name: str, category: str) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
@@ -43,6 +43,13 @@ if hasattr(os, "register_at_fork"):  # nowhere else anything can be isolated
     os.register_at_fork(after_in_child=_after_fork)
 
 
+class Helped(Protocol):
+    """What keeps processes beside the test."""
+
+    def helpers(self) -> dict[int, str]:
+        """By number, what to call them."""
+
+
 class Caller:
     """What one process needs to isolate calls.
 
@@ -55,6 +62,8 @@ class Caller:
         self.measurement = measurement
         #: The calls and boxes that are at work.
         self.tasks: list[Awaitable] = []
+        #: What else keeps processes beside it.
+        self.beside: list[Helped] = []
 
 
 class PerProcess:
@@ -113,8 +122,8 @@ class PerProcess:
         """Processes that calls of this one keep beside their functions, and what to call them."""
         if self._of is not here():  # it has not called yet
             return {}
-        tasks = [*self._caller.tasks]
-        return {pid: name for task in tasks for pid, name in task.helpers().items()}
+        keeping = [*self._caller.tasks, *self._caller.beside]
+        return {pid: name for keeper in keeping for pid, name in keeper.helpers().items()}
 
 
 def _unseen(_: str, __: ChildProcess) -> None:

@@ -82,7 +82,7 @@ class PacketRing:
     :param name: the link; None for every one whose number has a bit of ``only``.
     :param slots: packets that it holds; a multiple of 32.
     :param outgoing: include what the link sends.
-    :param ready: what passes from now on; without, it takes :meth:`make` and :meth:`listen`.
+    :param ready: keep what passes from now on; if not, call :meth:`make` and :meth:`listen`.
     :raises OSError: EPERM without CAP_NET_RAW, ENOMEM, EAFNOSUPPORT in a kernel without packet(7).
     """
 
@@ -119,16 +119,20 @@ class PacketRing:
         self._shared: mmap.mmap | None = None
 
     def make(self) -> None:
-        """Make the ring. What it waits for is the kernel, so a copy of this process may do it.
+        """Make the ring, if there is none. A copy of this process may do it.
 
         :raises OSError: ENOMEM, EPERM.
         """
-        self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
         ring = pack("=IIII", _BLOCK, self._size // _BLOCK, _SLOT, self._size // _SLOT)
-        self.socket.setsockopt(_SOL_PACKET, _RX_RING, ring)
+        try:
+            self.socket.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
+            self.socket.setsockopt(_SOL_PACKET, _RX_RING, ring)
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # there is one
+                raise
 
     def listen(self) -> None:
-        """From now on; a ring that has no link listens when it is made.
+        """Keep what passes its link from now on. Without a link, :meth:`make` is enough.
 
         :raises OSError: ENODEV.
         """

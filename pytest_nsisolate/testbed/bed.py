@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pytest_nsisolate.errors import StepError, TestbedError
 from pytest_nsisolate.host.refusal import Refusal, RefusedError
-from pytest_nsisolate.isolate.fixture import note_moment
+from pytest_nsisolate.isolate.fixture import helpers_of, note_moment
 from pytest_nsisolate.kernel.originals import re
 from pytest_nsisolate.testbed import partition, pcapng
 from pytest_nsisolate.testbed.capture import Capture, Recorder
@@ -52,6 +52,8 @@ class Testbed:
         self._fabric: Fabric | None = None
         self._hosts: dict[str, Host] = {}
         self._networks: dict[str, Network] = {}
+        #: Packets may pass.
+        self.connected = False
         #: Packets that were taken out of the kernel's ring.
         self.recorder = Recorder()
         #: What disturbs wires; its process starts with the first one.
@@ -62,11 +64,6 @@ class Testbed:
         """Switches and cables."""
         assert self._fabric is not None, "there is no host without a network"
         return self._fabric
-
-    @property
-    def builders(self) -> frozenset[int]:
-        """The numbers of processes that are at work at its networks."""
-        return frozenset() if self._fabric is None else self._fabric.pids
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -101,15 +98,14 @@ class Testbed:
         if label in self._networks:
             raise TestbedError(f"testbed.network(name={label!r}): there is one of that name")
         with self.refusing(f"network {label}"):
-            fabric = self._fabric = self._fabric or Fabric(shared=self.tenure.shared)
-            network = Network(label, parsed, fabric.add_switch())
+            network = Network(label, parsed, self._lay().add_switch())
         self._networks[label] = network
         return network
 
     def host(
         self, name: str, *networks: Network | Place, routes: bool = True, **keywords: Any
     ) -> Host:
-        """A host, up and on its networks.
+        """A host, up and on its networks; the first one is connected when it is used.
 
         It has PID, mount, UTS, IPC and network namespaces of its own, and the test's users.
 
@@ -185,18 +181,28 @@ class Testbed:
             _give_back(host.wires)
             raise
 
+    def _lay(self) -> Fabric:
+        if self._fabric is None:
+            self._fabric = Fabric(shared=self.tenure.shared)
+            self.connected = self._fabric.listens
+            helpers_of(self._isolate).append(self._fabric)
+        return self._fabric
+
     def connect(self) -> None:
-        """No packet has passed before, and from now on each one is kept.
+        """Set the wires up, as soon as what passes is kept. May be called again, by any thread.
 
         One host has nobody to talk to. So the kernel has until the second one is there, or until
         the first one is used, to make the ring.
         """
         __tracebackhide__ = True
-        if self._fabric is not None and not self._fabric.listens:
-            with self.refusing("testbed"):
+        if self.connected or self._fabric is None or not self.tenure.is_maker:
+            return
+        with self._isolate.launcher().lock, self.refusing("testbed"):
+            if not self.connected:
                 self._fabric.listen()
                 for wire in self.wires:
                     wire.connect()
+                self.connected = True
 
     def _introduce(self) -> None:
         """Everybody knows everybody's name, and the way."""
@@ -314,8 +320,12 @@ class Testbed:
             self._hosts.clear()
             self._networks.clear()
             if self._fabric is not None:
+                beside = helpers_of(self._isolate)
+                if self._fabric in beside:  # it is not, in a copy of its process
+                    beside.remove(self._fabric)
                 self._fabric.close()
                 self._fabric = None
+                self.connected = False
 
     def __repr__(self) -> str:
         return f"<testbed of {len(self._hosts)} hosts on {len(self._networks)} networks>"

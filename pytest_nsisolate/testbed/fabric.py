@@ -41,12 +41,15 @@ class Fabric:
         self.tap: PacketRing | None = None
         #: The ring of the tap, which the kernel takes its time to make.
         self._ring: Aside | None = None
+        #: Packets are kept.
+        self.listens = False
         try:
             with failing("open a packet socket", "net"):
                 self.tap = PacketRing(
                     self.netns, None, slots=SLOTS, outgoing=True, only=PORT, ready=False
                 )
                 self._ring = Aside(self.tap.make)
+                self._ring.begin()
             with failing("open a netlink socket", "net"):
                 self._links = links.Links(self.netns)
                 self._silence()
@@ -68,25 +71,20 @@ class Fabric:
         assert self._links is not None
         return self._links
 
-    @property
-    def listens(self) -> bool:
-        """Whether :meth:`listen` has returned."""
-        return self._ring is None
-
     def listen(self) -> None:
         """Wait until what passes is kept. May be called again.
 
         :raises StepError: ``open a packet socket``.
         """
-        if self._ring is not None:
-            with failing("open a packet socket", "net"):
-                self._ring.finish()
-            self._ring = None
+        assert self._ring is not None
+        with failing("open a packet socket", "net"):
+            self._ring.finish()
+        self.listens = True
 
-    @property
-    def pids(self) -> frozenset[int]:
-        """A process of ours that works at it."""
-        return frozenset() if self._ring is None else self._ring.pids
+    def helpers(self) -> dict[int, str]:
+        """The process that makes the ring, and what to call it."""
+        pid = None if self._ring is None else self._ring.pid
+        return {} if pid is None else {pid: "(makes a ring for packets)"}
 
     def number(self) -> int:
         """Another link's number."""

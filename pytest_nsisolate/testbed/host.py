@@ -110,11 +110,12 @@ class Host(Faulty):
         :raises TestbedError: if it has crashed.
         """
         __tracebackhide__ = True
-        box = self._up()
+        box = self.up()
         self.testbed.connect()
         return box
 
-    def _up(self) -> Box:
+    def up(self) -> Box:
+        """:attr:`box`, whether its wires are connected yet or not."""
         __tracebackhide__ = True
         if self._box is None:
             raise TestbedError(f"host {self.name} has crashed: {self.name}.boot() starts it again")
@@ -262,7 +263,7 @@ class Host(Faulty):
     @contextmanager
     def netns(self) -> Iterator[int]:
         """A descriptor of its network namespace."""
-        path = f"/proc/{self._up().pid}/ns/net"
+        path = f"/proc/{self.up().pid}/ns/net"
         with failing(f"open {path}", "net"):
             netns = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:

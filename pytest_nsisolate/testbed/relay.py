@@ -271,7 +271,7 @@ def split(fabric: Fabric, port: int, name: str, bridge: int) -> tuple[Ends, int]
             )
             for link in (inner, name)
         )
-        # Before the host is cut off, because that takes the kernel its time.
+        # Before the host is cut off, because the kernel needs some time for that.
         network.make()
         host.make()
         fabric.links.set_up(far, up=True)

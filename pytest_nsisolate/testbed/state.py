@@ -44,10 +44,11 @@ class State:
         self._testbed = testbed
 
     def processes(self) -> frozenset[int]:
-        """Those that the testbed consists of."""
+        """Those that it consists of."""
         testbed = self._testbed
         hosts = (host.processes for host in testbed.hosts.values())
-        return testbed.relay.pids.union(testbed.builders, *hosts)
+        helpers = testbed.fabric.helpers() if testbed.networks else ()
+        return testbed.relay.pids.union(helpers, *hosts)
 
     def parts(self) -> list[Part]:
         """A part for each host, and one for all wires."""
@@ -73,7 +74,7 @@ def _host(host: Host, everybody: Callable[[], tuple[Process, ...]]) -> Told:
     head = f"host {host.name} ({', '.join(host.addresses)})"
     if host.crashed:
         return [f"{head}: crashed"]
-    folder = f"/proc/{host.pid}/net"
+    folder = f"/proc/{host.up().pid}/net"
     lines = [
         *_bounded("runs", _running(host, everybody())),
         *_bounded("listens", _listening(folder)),
@@ -92,8 +93,8 @@ def _bounded(title: str, found: list[str]) -> list[str]:
 
 
 def _running(host: Host, everybody: tuple[Process, ...]) -> list[str]:
-    own = os.readlink(f"/proc/{host.pid}/ns/pid")
-    ours = _command_lines(everybody, {host.pid, os.getpid()})
+    own = os.readlink(f"/proc/{host.up().pid}/ns/pid")
+    ours = _command_lines(everybody, {host.up().pid, os.getpid()})
     return [
         f"{_number_there(process.pid)} {process.command[:60]}{_remark(process)}"
         for process in everybody
@@ -168,7 +169,7 @@ def _wires(testbed: Testbed) -> Told:
     wires = sorted(testbed.wires, key=lambda wire: not wire.state)
     for wire in wires[:_MOST_WIRES]:
         sent, received = map(str, wire.counters)
-        up = "down" if wire.is_cut else "up"
+        up = "up" if testbed.connected and not wire.is_cut else "down"
         rows.append((wire.name, wire.network.name, up, sent, received))
         states.append(wire.state)
     kept, missed = testbed.packets

@@ -24,6 +24,11 @@ class Tenure:
         self._maker = here()
 
     @property
+    def is_maker(self) -> bool:
+        """This process has made the testbed."""
+        return self._maker is here()
+
+    @property
     def is_guest(self) -> bool:
         """This process is a test that shares the testbed with others."""
         return self.shared and self._maker is not here()

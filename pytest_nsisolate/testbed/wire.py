@@ -93,7 +93,7 @@ class Wire(Disturbed):
         :raises StepError: ``add a veth pair``, ``add the address …``, ``open a packet socket``.
         """
         end = links.cable_end(self.interface, index=self._index, mac=self.mac, netns=netns)
-        up = self._fabric.listens and not self._cut
+        up = self._testbed.connected and not self._cut
         self._fabric.add_cable(self.port, self.number, end, self.network.bridge, up=up)
         self._plugged = True
         with failing(f"set {self.interface} up", "net"):
@@ -101,12 +101,13 @@ class Wire(Disturbed):
         for address, length in self._lengths:
             with failing(f"add the address {address}", "net"):
                 host.add_address(self._index, address, length)
-        self.await_carrier()
+        if up:
+            self.await_carrier()
         if self._relay.serves(self.name):
             self._put_relay_in()
 
     def connect(self) -> None:
-        """Packets may pass: they are kept from now on.
+        """Set it up for the first time, unless it was cut.
 
         :raises StepError: ``set a wire up or down``, ``wait for the carrier``.
         """

@@ -176,7 +176,8 @@ class Readings:
     @property
     def zombies(self) -> tuple[Process, ...]:
         """Those that have ended, and whose parent has not waited for them."""
-        return tuple(process for process in self.processes if process.is_zombie)
+        helpers = self._origin.helpers()
+        return tuple(p for p in self.processes if p.is_zombie and p.pid not in helpers)
 
     @property
     def orphans(self) -> tuple[Process, ...]:

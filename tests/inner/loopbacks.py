@@ -407,3 +407,4 @@ def test_the_state_of_it(pid1: nsi.Pid1View) -> None:
     pid1.loopback.impair(loss=0.5, rate="1mbit")
     pid1.loopback.hold()
     pid1.assert_alone()
+    pid1.assert_process("none")

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ SAID_BY_KERNEL_WITHOUT_VETH = (
 SAID_BY_KERNEL_WITHOUT_RINGS = (
     "isolation refused: open a packet socket for the net namespace: E",
     "remedy: ",
+    "host a (10.0.0.1): nothing runs",
+    "a.eth0  net1     down",
 )
 SAID_BY_REFUSAL_IN_PID_1_OF_A_HOST = (
     "isolation refused: write /proc/sys/net/ipv4/ip_forward for the net namespace",
@@ -82,12 +85,59 @@ def test_the_first_host(testbed: nsi.Testbed) -> None:
     assert not testbed.fabric.listens
     assert a.wire.counters == (0, 0)
     assert a.run("cat /sys/class/net/eth0/carrier").stdout == "1\n"
-    assert testbed.fabric.listens
+    assert testbed.fabric.helpers() == {}
+
+
+@expect("call failed", "no other processes")
+def test_what_makes_the_ring_is_not_the_test_s(testbed: nsi.Testbed, pid1: nsi.Pid1View) -> None:
+    """A process of its own, for some milliseconds, and then a zombie until a host is used."""
+    lan = testbed.network("10.0.0.0/24")
+    (helper,) = testbed.fabric.helpers()
+    os.waitid(os.P_PID, helper, os.WEXITED | os.WNOWAIT | 0x40000000)  # __WALL
+    pid1.assert_alone()
+    pid1.assert_no_zombies()
+    a = testbed.host("a", lan)
+    pid1.assert_alone()
+    with a.start("sleep 1000"), pytest.raises(AssertionError):
+        pid1.assert_alone()
+    raise RuntimeError
 
 
 @expect("passed")
-def test_every_packet_is_kept(testbed: nsi.Testbed) -> None:
+def test_the_first_use_by_threads(testbed: nsi.Testbed) -> None:
+    """Any of them connects the host, and none goes on before."""
+    a = testbed.host("a", testbed.network("10.0.0.0/24"))
+    with ThreadPoolExecutor(4) as threads:
+        done = [threads.submit(a.run, "cat /sys/class/net/eth0/carrier") for _ in range(4)]
+    assert [task.result().stdout for task in done] == ["1\n"] * 4
+
+
+@expect("passed")
+def test_connecting_may_fail_half_way(
+    testbed: nsi.Testbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next use connects what is left."""
+    lan = testbed.network("10.0.0.0/24")
+    a = testbed.host("a", lan)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(a.wire), "connect", _not_supported)
+        with pytest.raises(OSError, match="supported"):
+            testbed.host("b", lan)
+    assert reaches(testbed.host("b", lan), a)
+
+
+@expect("passed")
+def test_every_packet_is_kept(testbed: nsi.Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the first one on: a host says something as soon as its interface is up (MLD)."""
+    from pytest_nsisolate.kernel.packet_sockets import PacketRing
+
+    make = PacketRing.make
+
+    def make_slowly(ring: PacketRing) -> None:
+        time.sleep(0.5)  # a kernel that needs more time than two hosts
+        make(ring)
+
+    monkeypatch.setattr(PacketRing, "make", make_slowly)
     lan = testbed.network("fd00::/64")
     testbed.host("a", lan)
     testbed.host("b", lan)

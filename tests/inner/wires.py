@@ -115,7 +115,7 @@ def test_a_wire_works_until_its_relay_does(
 
     def make_beside_an_echo(ring: PacketRing) -> None:
         make(ring)
-        cut_off.append(is_cut_off(b, a))
+        cut_off.append(not reaches(b, a))
 
     monkeypatch.setattr(PacketRing, "make", make_beside_an_echo)
     b.wire.impair(delay=0.001)

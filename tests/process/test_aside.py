@@ -8,14 +8,16 @@ import faulthandler
 import os
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from pytest_nsisolate.process.aside import Aside
 from pytest_nsisolate.process.launch import has_one_task
 from tests.support import NEEDS_NAMESPACES, eventually
+
+#: Wait for a child that ends without a signal, too (wait(2)).
+WALL = 0x40000000
 
 pytestmark = [NEEDS_NAMESPACES, pytest.mark.isolated(pid=True)]
 
@@ -36,6 +38,14 @@ def pipe() -> Iterator[tuple[int, int]]:
         os.close(end)
 
 
+def begun(step: Callable[[], object]) -> tuple[Aside, int]:
+    """A step under way, and the number of its copy."""
+    under_way = Aside(step)
+    under_way.begin()
+    assert under_way.pid is not None
+    return under_way, under_way.pid
+
+
 def test_a_copy_takes_it(pipe: tuple[int, int]) -> None:
     """While this process goes on, and what it changes in the kernel is there for both."""
     go_read, go_write = os.pipe()
@@ -44,12 +54,11 @@ def test_a_copy_takes_it(pipe: tuple[int, int]) -> None:
         os.read(go_read, 1)
         os.write(pipe[1], str(os.getpid()).encode())
 
-    under_way = Aside(step)
-    (copy,) = under_way.pids
+    under_way, copy = begun(step)
     os.write(go_write, b"x")
     under_way.finish()
     assert int(os.read(pipe[0], 20)) == copy != os.getpid()
-    assert under_way.pids == frozenset()
+    assert under_way.pid is None
     under_way.finish()  # once is enough
     os.set_blocking(pipe[0], False)
     with pytest.raises(BlockingIOError):
@@ -63,9 +72,8 @@ def test_nobody_waits_for_it_by_accident() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGCHLD, lambda number, _: came.append(number))
     try:
-        under_way = Aside(lambda: None)
-        (copy,) = under_way.pids
-        os.waitid(os.P_PID, copy, os.WEXITED | os.WNOWAIT | 0x40000000)
+        under_way, copy = begun(lambda: None)
+        os.waitid(os.P_PID, copy, os.WEXITED | os.WNOWAIT | WALL)
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
         under_way.finish()
@@ -81,7 +89,7 @@ def test_it_may_fail(pipe: tuple[int, int]) -> None:
         os.write(pipe[1], b"x")
         raise OSError(errno.ENOBUFS, "")
 
-    under_way = Aside(step)
+    under_way, _ = begun(step)
     for _ in range(2):
         with pytest.raises(OSError) as caught:
             under_way.finish()
@@ -89,14 +97,46 @@ def test_it_may_fail(pipe: tuple[int, int]) -> None:
     assert os.read(pipe[0], 20) == b"xx"
 
 
-def test_a_copy_that_is_killed() -> None:
-    """Nobody knows how far it came."""
-    under_way = Aside(lambda: time.sleep(1000))
-    (copy,) = under_way.pids
+@pytest.mark.parametrize("lost", ["killed", "reaped"])
+def test_a_copy_that_is_lost(pipe: tuple[int, int], lost: str) -> None:
+    """Nobody knows how far it came: the step is taken again."""
+    own = os.getpid()
+
+    def step() -> None:
+        if os.getpid() != own:
+            signal.pause()
+        os.write(pipe[1], b"x")
+
+    under_way, copy = begun(step)
     os.kill(copy, signal.SIGKILL)
-    with pytest.raises(OSError) as caught:
-        under_way.finish()
-    assert caught.value.errno == errno.EINTR
+    if lost == "reaped":
+        os.waitpid(copy, WALL)
+    under_way.finish()
+    assert os.read(pipe[0], 20) == b"x"
+
+
+def test_an_exception_in_the_wait() -> None:
+    """By a signal's handler: the copy is still known, and is reaped."""
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interruption
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    under_way, copy = begun(signal.pause)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(Interruption):
+            under_way.finish()
+        assert under_way.pid == copy
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        os.kill(copy, signal.SIGKILL)
+    under_way.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(copy, 0)
 
 
 def test_beside_a_thread(pipe: tuple[int, int]) -> None:
@@ -106,7 +146,8 @@ def test_beside_a_thread(pipe: tuple[int, int]) -> None:
     thread.start()
     try:
         under_way = Aside(lambda: os.write(pipe[1], str(os.getpid()).encode()))
-        assert under_way.pids == frozenset()
+        under_way.begin()
+        assert under_way.pid is None
         under_way.finish()
     finally:
         end.set()
@@ -120,8 +161,7 @@ def test_nobody_needs_it() -> None:
     def fail() -> None:
         raise OSError(errno.ENOMEM, "")
 
-    under_way = Aside(fail)
-    (copy,) = under_way.pids
+    under_way, copy = begun(fail)
     under_way.close()
     with pytest.raises(ProcessLookupError):
         os.kill(copy, 0)

@@ -371,7 +371,7 @@ def test_no_room_for_the_thread_of_the_fault_handler(side: Side) -> None:
     text = run_batch({"test_it.py": _ALONE}, side, "-o", option).failure("test_it")
     step = "start the thread of faulthandler_timeout"
     assert text.startswith(f"isolation refused: {step}: EAGAIN")
-    assert "remedy: raise the test's limit" in text
+    assert "remedy: raise that limit by one" in text
     assert run_batch({"test_it.py": _ALONE}, side).passed() == {"test_it"}
 
 

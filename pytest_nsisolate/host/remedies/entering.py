@@ -283,9 +283,9 @@ PROCESSES: Final = (
         r"start the thread of faulthandler_timeout",
         (EAGAIN,),
         always,
-        "a thread counts as a process, and the limit has no room for it",
-        "raise the test's limit of processes by one (limits=), or run with"
-        " -o faulthandler_timeout=0",
+        "a thread counts as a process, and there is no room for it in the test's own limit"
+        " (limits=) or in the host's: {processes}",
+        "raise that limit by one, or run with -o faulthandler_timeout=0",
     ),
     Row(
         "fork|clone",

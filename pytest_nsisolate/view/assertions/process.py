@@ -51,10 +51,12 @@ class ProcessAssertions(Readings):
     def assert_alone(self, *, within: float = 0) -> None:
         """There is no process but the test and its init, not even a zombie.
 
+        What ``isolate`` and ``testbed`` keep does not count: PID 1 of a box or a host.
+
         :param within: seconds to wait for that.
         """
         __tracebackhide__ = True
-        own = self._own_pids
+        own = self._own_pids.union(self._origin.helpers())
         others = self._until_none(lambda: [p for p in self.processes if p.pid not in own], within)
         if not others:
             return
