@@ -296,6 +296,8 @@ class Keeper:
             self._become_test(child, end, settled)
             return
         after_fork.keep_tracker(False)
+        if self._run.trace is not None:
+            self._run.trace.forget()
         self._test, self._orphans = pid, orphans
         output.forget_moved(self._config)
         raise Unwind

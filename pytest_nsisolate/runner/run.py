@@ -120,7 +120,7 @@ class Run:
     def begin_as_keeper(self, keeper: Keeper, launcher: Launcher) -> None:
         """In the keeper of a world: what the runner has begun is none of its business."""
         self.keeper, self.launcher = keeper, launcher
-        self.current = self.outstanding = self.jobs = self.unfinished = self.trace = None
+        self.current = self.outstanding = self.jobs = self.unfinished = None
         self.worlds = {}
         self.stopping.close()
         self._measurement = None

@@ -39,7 +39,7 @@ class Telling(ABC):
     def __init__(self, run: Run) -> None:
         self._run = run
         self._of = here()
-        #: In a test's process: what the next report takes along.
+        #: In a test's process, or that which keeps a world: what the next report takes along.
         self._within: list[Within] = []
         #: Of the processes of tests that are under way.
         self.sightings = Sightings()
@@ -117,6 +117,10 @@ class Telling(ABC):
         """In a test's process: its report takes along what has ended."""
         if self._within:
             vars(report)[CARRIED], self._within = self._within[:MOST], []
+
+    def forget(self) -> None:
+        """In the keeper of a world: a test has taken along what has ended."""
+        self._within = []
 
     def watch(self, nodeid: str, child: ChildProcess) -> None:
         """The child of a test has been born."""

@@ -168,9 +168,12 @@ import time
 
 import pytest
 
-@pytest.fixture(scope="module")
-def shared():
+def keeping():
     pass
+
+@pytest.fixture(scope="module")
+def shared(isolate):
+    isolate(keeping)
 
 @pytest.fixture
 def inside():
@@ -282,6 +285,10 @@ def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> No
     assert "fixture inside" in [e["name"] for e in of("test_calls", "fixture")]
     assert [e["name"] for e in of("test_lies", "call")] == ["keys"]
     assert of("test_shared[0]", "test")
+    # The keeper's calls are told by the test that it has forked next.
+    for test, there in ((0, ["keeping()", "nothing()"]), (1, ["nothing()"])):
+        assert [e["name"] for e in of(f"test_shared[{test}]", "call")] == there
+        assert "fixture inside" in [e["name"] for e in of(f"test_shared[{test}]", "fixture")]
     # A call of a call is not seen. Of a test in the runner it is the runner's, in a worker its own.
     others = [e for e in events if e.get("cat") == "call" and "nodeid" not in e["args"]]
     assert len(others + of("test_calls_of_the_runner", "call")) == 1
