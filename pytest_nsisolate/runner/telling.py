@@ -50,6 +50,11 @@ class Telling(ABC):
         run = self._run
         return run.trace is self and run.in_child is None and self._of is here()
 
+    @property
+    def _tells_later(self) -> bool:
+        """In the process of a test, or of a world that tests share."""
+        return self._run.in_child is not None or self._run.keeper is not None
+
     @abstractmethod
     def _take(self, within: Within) -> None:
         """In the runner: something has ended."""
@@ -80,7 +85,7 @@ class Telling(ABC):
             end = time.time()
             in_runner = self._in_runner
             least = self.shortest if in_runner else _SHORTEST
-            if end - start >= least and (in_runner or self._run.in_child is not None):
+            if end - start >= least and (in_runner or self._tells_later):
                 args = {"scope": fixturedef.scope, "for": request.node.nodeid}
                 name = f"fixture {fixturedef.argname}"
                 self._tell((name, "fixture", start, end, args, None, ()))

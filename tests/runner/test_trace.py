@@ -285,7 +285,9 @@ def test_what_runs_within_a_test(tmp_path: Path, options: tuple[str, ...]) -> No
     assert "fixture inside" in [e["name"] for e in of("test_calls", "fixture")]
     assert [e["name"] for e in of("test_lies", "call")] == ["keys"]
     assert of("test_shared[0]", "test")
-    # The keeper's calls are told by the test that it has forked next.
+    # What the keeper has done is told by the test that it has forked next.
+    shared = [e for e in events if e["name"] == "fixture shared"]
+    assert [e["args"]["nodeid"].rpartition("::")[2] for e in shared] == ["test_shared[0]"]
     for test, there in ((0, ["keeping()", "nothing()"]), (1, ["nothing()"])):
         assert [e["name"] for e in of(f"test_shared[{test}]", "call")] == there
         assert "fixture inside" in [e["name"] for e in of(f"test_shared[{test}]", "fixture")]
