@@ -273,6 +273,8 @@ def test_ctrl_c_ends_a_call(side: Side) -> None:
     """The function gets the KeyboardInterrupt and its time to clean up; the run ends by it."""
     source = """
 import os, select
+from pytest_nsisolate.process import job_control
+job_control.INTERRUPT_GRACE = 600.0
 def wait():
     try:
         open("there", "w").close()
@@ -296,7 +298,8 @@ def test_ctrl_c_between_the_fork_and_the_call(side: Side) -> None:
     """The function works already, and the runner has not heard of it: seen on a busy machine."""
     source = """
 import os, select, signal, time
-from pytest_nsisolate.process import launch
+from pytest_nsisolate.process import job_control, launch
+job_control.INTERRUPT_GRACE = 600.0
 def wait():
     try:
         open("there", "w").close()
