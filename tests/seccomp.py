@@ -94,7 +94,7 @@ _NUMBERS: Final[dict[str, tuple[int, int]]] = {
     "mount": (165, 40),
     "umount2": (166, 39),
     "sethostname": (170, 161),
-    "setxattr": (188, 5),
+    "fsetxattr": (190, 7),
     "gettid": (186, 178),
     "futex": (202, 98),
     "getdents64": (217, 61),

@@ -29,7 +29,7 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from stat import S_IMODE, S_ISGID
+from stat import S_IMODE, S_ISGID, S_ISUID
 from typing import Final
 
 from pytest_nsisolate.errors import StepError, failing
@@ -52,6 +52,9 @@ from pytest_nsisolate.kernel.syscalls import (
 _COPIED: Final = 1 << 20
 _COPIED_IN_ALL: Final = 64 << 20
 _MOST_BOUND: Final = 256
+
+#: To write to a file, or to give it away, takes these from its mode (chown(2), write(2)).
+_SET_ID: Final = S_ISUID | S_ISGID
 
 #: What is on the tmpfs: the skeleton, what is written, overlay's own, given contents, the ownership
 #: layer, what is the root in place of the host's, and the new root.
@@ -93,15 +96,16 @@ class Content:
 
 
 def write(path: str, content: bytes, mode: int, owner: tuple[int, int] | None) -> None:
-    """A new file with exactly this mode."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    """A new file with exactly this mode, under a umask of 0."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         view = memoryview(content)
         while view:
             view = view[os.write(fd, view) :]
         if owner is not None:
             os.fchown(fd, *owner)
-        os.fchmod(fd, mode)
+        if mode & _SET_ID:
+            os.fchmod(fd, mode)
     finally:
         os.close(fd)
 
@@ -136,7 +140,6 @@ class OverlayRoot:
         try:
             mask = os.umask(0)
             os.chdir("/..")
-            check_attributes(".")
             settle()
             for folder in self.folders:
                 folder.make()
@@ -158,14 +161,17 @@ class OverlayRoot:
             raise step_error("enter the root", "mount", error) from error
 
 
-def check_attributes(folder: str) -> None:
+def check_attributes() -> None:
+    """In the runner, on memory like a tmpfs's: the kernel has one set of attributes for both.
+
+    :raises StepError: if a tmpfs has none for overlay's marks.
     """
-    :raises StepError: if the tmpfs has no attributes for overlay's marks.
-    """
-    try:
-        os.setxattr(folder, "user.nsisolate", b"")
-    except OSError as error:
-        raise step_error("set user.* attributes on a tmpfs", "mount", error) from error
+    with failing("set user.* attributes on a tmpfs", "mount"):
+        fd = os.memfd_create("nsisolate-attributes")
+        try:
+            os.setxattr(fd, "user.nsisolate", b"")
+        finally:
+            os.close(fd)
 
 
 def _copy(source: str, path: str, owner: tuple[int, int] | None) -> None:
@@ -177,7 +183,8 @@ def _copy(source: str, path: str, owner: tuple[int, int] | None) -> None:
     try:
         status = os.fstat(fd)
         parts = []
-        while status.st_size and (part := os.read(fd, _COPIED)):
+        # One byte more than it has: to ask for a megabyte has the kernel map one, and unmap it.
+        while status.st_size and (part := os.read(fd, status.st_size + 1)):
             parts.append(part)
     finally:
         os.close(fd)
@@ -215,8 +222,9 @@ def plan_overlays(
     :param whole_proc: the child mounts a ``/proc``, and shall be able to mount another.
     :param stays: real paths that stay the host's, outermost only.
     :param contents: at real paths; those in no place are put into the skeleton.
-    :raises StepError: ``take / apart``.
+    :raises StepError: ``take / apart``, and as :func:`check_attributes`.
     """
+    check_attributes()
     given = _Given(found, owners)
     owner, mode = owners.owner, owners.mode
     for content in contents:

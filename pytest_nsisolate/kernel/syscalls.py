@@ -103,15 +103,25 @@ def prepare_pivot_root(new_root: str, put_old: str) -> Prepared:
 
 def open_tree(path: str, flags: int, dirfd: int = AT_FDCWD) -> int:
     """open_tree(2): a descriptor of the mount tree at ``path``; Linux 5.2."""
+    return prepare_open_tree(path, flags, dirfd)()
+
+
+def prepare_open_tree(path: str, flags: int, dirfd: int = AT_FDCWD) -> Prepared:
+    """The same, ready to be called."""
     arguments = (ctypes.c_long(dirfd), _text(path), ctypes.c_ulong(flags))
-    return by_number(_SYS_OPEN_TREE, *arguments, path=path)()
+    return by_number(_SYS_OPEN_TREE, *arguments, path=path)
 
 
 def move_mount(fd: int, target: str) -> None:
     """move_mount(2): attach the detached tree ``fd`` at ``target``; Linux 5.2."""
+    prepare_move_mount(fd, target)()
+
+
+def prepare_move_mount(fd: int, target: str) -> Prepared:
+    """The same, ready to be called."""
     source = (ctypes.c_long(fd), b"")
     to = (ctypes.c_long(AT_FDCWD), _text(target), ctypes.c_ulong(MOVE_MOUNT_F_EMPTY_PATH))
-    by_number(_SYS_MOVE_MOUNT, *source, *to, path=target)()
+    return by_number(_SYS_MOVE_MOUNT, *source, *to, path=target)
 
 
 def prepare_mount_setattr(

@@ -23,6 +23,7 @@ from pytest_nsisolate.kernel.overlays import (
     OverlayRoot,
     bind,
     bind_sealed,
+    check_attributes,
     exchange,
     overlay_on,
     set_aside,
@@ -53,7 +54,9 @@ def plan_whole_root(
     :param layered: there is an ownership layer.
     :param flags: of the overlay.
     :param size: of what may be written, as tmpfs(5) takes it.
+    :raises StepError: as :func:`~pytest_nsisolate.kernel.overlays.check_attributes`.
     """
+    check_attributes()
     stage = [Folder(name, 0o755) for name in (SKELETON, UPPER, WORK, NEW)]
     stage += (Folder(f"{UPPER}/0", *top), Folder(f"{WORK}/0", 0o700))
     stage += (Folder(SKELETON + one.path, one.mode, one.owner) for one in folders)

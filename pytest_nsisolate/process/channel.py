@@ -239,7 +239,7 @@ class Shared:
 class Link:
     """The child's ends, as the supervisor and PID 1 use them before the test runs.
 
-    :param not_ours: descriptors that are covered before the test runs.
+    :param not_ours: what PID 1 covers first of all.
     :param mask: the runner's signal mask, restored last.
     :param collecting: whether the runner's garbage collector was on.
     """
@@ -276,13 +276,13 @@ class Link:
         """Tell the runner which step failed."""
         refuse(self.writer, error)
 
-    def cover(self, *more: int) -> None:
-        """Put ``/dev/null`` over every descriptor that is not the test's.
+    def cover(self, *descriptors: int) -> None:
+        """Put ``/dev/null`` over what is not the test's.
 
         :raises StepError: ``dup2``.
         """
         try:
-            for fd in (*self.not_ours, *more):
+            for fd in descriptors:
                 os.dup2(self.shared.null, fd, inheritable=False)
         except OSError as error:
             raise step_error("dup2", None, error) from error

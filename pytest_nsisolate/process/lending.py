@@ -47,17 +47,29 @@ def clone(path: str) -> int:
     return syscalls.open_tree(path, _CLONE)
 
 
-def attach(tree: int, place: str) -> int:
-    """In a child: attach a tree, and clone it for the next test.
+class Attachment:
+    """A tree that a child attaches to its root, and clones there for the next test.
 
+    :param tree: a descriptor of it.
     :param place: a directory that is made for it.
-    :returns: a descriptor of the clone.
-    :raises OSError: when the kernel refuses it.
     """
-    os.mkdir(place, 0o700)
-    syscalls.move_mount(tree, place)
-    os.close(tree)
-    return clone(place)
+
+    def __init__(self, tree: int, place: str) -> None:
+        self.tree = tree
+        self._place = place
+        self._move = syscalls.prepare_move_mount(tree, place)
+        self._clone = syscalls.prepare_open_tree(place, _CLONE)
+
+    def make(self) -> int:
+        """In the child.
+
+        :returns: a descriptor of the clone.
+        :raises OSError: when the kernel refuses it.
+        """
+        os.mkdir(self._place, 0o700)
+        self._move()
+        os.close(self.tree)
+        return self._clone()
 
 
 class LentTree:
@@ -83,6 +95,7 @@ class LentTree:
         """A descriptor of the tree, for the next child; the caller owns it.
 
         :raises RefusedError: when it cannot be made.
+        :raises StepError: as :func:`~pytest_nsisolate.kernel.overlays.check_attributes`.
         """
         while not self._trees and self._lent:
             tree = self._lent.pop()()
@@ -121,6 +134,7 @@ class LentTree:
         raise NotImplementedError
 
     def _make(self) -> int:
+        overlays.check_attributes()
         fellows = self._launcher.fellows
         if fellows is None:
             return self._have_made(1)[0]
@@ -164,9 +178,10 @@ class Loan:
     """
 
     def __init__(self, owner: LentTree, place: str) -> None:
-        self.place = place
-        self.tree: int | None = owner.take()
+        self.attachment = Attachment(owner.take(), place)
         self._owner = owner
+        #: The tree is still this process's.
+        self._has_it = True
         self._back: Callable[[], int | None] | None = None
 
     def begin(self, back: Callable[[], int | None]) -> None:
@@ -174,9 +189,9 @@ class Loan:
 
         :param back: gives what the child has sent back, or None.
         """
-        if self.tree is not None:
-            os.close(self.tree)
-            self.tree = None
+        if self._has_it:
+            self._has_it = False
+            os.close(self.attachment.tree)
             self._back = back
             self._owner.lend(back)
 
@@ -187,9 +202,9 @@ class Loan:
 
     def cancel(self) -> None:
         """There will be no child."""
-        if self.tree is not None:
-            self._owner.put(self.tree)
-            self.tree = None
+        if self._has_it:
+            self._has_it = False
+            self._owner.put(self.attachment.tree)
 
 
 class TreeBuilder:
@@ -233,7 +248,6 @@ class TreeBuilder:
             syscalls.prepare_mount("tmpfs", "/", "tmpfs", flags, options)()
             os.umask(0)
             os.chdir("/..")
-            overlays.check_attributes(".")
             # Before a builder changes the root: then it would be none of this process's mounts.
             flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC
             trees = [syscalls.open_tree(".", flags) for _ in range(self._count)]

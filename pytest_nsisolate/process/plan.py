@@ -127,7 +127,10 @@ class InUse(Protocol):
         """The paths, absolute or not, in any order."""
 
     def stays(self) -> tuple[str, ...]:
-        """Those that stay the host's and writable, whatever the root of a child is."""
+        """Those that stay the host's and writable, whatever the root of a child is.
+
+        Real paths, none below another.
+        """
 
     def shown(self) -> Iterable[str]:
         """Those that a root which is not the host's has too, read-only; none: nor Python."""

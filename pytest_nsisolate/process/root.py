@@ -27,7 +27,7 @@ from pytest_nsisolate.kernel.survey import is_in, mark_of, read_mounts, status_o
 from pytest_nsisolate.kernel.syscalls import MS_NODEV
 from pytest_nsisolate.process import lending
 from pytest_nsisolate.process.given_files import PrivateFilesOnly, Wishes, read_content
-from pytest_nsisolate.process.lending import Loan
+from pytest_nsisolate.process.lending import Attachment, Loan
 from pytest_nsisolate.process.ownership_layer import Ids, OwnershipLayer, mode_for_others
 from pytest_nsisolate.process.passage import Passage
 
@@ -135,10 +135,10 @@ class OverlaidRoot:
     def _settle(self, host: int | None) -> list[tuple[int, str]]:
         try:
             tmpfs = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            given = [(loan.tree, loan.place) for loan in self._loans]
+            given = [loan.attachment for loan in self._loans]
             if self._folder is not None:
-                given.append((lending.clone(self._folder), overlays.BASE))
-            clones = [lending.attach(tree, place) for tree, place in given if tree is not None]
+                given.append(Attachment(lending.clone(self._folder), overlays.BASE))
+            clones = [one.make() for one in given]
             self._passage.send(tmpfs, *clones)
             for clone in clones:
                 os.close(clone)
@@ -294,7 +294,7 @@ class Roots:
         layered = frozenset[str]()
         if image is not None:
             loans = (Loan(image, overlays.BASE),)
-            top = f"/proc/self/fd/{loans[0].tree}"
+            top = f"/proc/self/fd/{loans[0].attachment.tree}"
         else:
             top = path
             layered = layered if ids is None else path_root.not_of(path, ids)
@@ -438,11 +438,13 @@ def stays(request: IsolationRequest, in_use: InUse) -> tuple[str, ...]:
 
     :raises StepError: ``leave PATH writable``, for one that is not there.
     """
+    own = tuple(path for path in in_use.stays() if os.path.exists(path))
+    if not request.writable:
+        return own
     for path in request.writable:
         if not os.path.exists(path):
             raise StepError(f"leave {path} writable", "mount", errno.ENOENT)
-    real = {os.path.realpath(path) for path in (*request.writable, *in_use.stays())}
-    return tuple(covered.outermost(path for path in real if os.path.exists(path)))
+    return tuple(covered.outermost((*map(os.path.realpath, request.writable), *own)))
 
 
 def _as_it_is(status: os.stat_result, _: str) -> int:

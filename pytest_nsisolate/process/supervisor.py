@@ -165,6 +165,8 @@ def _furnish(plan: LaunchPlan, link: Link, *, at_once: bool) -> None:
 
     :param at_once: it was born into all its namespaces.
     """
+    # Before it has its root, in which an open directory of another test's would be opened anew.
+    link.cover(*link.not_ours)
     # Inside, getppid() is 0: without a session of its own, kill(getppid()) in a test would hit the
     # runner's whole process group, and TIOCSTI could type into the runner's terminal.
     named("setsid", os.setsid)

@@ -52,7 +52,7 @@ class PathsInUse:
             yield data
 
     def stays(self) -> tuple[str, ...]:
-        """The base temp: you may want to see later what a test has written there."""
+        """The base temp, which pytest has resolved: you may want to see later what a test wrote."""
         base = internals.base_temp(self._config)
         return () if base is None else (base,)
 

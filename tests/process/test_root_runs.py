@@ -320,7 +320,7 @@ def test_host(): pass
     ("denied", "refused", "said", "works"),
     [
         (
-            "setxattr=EOPNOTSUPP",
+            "fsetxattr=EOPNOTSUPP",
             "test_overlay",
             ("on a tmpfs", "boot Linux 6.6 or newer"),
             {"test_readonly", "test_host"},
