@@ -4,19 +4,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from typing import Final
 
 import pytest
 
 from pytest_nsisolate.kernel import syscall_numbers
-from tests.support import needs
-
-NEEDS_RESOLVER: Final = needs(
-    bool(shutil.which("scmp_sys_resolver")), "needs scmp_sys_resolver (package seccomp)"
-)
-NEEDS_AUSYSCALL: Final = needs(bool(shutil.which("ausyscall")), "needs ausyscall (package auditd)")
+from tests.support import needs_program
 
 MACHINES: Final = ("x86_64", "aarch64")
 
@@ -25,7 +19,7 @@ def ask(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-@NEEDS_RESOLVER
+@needs_program("scmp_sys_resolver")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_numbers_are_as_libseccomp_says(machine: str) -> None:
     """Of every name that it knows: the number; or that the machine has no such call."""
@@ -37,7 +31,7 @@ def test_numbers_are_as_libseccomp_says(machine: str) -> None:
     assert len(compared) > len(known) - 40
 
 
-@NEEDS_AUSYSCALL
+@needs_program("ausyscall")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_name_of_the_audit_tools_is_there(machine: str) -> None:
     """By number: no call is missing, and none has another's number."""

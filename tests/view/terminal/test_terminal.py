@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import pytest
 
 from pytest_nsisolate import Terminal
 from tests.inner_runs import SIDES, THREADED, Side, run_batch
-from tests.support import NEEDS_NAMESPACES, needs
+from tests.support import NEEDS_NAMESPACES, needs, needs_program
 
 pytestmark = [
     NEEDS_NAMESPACES,
@@ -28,10 +27,6 @@ pytestmark = [
 ]
 
 isolated = pytest.mark.isolated
-
-
-def needs_program(name: str) -> pytest.MarkDecorator:
-    return needs(shutil.which(name) is not None, f"needs {name}")
 
 
 def python(source: str) -> list[str]:
