@@ -13,7 +13,8 @@ standard library; a test enforces that. Each name here is a private twin of a mo
 * of C modules that gevent and eventlet rewrite there is a second instance, in case they were first;
 * :mod:`json` is executed anew with the modules below it (:mod:`.package_twin`), and psutil, when it
   is asked for;
-* of the others there is a copy of the namespace, with gevent's originals where it was first.
+* of the others there is a copy of the namespace, with gevent's originals where it was first; the
+  methods of ``subprocess.Popen`` work with that copy.
 
 Twins are in no ``sys.modules``, so that what walks through that (freezegun, pyfakefs) passes by.
 ``os.environ`` is shared with the suite.
@@ -135,6 +136,24 @@ def _copy(name: str, below: str = "") -> Any:
     return twin
 
 
+def _subprocess(**twins: Any) -> Any:
+    """A copy whose ``Popen`` is a subclass of the suite's, with methods that work with the copy.
+
+    :param twins: what they call.
+    """
+    twin = _copy("subprocess")
+    vars(twin).update(twins)
+    suites: Any = twin.Popen
+    own: dict[str, Any] = {"__module__": suites.__module__, "__doc__": suites.__doc__}
+    for name, method in vars(suites).items():
+        if getattr(method, "__globals__", None) is suites.__init__.__globals__:
+            rest = (name, method.__defaults__, method.__closure__)
+            own[name] = types.FunctionType(method.__code__, vars(twin), *rest)
+            own[name].__kwdefaults__ = method.__kwdefaults__
+    twin.Popen = type("Popen", (suites,), own)
+    return twin
+
+
 def _current_thread(threading: Any) -> Callable[[], Any]:
     """``current_thread``, without the ``get_ident`` that its own module has at the moment."""
     active, get_ident, original = threading._active, threading.get_ident, threading.current_thread
@@ -174,10 +193,10 @@ if not TYPE_CHECKING:
     resource = _copy("resource")
     shutil = _copy("shutil")
     socket = _copy("socket")
-    subprocess = _copy("subprocess")
     termios = _copy("termios")
     threading = _copy("threading")
     threading.current_thread = _current_thread(threading)
+    subprocess = _subprocess(io=io, os=os, signal=signal, threading=threading)
     traceback = _copy("traceback")
     open = io.open
     json = package_twin.twin("json", globals())

@@ -190,6 +190,80 @@ def test_a_test_that_replaces_something_may_call_isolate(conftest: str, tmp_path
     assert result.summary == "1 passed", result.text
 
 
+#: What the standard library's ``subprocess`` calls, or is.
+OF_PROGRAMS: Final = """
+os.waitpid os.waitid os.kill os.pipe os.read os.write os.close os.open os.dup os.fsencode os.fspath
+os.get_exec_path os.path.dirname os.path.exists os.posix_spawn os.waitstatus_to_exitcode os.environ
+io.open io.TextIOWrapper builtins.open errno.errorcode signal.signal signal.Signals time.monotonic
+threading.Lock threading.Thread selectors.PollSelector select.poll warnings.warn gc.isenabled
+contextlib.contextmanager subprocess.Popen subprocess.CompletedProcess subprocess._cleanup
+subprocess._fork_exec subprocess.Popen.__init__ subprocess.Popen._execute_child
+subprocess.Popen._try_wait subprocess.Popen.wait subprocess.Popen.poll subprocess.Popen.communicate
+subprocess.Popen.kill subprocess.Popen.send_signal
+""".split()  # noqa: SIM905 (a line each would be a page)
+
+PROGRAMS: Final = """
+import subprocess
+from unittest import mock
+
+import pytest
+
+pytestmark = pytest.mark.isolated
+
+def otherwise(run, each):
+    found = {{}}
+    for name in each:
+        for failing in (False, True):
+            with mock.patch(name) as stand_in:
+                if failing and callable(stand_in):
+                    stand_in.side_effect = RuntimeError("of the suite")
+                try:
+                    said = run()
+                except Exception as error:
+                    said = error
+            if said != 3:
+                found[name, failing] = said
+    return found
+
+def test_in_a_box(isolate):
+    with isolate.open() as box:
+        def run():
+            assert box.command(["true"], timeout=60).returncode == 0
+            return box.command(["sh", "-c", "exit 3"]).returncode
+        assert otherwise(run, {names}) == {{}}
+
+def test_on_a_host(testbed):
+    host = testbed.host("one", testbed.network("10.0.0.0/24"))
+    def run():
+        return host.run(["sh", "-c", "exit 3"], check=False).returncode
+    assert otherwise(run, {names}) == {{}}
+
+def test_in_a_terminal(terminal):
+    def run():
+        terminal.start(["sh", "-c", "read line; exit $line"])
+        terminal.type("3\\n")
+        status = terminal.wait()
+        terminal.close()
+        return status
+    assert otherwise(run, {names}) == {{}}
+
+def test_control():
+    def run():
+        return subprocess.run(["sh", "-c", "exit 3"]).returncode
+    assert len(otherwise(run, {control})) == 2 * len({control})
+"""
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_stand_in_does_not_reach_a_program(side: Side) -> None:
+    """The control: the suite's own ``subprocess`` does something else with these."""
+    control = ["os.waitpid", "subprocess.Popen", "subprocess.Popen.wait"]
+
+    result = run_batch({"test_it.py": PROGRAMS.format(names=OF_PROGRAMS, control=control)}, side)
+
+    assert result.summary == "4 passed", result.text
+
+
 COOPERATIVE: Final = {
     "gevent": "from gevent import monkey; monkey.patch_all()",
     "eventlet": "import eventlet; eventlet.monkey_patch()",

@@ -31,6 +31,9 @@ _OF_WAITING: Final = (
 )
 _MOST_NAMED: Final = 3
 
+#: The machinery's, and the suite's, which it is a subclass of.
+_POPEN: Final = subprocess.Popen.__mro__[:2]
+
 
 def hint(view: Readings, errors: Iterable[BaseException], *, forked: bool) -> list[str]:
     """The line, where an error may come of waiting for such a process.
@@ -79,8 +82,8 @@ def _says_so(error: BaseException) -> bool:
 def _started_here() -> set[int]:
     found = {
         attribute(made, "pid")
-        for made in gc.get_referrers(subprocess.Popen)
-        if issubclass(type(made), subprocess.Popen)
+        for made in gc.get_referrers(*_POPEN)
+        if issubclass(type(made), _POPEN)
     }
     multiprocessing = sys.modules.get("multiprocessing.process")
     children: Any = getattr(multiprocessing, "_children", ())
