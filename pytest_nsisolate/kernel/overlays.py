@@ -182,13 +182,13 @@ def _copy(source: str, path: str, owner: tuple[int, int] | None) -> None:
         return
     try:
         status = os.fstat(fd)
-        parts = []
-        # One byte more than it has: to ask for a megabyte has the kernel map one, and unmap it.
-        while status.st_size and (part := os.read(fd, status.st_size + 1)):
-            parts.append(part)
+        content = b""
+        # No more than it has: to ask for a megabyte has the kernel map one, and unmap it.
+        while (left := status.st_size - len(content)) and (part := os.read(fd, left)):
+            content += part
     finally:
         os.close(fd)
-    write(path, b"".join(parts), S_IMODE(status.st_mode), owner)
+    write(path, content, S_IMODE(status.st_mode), owner)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
