@@ -14,7 +14,7 @@ standard library; a test enforces that. Each name here is a private twin of a mo
 * :mod:`json` is executed anew with the modules below it (:mod:`.package_twin`), and psutil, when it
   is asked for;
 * of the others there is a copy of the namespace, with gevent's originals where it was first; the
-  methods of ``subprocess.Popen`` work with that copy.
+  methods of ``subprocess.Popen``, and ``socket.socketpair``, work with that copy.
 
 Twins are in no ``sys.modules``, so that what walks through that (freezegun, pyfakefs) passes by.
 ``os.environ`` is shared with the suite.
@@ -147,11 +147,30 @@ def _subprocess(**twins: Any) -> Any:
     own: dict[str, Any] = {"__module__": suites.__module__, "__doc__": suites.__doc__}
     for name, method in vars(suites).items():
         if getattr(method, "__globals__", None) is suites.__init__.__globals__:
-            rest = (name, method.__defaults__, method.__closure__)
-            own[name] = types.FunctionType(method.__code__, vars(twin), *rest)
-            own[name].__kwdefaults__ = method.__kwdefaults__
+            own[name] = _working_with(twin, method)
     twin.Popen = type("Popen", (suites,), own)
     return twin
+
+
+def _socket() -> Any:
+    """``socketpair`` is written in Python, and makes its sockets by the name of their class."""
+    twin = _copy("socket")
+    if getattr(twin.socketpair, "__globals__", None) is twin.socket.__init__.__globals__:
+        twin.socketpair = _working_with(twin, twin.socketpair)
+    return twin
+
+
+def _working_with(twin: types.ModuleType, function: Any) -> types.FunctionType:
+    """The same function, which looks its names up in a twin of its module."""
+    found = types.FunctionType(
+        function.__code__,
+        vars(twin),
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    found.__kwdefaults__ = function.__kwdefaults__
+    return found
 
 
 def _current_thread(threading: Any) -> Callable[[], Any]:
@@ -192,7 +211,7 @@ if not TYPE_CHECKING:
     re = _copy("re")
     resource = _copy("resource")
     shutil = _copy("shutil")
-    socket = _copy("socket")
+    socket = _socket()
     termios = _copy("termios")
     threading = _copy("threading")
     threading.current_thread = _current_thread(threading)

@@ -44,6 +44,10 @@ _SOON: Final = 0.00005
 _LENGTH: Final = Struct("=I")
 
 
+class Chance(random.Random):
+    """Pickled by this name: a suite may have put something else in the place of the other one."""
+
+
 class Way:
     """One way of one wire; what there is of it goes from one relay to the next.
 
@@ -72,8 +76,8 @@ class Way:
 
     def _seed(self) -> None:
         seed = f"{self.impairment.seed} {self.wire} {self.sent}"
-        self._chance = random.Random(seed)
-        self._chatter = random.Random(f"{seed} chatter")
+        self._chance = Chance(seed)
+        self._chatter = Chance(f"{seed} chatter")
 
     def set(self, impairment: Impairment, *, reseed: bool) -> None:
         """Another impairment from the next packet on; what is on its way arrives as it was to."""

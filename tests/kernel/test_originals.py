@@ -199,7 +199,7 @@ threading.Lock threading.Thread selectors.PollSelector select.poll warnings.warn
 contextlib.contextmanager subprocess.Popen subprocess.CompletedProcess subprocess._cleanup
 subprocess._fork_exec subprocess.Popen.__init__ subprocess.Popen._execute_child
 subprocess.Popen._try_wait subprocess.Popen.wait subprocess.Popen.poll subprocess.Popen.communicate
-subprocess.Popen.kill subprocess.Popen.send_signal
+subprocess.Popen.kill subprocess.Popen.send_signal socket.socket socket.socketpair
 """.split()  # noqa: SIM905 (a line each would be a page)
 
 PROGRAMS: Final = """
@@ -228,15 +228,23 @@ def otherwise(run, each):
 def test_in_a_box(isolate):
     with isolate.open() as box:
         def run():
-            assert box.command(["true"], timeout=60).returncode == 0
-            return box.command(["sh", "-c", "exit 3"]).returncode
+            return box.command(["sh", "-c", "exit 3"], timeout=60).returncode
         assert otherwise(run, {names}) == {{}}
 
 def test_on_a_host(testbed):
     host = testbed.host("one", testbed.network("10.0.0.0/24"))
     def run():
-        return host.run(["sh", "-c", "exit 3"], check=False).returncode
+        with host.start(["sh", "-c", "exit 3"]) as program:
+            return program.wait()
     assert otherwise(run, {names}) == {{}}
+
+@pytest.mark.parametrize("name", ["socket.socket", "random.Random", "os.read", "pickle.dumps"])
+def test_on_a_wire(testbed, name):
+    wire = testbed.host("one", testbed.network("10.0.0.0/24")).wire
+    def run():
+        wire.impair(delay=0.001)
+        return 3
+    assert otherwise(run, [name]) == {{}}
 
 def test_in_a_terminal(terminal):
     def run():
@@ -249,7 +257,7 @@ def test_in_a_terminal(terminal):
 
 def test_control():
     def run():
-        return subprocess.run(["sh", "-c", "exit 3"]).returncode
+        return subprocess.call(["sh", "-c", "exit 3"])
     assert len(otherwise(run, {control})) == 2 * len({control})
 """
 
@@ -261,7 +269,7 @@ def test_a_stand_in_does_not_reach_a_program(side: Side) -> None:
 
     result = run_batch({"test_it.py": PROGRAMS.format(names=OF_PROGRAMS, control=control)}, side)
 
-    assert result.summary == "4 passed", result.text
+    assert result.summary == "8 passed", result.text
 
 
 COOPERATIVE: Final = {
