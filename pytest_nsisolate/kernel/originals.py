@@ -9,7 +9,8 @@ process that is not its own, or wait for ever.
 Consequence: a module of this package imports from here what it calls, and nothing of it from the
 standard library; a test enforces that. Each name here is a private twin of a module:
 
-* :mod:`os`, with ``os.path``, is executed anew, because its functions call one another by name;
+* :mod:`os`, with ``os.path``, and :mod:`traceback`, with :mod:`linecache`, are executed anew,
+  because their functions call one another by name;
 * of C modules that gevent and eventlet rewrite there is a second instance, in case they were first;
 * :mod:`json` is executed anew with the modules below it (:mod:`.package_twin`), and psutil, when it
   is asked for;
@@ -89,13 +90,26 @@ def _executed_anew(module: Any) -> Any:
     return twin
 
 
+def _with_copies(twin: Any, **twins: Any) -> Any:
+    """What it calls of other modules, it calls of these twins, and of copies.
+
+    :mod:`sys` stays, because what is in it changes.
+    """
+    for name, value in [*vars(twin).items()]:
+        if isinstance(value, types.ModuleType) and value is not sys:
+            setattr(twin, name, twins.get(name) or _copy(value.__name__))
+    return twin
+
+
 def _os() -> Any:
     real = importlib.import_module("os")
     if PLATFORM != "linux":
         return real  # nothing is isolated there, and it is made of other modules
     names = sys.modules["os.path"]  # executing os sets it
-    twin, path = _executed_anew(real), _executed_anew(real.path)
-    generic = _executed_anew(importlib.import_module("genericpath"))
+    twin, path, generic = (
+        _with_copies(_executed_anew(module))
+        for module in (real, real.path, importlib.import_module("genericpath"))
+    )
     sys.modules["os.path"] = names
     generic.os = path.os = twin
     path.genericpath = generic
@@ -141,8 +155,7 @@ def _subprocess(**twins: Any) -> Any:
 
     :param twins: what they call.
     """
-    twin = _copy("subprocess")
-    vars(twin).update(twins)
+    twin = _with_copies(_copy("subprocess"), **twins)
     suites: Any = twin.Popen
     own: dict[str, Any] = {"__module__": suites.__module__, "__doc__": suites.__doc__}
     for name, method in vars(suites).items():
@@ -150,6 +163,16 @@ def _subprocess(**twins: Any) -> Any:
             own[name] = _working_with(twin, method)
     twin.Popen = type("Popen", (suites,), own)
     return twin
+
+
+def _traceback(os: Any) -> Any:
+    """Reads lines by a ``linecache`` of its own; what a suite has put in there, it has, too."""
+    suites = importlib.import_module("linecache")
+    lines = _with_copies(_executed_anew(suites), os=os)
+    for name in ("cache", "_interactive_cache"):
+        if hasattr(suites, name):
+            setattr(lines, name, getattr(suites, name))
+    return _with_copies(_executed_anew(importlib.import_module("traceback")), linecache=lines)
 
 
 def _socket() -> Any:
@@ -216,7 +239,7 @@ if not TYPE_CHECKING:
     threading = _copy("threading")
     threading.current_thread = _current_thread(threading)
     subprocess = _subprocess(io=io, os=os, signal=signal, threading=threading)
-    traceback = _copy("traceback")
+    traceback = _traceback(os)
     open = io.open
     json = package_twin.twin("json", globals())
 

@@ -190,13 +190,38 @@ def test_a_test_that_replaces_something_may_call_isolate(conftest: str, tmp_path
     assert result.summary == "1 passed", result.text
 
 
+AN_EXCEPTION: Final = """
+from unittest import mock
+
+import pytest
+
+def fails():
+    raise ValueError("of the function")
+
+@pytest.mark.parametrize("name", ["os.stat", "linecache.getline", "functools.partial"])
+def test_it(isolate, name):
+    with mock.patch(name, side_effect=RuntimeError("of the suite")):
+        with pytest.raises(ValueError, match="of the function") as caught:
+            isolate(fails)
+    assert 'raise ValueError("of the function")' in caught.value.__notes__[0]
+"""
+
+
+def test_a_stand_in_does_not_reach_a_traceback(tmp_path: Path) -> None:
+    """It is made beside the stand-in, and has the lines of the source."""
+    result = run_source(tmp_path, AN_EXCEPTION)
+
+    assert result.summary == "3 passed", result.text
+
+
 #: What the standard library's ``subprocess`` calls, or is.
 OF_PROGRAMS: Final = """
 os.waitpid os.waitid os.kill os.pipe os.read os.write os.close os.open os.dup os.fsencode os.fspath
 os.get_exec_path os.path.dirname os.path.exists os.posix_spawn os.waitstatus_to_exitcode os.environ
 io.open io.TextIOWrapper builtins.open errno.errorcode signal.signal signal.Signals time.monotonic
 threading.Lock threading.Thread selectors.PollSelector select.poll warnings.warn gc.isenabled
-contextlib.contextmanager subprocess.Popen subprocess.CompletedProcess subprocess._cleanup
+contextlib.contextmanager contextlib.ExitStack stat.S_ISDIR subprocess.Popen subprocess._cleanup
+subprocess.CompletedProcess
 subprocess._fork_exec subprocess.Popen.__init__ subprocess.Popen._execute_child
 subprocess.Popen._try_wait subprocess.Popen.wait subprocess.Popen.poll subprocess.Popen.communicate
 subprocess.Popen.kill subprocess.Popen.send_signal socket.socket socket.socketpair
