@@ -7,11 +7,14 @@ that what stood there before is seen again. What we do: keep a copy of the first
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyte
+
+from pytest_nsisolate.view.terminal.sequences import Sequences
 
 #: Private modes are shifted by pyte: 47 and 1047 switch the screen, 1049 saves the cursor too.
 _OTHER_SCREEN: Final = frozenset(mode << 5 for mode in (47, 1047, 1049))
@@ -104,6 +107,18 @@ class _Screen(pyte.Screen):
         return bool(options.get("private")) and any(mode << 5 in _OTHER_SCREEN for mode in modes)
 
 
+def _parameters(handler: str) -> int | None:
+    """How many a handler of pyte's takes; None: any number."""
+    found = inspect.signature(getattr(pyte.Screen, handler)).parameters.values()
+    if any(one.kind is one.VAR_POSITIONAL for one in found):
+        return None
+    return sum(one.kind is one.POSITIONAL_OR_KEYWORD and one.name != "private" for one in found) - 1
+
+
+#: The final byte of each control sequence that pyte has a meaning for.
+_KNOWN: Final = {final.encode(): _parameters(name) for final, name in pyte.Stream.csi.items()}
+
+
 class Emulator:
     """A screen, as bytes make it.
 
@@ -113,10 +128,11 @@ class Emulator:
     def __init__(self, rows: int, columns: int, reply: Callable[[str], None]) -> None:
         self._screen = _Screen(columns, rows, reply)
         self._stream = pyte.ByteStream(self._screen)
+        self._sequences = Sequences(_KNOWN)
 
     def feed(self, data: bytes) -> None:
         """Show what a program has written."""
-        self._stream.feed(data)
+        self._stream.feed(self._sequences.known(data))
 
     def resize(self, rows: int, columns: int) -> None:
         """Another size; what does not fit is gone."""
