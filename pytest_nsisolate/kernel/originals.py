@@ -178,8 +178,9 @@ def _traceback(os: Any) -> Any:
 def _socket() -> Any:
     """``socketpair`` is written in Python, and makes its sockets by the name of their class."""
     twin = _copy("socket")
-    if getattr(twin.socketpair, "__globals__", None) is twin.socket.__init__.__globals__:
-        twin.socketpair = _working_with(twin, twin.socketpair)
+    pair: Any = vars(twin).get("socketpair")  # not on every platform
+    if getattr(pair, "__globals__", None) is twin.socket.__init__.__globals__:
+        twin.socketpair = _working_with(twin, pair)
     return twin
 
 

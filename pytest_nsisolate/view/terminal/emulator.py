@@ -7,9 +7,9 @@ that what stood there before is seen again. What we do: keep a copy of the first
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Final
 
 import pyte
@@ -109,7 +109,7 @@ class _Screen(pyte.Screen):
 
 def _parameters(handler: str) -> int | None:
     """How many a handler of pyte's takes; None: any number."""
-    found = inspect.signature(getattr(pyte.Screen, handler)).parameters.values()
+    found = signature(getattr(pyte.Screen, handler)).parameters.values()
     if any(one.kind is one.VAR_POSITIONAL for one in found):
         return None
     return sum(one.kind is one.POSITIONAL_OR_KEYWORD and one.name != "private" for one in found) - 1
