@@ -21,13 +21,15 @@ from pytest_nsisolate.kernel.originals import re
 _INSIDE: Final = rb"[\x00-\x17\x19\x1c-?\x7f]*"
 
 #: Complete, or broken off by another character: a control sequence; a command for the system; a
-#: string of another kind, which ends with ST or is broken off; an escape with intermediate bytes.
+#: string of another kind, which ends with ST or is broken off; an escape with intermediate bytes;
+#: an escape that another one follows.
 _SEQUENCE: Final = re.compile(
     rb"""\x1b(?:
         \[ (?P<parameters>%s) (?P<final>[@-~]?)
       | \] (?P<command>[^\x07\x18\x1a\x1b]*) (?:\x07|\x1b\\|[\x18\x1a]|(?=\x1b[^\\]))
       | [PX^_] [^\x18\x1a\x1b]* (?:\x1b\\|[\x18\x1a]|(?=\x1b[^\\]))
       | (?P<designation>[ -/]+) [0-~]
+      | (?=\x1b)
     )"""
     % _INSIDE,
     re.VERBOSE,
@@ -35,7 +37,7 @@ _SEQUENCE: Final = re.compile(
 
 #: The same, as far as it has come.
 _BEGUN: Final = re.compile(
-    rb"\x1b(?:\[%s|\][^\x07\x18\x1a\x1b]*\x1b?|[PX^_][^\x18\x1a\x1b]*\x1b?|[ -/]*)\Z" % _INSIDE
+    rb"\x1b+(?:\[%s|\][^\x07\x18\x1a\x1b]*\x1b?|[PX^_][^\x18\x1a\x1b]*\x1b?|[ -/]*)\Z" % _INSIDE
 )
 
 #: Bytes of a string that are kept until it ends; an image may have any number.
@@ -80,8 +82,9 @@ class Sequences:
         """What the emulator is to see of this; a sequence that has only begun is kept."""
         data = self._begun + data
         begun = _BEGUN.search(data)
-        self._begun = b"" if begun is None else begun[0]
+        self._begun = b""
         if begun is not None:
+            self._begun = b"\x1b" + begun[0].lstrip(b"\x1b")
             data = data[: begun.start()]
         if len(self._begun) > _MOST:
             end = b"\x1b" if self._begun.endswith(b"\x1b") else b""

@@ -43,6 +43,7 @@ UNKNOWN: Final = {
     "the clipboard": b"\x1b]52;c;aGVsbG8=\x1b\\",
     "answers in 7 bits": b"\x1b F",
     "no sequence": b"\x1b[?1?2h",
+    "an escape too many": b"\x1b\x1b[0m",
 }
 
 
