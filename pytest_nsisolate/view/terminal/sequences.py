@@ -22,10 +22,12 @@ _INSIDE: Final = rb"[\x00-\x17\x19\x1c-?\x7f]*"
 
 #: Complete, or broken off by another character: a control sequence; a command for the system; a
 #: string of another kind, which ends with ST or is broken off; an escape with intermediate bytes;
-#: an escape that another one follows.
+#: an escape that another one follows. Those for the palette of the Linux console have no end
+#: (console_codes(4)).
 _SEQUENCE: Final = re.compile(
     rb"""\x1b(?:
         \[ (?P<parameters>%s) (?P<final>[@-~]?)
+      | \] (?:R|P[0-9A-Fa-f]{7})
       | \] (?P<command>[^\x07\x18\x1a\x1b]*) (?:\x07|\x1b\\|[\x18\x1a]|(?=\x1b[^\\]))
       | [PX^_] [^\x18\x1a\x1b]* (?:\x1b\\|[\x18\x1a]|(?=\x1b[^\\]))
       | (?P<designation>[ -/]+) [0-~]
@@ -37,7 +39,15 @@ _SEQUENCE: Final = re.compile(
 
 #: The same, as far as it has come.
 _BEGUN: Final = re.compile(
-    rb"\x1b+(?:\[%s|\][^\x07\x18\x1a\x1b]*\x1b?|[PX^_][^\x18\x1a\x1b]*\x1b?|[ -/]*)\Z" % _INSIDE
+    rb"""\x1b+(?:
+        \[ %s
+      | \]P[0-9A-Fa-f]{0,6}
+      | \] (?![RP]) [^\x07\x18\x1a\x1b]* \x1b?
+      | [PX^_] [^\x18\x1a\x1b]* \x1b?
+      | [ -/]*
+    )\Z"""
+    % _INSIDE,
+    re.VERBOSE,
 )
 
 #: Bytes of a string that are kept until it ends; an image may have any number.

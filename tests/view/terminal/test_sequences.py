@@ -44,6 +44,8 @@ UNKNOWN: Final = {
     "answers in 7 bits": b"\x1b F",
     "no sequence": b"\x1b[?1?2h",
     "an escape too many": b"\x1b\x1b[0m",
+    "the palette of the console": b"\x1b]R",
+    "a colour of it": b"\x1b]P1cd0000",
 }
 
 

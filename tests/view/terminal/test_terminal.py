@@ -137,6 +137,8 @@ CURSES: Final = """
     import curses
 
     def main(screen):
+        # SIGWINCH is not seen by a getch() that is just about to wait.
+        screen.timeout(50)
         curses.start_color()
         curses.init_pair(1, curses.COLOR_RED, curses.COLOR_BLACK)
         screen.addstr(2, 4, "alarm", curses.color_pair(1) | curses.A_BOLD)
