@@ -240,8 +240,8 @@ def test_an_implied_user_namespace_is_left_out_where_root_can_do_without(
     implied = probe_on(host_name)
     named = probe_on(host_name, ALL, "map", "user")
 
-    assert (implied.ok, implied.leave_out_user, implied.step) == (True, True, step)
-    assert (named.ok, named.leave_out_user, named.step) == (False, False, step)
+    assert (implied.ok, implied.leave_out_user, implied.step) == (True, True, step), implied
+    assert (named.ok, named.leave_out_user, named.step) == (False, False, step), named
 
 
 @NEEDS_HOSTS
