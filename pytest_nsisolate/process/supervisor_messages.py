@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pytest_nsisolate.errors import StepError
 from pytest_nsisolate.host.refusal import Refusal
 from pytest_nsisolate.kernel import idmap, proc
-from pytest_nsisolate.kernel.originals import os
+from pytest_nsisolate.kernel.originals import os, signal
 from pytest_nsisolate.process.channel import MESSAGE, raised_by_handler
 
 if TYPE_CHECKING:
@@ -102,6 +102,9 @@ class SupervisorMessages:
             if end.pid1_pidfd is not None:
                 os.close(end.pid1_pidfd)  # the keeper's
             end.pid1_pidfd, end.pid1 = pidfd, pid
+            if self.refusal is not None:
+                # The word is for its supervisor; PID 1 would take it for its id map, and go on.
+                end.send_signal(signal.SIGKILL)
             end.tell(b"G")
             if end.owed_signal is not None:
                 end.send_signal(end.owed_signal)

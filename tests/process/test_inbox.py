@@ -17,6 +17,7 @@ from pytest_nsisolate.process import outcome
 from pytest_nsisolate.process.channel import MESSAGE, Output, RunnerEnd
 from pytest_nsisolate.process.child_process import ChildProcess
 from pytest_nsisolate.process.launch import fork
+from pytest_nsisolate.process.supervisor_messages import SupervisorMessages
 from tests.support import NEEDS_NAMESPACES
 
 pytestmark = NEEDS_NAMESPACES
@@ -121,3 +122,29 @@ def test_only_who_has_something_to_say_wakes_the_runner(
     """A PID 1 that is neither below a supervisor nor an init lets its socket go, and no more."""
     child = heard(direct=direct, init=init)
     assert (child.end.control in child.watched()) is speaks
+
+
+def test_pid1_does_not_go_on_after_its_id_map_was_refused() -> None:
+    """Its number may be said before the runner has ended the child; the word is for both."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reading, writing = os.pipe()
+    pid1 = fork()
+    if pid1 == 0:
+        while True:
+            signal.pause()
+    end = RunnerEnd(
+        pid1, os.pidfd_open(pid1), False, ours.detach(), reading, bytes(8), Output.create()
+    )
+    messages = SupervisorMessages(end, maps=None)
+    messages.refusal = Refusal("write uid_map", "user", errno.EPERM)
+    try:
+        theirs.send(MESSAGE.pack(b"P", pid1))
+        assert messages.read()
+        assert MESSAGE.unpack(theirs.recv(MESSAGE.size))[0] == b"G"
+        _, status = os.waitpid(pid1, 0)
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+    finally:
+        end.let_go()
+        os.close(end.forked_pidfd)
+        os.close(writing)
+        theirs.close()
